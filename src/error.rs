@@ -1,0 +1,257 @@
+//! The one error type, its kinds, and the one table from kind to gRPC code, HTTP status, Hub code and exit code.
+//!
+//! A variant exists where a caller would act differently; each carries data, and its message names the value
+//! and the limit.
+
+use std::path::PathBuf;
+
+/// A result with this crate's [`enum@Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, with the data that a caller or a reader needs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A named thing does not exist.
+    #[error("{what} \"{name}\" is not known (known: {known})")]
+    NotFound {
+        /// Sort of thing, for example `gene`.
+        what: &'static str,
+        /// The name that was asked for.
+        name: String,
+        /// Names that exist, for the reader.
+        known: String,
+    },
+    /// A number is outside its limits.
+    #[error("{what} {found} is beyond {of} ({limit})")]
+    OutOfRange {
+        /// Name of the number, for example `depth`.
+        what: &'static str,
+        /// The value that was given.
+        found: u64,
+        /// What sets the limit, for example `gene "fashion-s"`.
+        of: String,
+        /// The limit, for example `1..=24`.
+        limit: String,
+    },
+    /// A field of a request or configuration is not acceptable.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// Name of the field, flag or key.
+        field: String,
+        /// What is wrong with the value, and what would be right.
+        reason: String,
+    },
+    /// A tensor that the schema requires is absent.
+    #[error("tensor \"{name}\" is missing")]
+    MissingTensor {
+        /// Name of the tensor.
+        name: String,
+    },
+    /// A tensor that the schema does not know is present.
+    #[error("tensor \"{name}\" is unexpected")]
+    UnexpectedTensor {
+        /// Name of the tensor.
+        name: String,
+    },
+    /// A tensor has another shape than the schema's.
+    #[error("tensor \"{name}\" has shape {found:?}, expected {expected:?}")]
+    ShapeMismatch {
+        /// Name of the tensor.
+        name: String,
+        /// Shape that the schema requires.
+        expected: Vec<usize>,
+        /// Shape that was found.
+        found: Vec<usize>,
+    },
+    /// A stored file breaks its format or an invariant.
+    #[error("{path}: {reason}")]
+    Corrupt {
+        /// The file, or a description of the source.
+        path: String,
+        /// Which invariant is broken, with value and limit.
+        reason: String,
+    },
+    /// The service is at its limit; the same call may succeed later.
+    #[error("at the limit of {limit} concurrent {what}; retry in {retry_after_s} s")]
+    Overloaded {
+        /// What is limited.
+        what: &'static str,
+        /// The limit.
+        limit: usize,
+        /// When a retry is worth it, seconds.
+        retry_after_s: u64,
+    },
+    /// The caller went away or asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// Training produced a value that is not finite.
+    #[error("training diverged at step {step}: {what} is {value}")]
+    Diverged {
+        /// Optimiser step, from 0.
+        step: u64,
+        /// Name of the value.
+        what: String,
+        /// The value.
+        value: f64,
+    },
+    /// A tensor operation failed.
+    #[error("{context}: {source}")]
+    Tensor {
+        /// What was being computed.
+        context: String,
+        /// candle's error.
+        #[source]
+        source: candle_core::Error,
+    },
+    /// The operating system refused a file operation.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another genebank refused or failed; its kind is kept.
+    #[error("{server}: {message}")]
+    Remote {
+        /// Address of the other side.
+        server: String,
+        /// Kind that the other side reported.
+        kind: Kind,
+        /// Its message.
+        message: String,
+    },
+}
+
+/// What a caller can do about an [`enum@Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Change the request.
+    Invalid,
+    /// Ask for something that exists.
+    NotFound,
+    /// Wait and repeat.
+    Overloaded,
+    /// Nothing: the caller ended it.
+    Cancelled,
+    /// Restore the stored file.
+    DataLoss,
+    /// Report it.
+    Internal,
+}
+
+/// One row of the table of codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Codes {
+    /// gRPC status code (`google.rpc.Code`).
+    pub grpc: i32,
+    /// HTTP status.
+    pub http: u16,
+    /// `X-Error-Code` of the Hub protocol.
+    pub hub: &'static str,
+    /// Exit code of the program.
+    pub exit: u8,
+    /// Stable word in `problem+json`, gRPC metadata and logs.
+    pub word: &'static str,
+}
+
+impl Kind {
+    /// Every kind, in table order.
+    pub const ALL: [Self; 6] =
+        [Self::Invalid, Self::NotFound, Self::Overloaded, Self::Cancelled, Self::DataLoss, Self::Internal];
+
+    /// The one table: kind to gRPC code, HTTP status, Hub code, exit code.
+    pub const fn codes(self) -> Codes {
+        match self {
+            Self::Invalid => Codes { grpc: 3, http: 400, hub: "BadRequest", exit: 2, word: "invalid" },
+            Self::NotFound => Codes { grpc: 5, http: 404, hub: "EntryNotFound", exit: 3, word: "not-found" },
+            Self::Overloaded => Codes { grpc: 8, http: 429, hub: "TooManyRequests", exit: 4, word: "overloaded" },
+            Self::Cancelled => Codes { grpc: 1, http: 499, hub: "Cancelled", exit: 1, word: "cancelled" },
+            Self::DataLoss => Codes { grpc: 15, http: 500, hub: "DataLoss", exit: 1, word: "data-loss" },
+            Self::Internal => Codes { grpc: 13, http: 500, hub: "Internal", exit: 1, word: "internal" },
+        }
+    }
+
+    /// The kind whose gRPC code is `code`; unknown codes are [`Kind::Internal`].
+    pub fn from_grpc(code: i32) -> Self {
+        Self::ALL.into_iter().find(|kind| kind.codes().grpc == code).unwrap_or(Self::Internal)
+    }
+}
+
+impl Error {
+    /// What a caller can do about this error.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::NotFound { .. } => Kind::NotFound,
+            Self::OutOfRange { .. } | Self::Invalid { .. } => Kind::Invalid,
+            Self::MissingTensor { .. }
+            | Self::UnexpectedTensor { .. }
+            | Self::ShapeMismatch { .. }
+            | Self::Corrupt { .. } => Kind::DataLoss,
+            Self::Overloaded { .. } => Kind::Overloaded,
+            Self::Cancelled => Kind::Cancelled,
+            Self::Diverged { .. } | Self::Tensor { .. } | Self::Io { .. } => Kind::Internal,
+            Self::Remote { kind, .. } => *kind,
+        }
+    }
+
+    /// An [`Error::Invalid`].
+    pub fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), reason: reason.into() }
+    }
+
+    /// An [`Error::Corrupt`].
+    pub fn corrupt(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Corrupt { path: path.into(), reason: reason.into() }
+    }
+
+    /// A closure for `map_err` that names the file.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// Adds what was being computed to an error of a tensor operation.
+pub trait Context<T> {
+    /// Converts into [`Error::Tensor`] with `context`.
+    ///
+    /// # Errors
+    /// The same failure, with `context`.
+    fn context(self, context: &str) -> Result<T>;
+}
+
+impl<T> Context<T> for candle_core::Result<T> {
+    fn context(self, context: &str) -> Result<T> {
+        self.map_err(|source| Error::Tensor { context: context.to_owned(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_own_grpc_code_and_word() {
+        for (i, a) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(Kind::from_grpc(a.codes().grpc), a);
+            for b in &Kind::ALL[i + 1..] {
+                assert_ne!(a.codes().word, b.codes().word);
+            }
+        }
+    }
+
+    #[test]
+    fn message_names_value_and_limit() {
+        let error = Error::OutOfRange {
+            what: "depth",
+            found: 40,
+            of: "gene \"fashion-s\"".to_owned(),
+            limit: "1..=24".to_owned(),
+        };
+        assert_eq!(error.to_string(), "depth 40 is beyond gene \"fashion-s\" (1..=24)");
+        assert_eq!(error.kind(), Kind::Invalid);
+    }
+}
