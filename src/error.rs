@@ -113,6 +113,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A failure that several waiters share.
+    #[error(transparent)]
+    Shared(#[from] std::sync::Arc<Self>),
     /// Another genebank refused or failed; its kind is kept.
     #[error("{server}: {message}")]
     Remote {
@@ -167,7 +170,9 @@ impl Kind {
         match self {
             Self::Invalid => Codes { grpc: 3, http: 400, hub: "BadRequest", exit: 2, word: "invalid" },
             Self::NotFound => Codes { grpc: 5, http: 404, hub: "EntryNotFound", exit: 3, word: "not-found" },
-            Self::Overloaded => Codes { grpc: 8, http: 429, hub: "TooManyRequests", exit: 4, word: "overloaded" },
+            Self::Overloaded => {
+                Codes { grpc: 8, http: 429, hub: "TooManyRequests", exit: 4, word: "overloaded" }
+            }
             Self::Cancelled => Codes { grpc: 1, http: 499, hub: "Cancelled", exit: 1, word: "cancelled" },
             Self::DataLoss => Codes { grpc: 15, http: 500, hub: "DataLoss", exit: 1, word: "data-loss" },
             Self::Internal => Codes { grpc: 13, http: 500, hub: "Internal", exit: 1, word: "internal" },
@@ -182,8 +187,9 @@ impl Kind {
 
 impl Error {
     /// What a caller can do about this error.
-    pub const fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         match self {
+            Self::Shared(error) => error.kind(),
             Self::NotFound { .. } => Kind::NotFound,
             Self::OutOfRange { .. } | Self::Invalid { .. } => Kind::Invalid,
             Self::MissingTensor { .. }

@@ -1,7 +1,10 @@
 //! genebank: initialised transformers of any depth and width from compact learngenes.
 //!
-//! Layers, lowest first; imports point down only (`tests/layering.rs`):
-//! [`error`] · [`tensor`] · [`nn`] · [`blueprint`] · [`gene`], [`data`] · [`train`] · [`study`] · [`bank`] ·
-//! [`server`], [`client`] · [`cli`].
+//! Layers, lowest first; imports point down only (`tests/layering.rs`).
 
+pub mod bank;
+pub mod blueprint;
 pub mod error;
+pub mod gene;
+pub mod nn;
+pub mod tensor;

@@ -1,0 +1,147 @@
+//! The operation layer under gRPC, HTTP and the command line: which genes there are, what a request means, and
+//! the one way to its bytes.
+
+pub mod jobs;
+pub mod plan;
+pub mod registry;
+
+use std::{path::PathBuf, sync::Arc};
+
+use moka::future::Cache;
+use tokio::sync::Semaphore;
+
+use crate::{
+    blueprint::{Artifact, Identity, Slices, assemble::assemble},
+    error::{Error, Result},
+    gene::Learngene,
+    tensor::Dtype,
+};
+
+pub use jobs::{Job, Progress};
+pub use plan::{Length, ModelRequest, Plan, Tune};
+pub use registry::Registry;
+
+/// What a bank needs to open.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder of gene files.
+    pub models: PathBuf,
+    /// Gene of requests that name none; absent: the first in name order.
+    pub default_gene: Option<String>,
+    /// Folder of data sets for tuning; absent: no tuning.
+    pub data: Option<PathBuf>,
+    /// Folder of tuned models.
+    pub store: PathBuf,
+    /// Bytes of slices, other dtypes and headers that are kept beside the genes.
+    pub cache_bytes: u64,
+    /// Models rendered at the same time; one more is [`Error::Overloaded`].
+    pub renders: usize,
+    /// Tuning jobs at the same time; one more is [`Error::Overloaded`].
+    pub tunings: usize,
+}
+
+/// What a request leads to.
+#[derive(Debug)]
+pub enum Delivery {
+    /// The model, at once.
+    Ready(Arc<Artifact>),
+    /// A tuning job that will make it. Dropping the last handle of a job cancels it.
+    Tuning(Job),
+}
+
+/// Genes in memory, and everything that is made from them.
+#[derive(Debug)]
+pub struct Bank {
+    config: Config,
+    registry: Registry,
+    /// By gene digest, width and dtype.
+    slices: Cache<(String, usize, Dtype), Arc<Slices>>,
+    artifacts: Cache<Identity, Arc<Artifact>>,
+    renders: Arc<Semaphore>,
+    jobs: jobs::Jobs,
+}
+
+impl Bank {
+    /// Loads every gene of the folder.
+    ///
+    /// # Errors
+    /// Those of [`Registry::open`].
+    pub fn open(config: Config) -> Result<Self> {
+        let registry = Registry::open(&config.models, config.default_gene.as_deref())?;
+        // Weights are KiB, because moka's are 32 bits.
+        let kib = |bytes: u64| u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let slices = Cache::builder()
+            .max_capacity(config.cache_bytes / 1024)
+            .weigher(move |(_, _, dtype): &(String, usize, Dtype), slices: &Arc<Slices>| {
+                kib(slices.most_owned_bytes(*dtype))
+            })
+            .build();
+        let artifacts = Cache::builder()
+            .max_capacity(config.cache_bytes / 1024)
+            .weigher(move |_, artifact: &Arc<Artifact>| kib(artifact.own_bytes()))
+            .build();
+        Ok(Self {
+            renders: Arc::new(Semaphore::new(config.renders)),
+            jobs: jobs::Jobs::new(&config),
+            registry,
+            slices,
+            artifacts,
+            config,
+        })
+    }
+
+    /// The genes.
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// What `request` means: size, identity, blueprint and expected quality. No weight is touched.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown gene or data set, [`Error::OutOfRange`] or [`Error::Invalid`] for an
+    /// impossible size.
+    pub fn plan(&self, request: &ModelRequest) -> Result<Plan> {
+        Plan::new(self.registry.get(&request.gene)?, request, self.config.data.as_deref())
+    }
+
+    /// The model of `plan`, or the job that makes it.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] before any work is begun; those of rendering.
+    pub async fn deliver(self: &Arc<Self>, plan: &Plan) -> Result<Delivery> {
+        match &plan.tune {
+            None => self.artifact(plan).await.map(Delivery::Ready),
+            Some(_) => self.jobs.deliver(plan).await,
+        }
+    }
+
+    /// The untuned model of `plan`. Concurrent calls for one identity render once.
+    async fn artifact(self: &Arc<Self>, plan: &Plan) -> Result<Arc<Artifact>> {
+        let identity = plan.blueprint.identity;
+        if let Some(artifact) = self.artifacts.get(&identity).await {
+            return Ok(artifact);
+        }
+        let render = async {
+            let permit = self.renders.clone().try_acquire_owned().map_err(|_| Error::Overloaded {
+                what: "renders",
+                limit: self.config.renders,
+                retry_after_s: 1,
+            })?;
+            let slices = self.slices(&plan.gene, plan).await;
+            let blueprint = plan.blueprint.clone();
+            // The permit goes with the work, so that a caller that leaves does not free it early.
+            let work = move || {
+                let artifact = assemble(&blueprint, &slices).map(Arc::new);
+                drop(permit);
+                artifact
+            };
+            tokio::task::spawn_blocking(work).await.map_err(|_| Error::Cancelled)?
+        };
+        Ok(self.artifacts.try_get_with(identity, render).await?)
+    }
+
+    async fn slices(&self, gene: &Arc<Learngene>, plan: &Plan) -> Arc<Slices> {
+        let key = (gene.digest().to_owned(), plan.blueprint.info.config.width(), plan.dtype);
+        self.slices.get_with(key, async { Arc::new(Slices::new(gene.file().clone())) }).await
+    }
+}

@@ -1,0 +1,97 @@
+//! What a request means, before any weight is touched.
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    blueprint::{Blueprint, Inheritance},
+    error::{Error, Result},
+    gene::{Learngene, Size},
+    tensor::Dtype,
+};
+
+/// A request for a model.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ModelRequest {
+    /// Name of the gene; empty: the default one.
+    pub gene: String,
+    /// Size and element type.
+    pub size: Size,
+    /// Tuning on the server.
+    pub tune: Option<Tune>,
+}
+
+/// How long to tune.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// Optimiser steps.
+    Steps(u32),
+    /// Passes over the training part.
+    Epochs(u32),
+}
+
+/// Brief tuning of a model on a data set of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tune {
+    /// Name of the data set.
+    pub dataset: String,
+    /// How long.
+    pub length: Length,
+    /// Peak learning rate in units of 1e-9; absent: the recipe's.
+    pub learning_rate_e9: Option<u64>,
+    /// Seed of order and augmentation.
+    pub seed: u64,
+}
+
+/// A request that was found possible.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The gene.
+    pub gene: Arc<Learngene>,
+    /// The model before tuning.
+    pub blueprint: Blueprint,
+    /// Element type of the file.
+    pub dtype: Dtype,
+    /// Tuning on the server.
+    pub tune: Option<Tune>,
+    /// Measured accuracy at this size on the gene's test set, before tuning.
+    pub expected_accuracy: Option<f64>,
+    /// The width was not trained.
+    pub untrained_width: bool,
+}
+
+impl Plan {
+    /// Plans `request` on `gene`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
+    pub fn new(gene: &Arc<Learngene>, request: &ModelRequest, data: Option<&Path>) -> Result<Self> {
+        if request.tune.is_some() && data.is_none() {
+            return Err(Error::invalid("fine_tune", "this server has no data sets; start it with --data"));
+        }
+        let blueprint = gene.blueprint(&request.size)?;
+        let config = blueprint.info.config;
+        Ok(Self {
+            dtype: request.size.dtype,
+            tune: request.tune.clone(),
+            expected_accuracy: gene.quality(config.depth(), config.width(), 0).map(|q| q.accuracy),
+            untrained_width: !gene.meta().trained_widths.contains(&config.width()),
+            gene: gene.clone(),
+            blueprint,
+        })
+    }
+
+    /// Tensors by where their values come from.
+    pub fn inheritance(&self) -> Inheritance {
+        Inheritance::of(&self.blueprint)
+    }
+
+    /// Length of the file before tuning, bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.blueprint.header().len() as u64 + self.blueprint.parameters() * self.dtype.size_bytes() as u64
+    }
+
+    /// Layers of each stage in this model.
+    pub fn stage_layers(&self) -> &[usize] {
+        self.blueprint.info.origin.as_ref().map_or(&[], |origin| &origin.stage_layers)
+    }
+}

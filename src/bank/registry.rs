@@ -1,0 +1,68 @@
+//! The genes of a folder, by name.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use crate::{
+    error::{Error, Result},
+    gene::Learngene,
+};
+
+/// Genes in memory, in name order.
+#[derive(Debug)]
+pub struct Registry {
+    genes: BTreeMap<String, Arc<Learngene>>,
+    default: String,
+}
+
+impl Registry {
+    /// Loads every `*.safetensors` of `folder`. A gene that breaks an invariant fails the whole load: a server
+    /// that silently lacks a gene is worse than one that does not start.
+    ///
+    /// # Errors
+    /// [`Error::Io`], those of [`Learngene::open`], and [`Error::NotFound`] where there is no gene or `default`
+    /// is not among them.
+    pub fn open(folder: &Path, default: Option<&str>) -> Result<Self> {
+        let mut genes = BTreeMap::new();
+        for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
+            let path = entry.map_err(Error::io(folder))?.path();
+            if path.extension().is_some_and(|extension| extension == "safetensors") {
+                let gene = Learngene::open(&path)?;
+                genes.insert(gene.meta().name.clone(), Arc::new(gene));
+            }
+        }
+        let Some(first) = genes.keys().next().cloned() else {
+            return Err(Error::NotFound {
+                what: "folder of genes",
+                name: folder.display().to_string(),
+                known: String::new(),
+            });
+        };
+        let registry = Self { genes, default: default.map_or(first, ToOwned::to_owned) };
+        registry.get("")?;
+        Ok(registry)
+    }
+
+    /// The gene called `name`; empty: the default one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn get(&self, name: &str) -> Result<&Arc<Learngene>> {
+        let name = if name.is_empty() { &self.default } else { name };
+        self.genes.get(name).ok_or_else(|| Error::NotFound {
+            what: "gene",
+            // A client's text comes back to it; a limit keeps messages short.
+            name: name.chars().take(80).collect(),
+            known: self.genes.keys().cloned().collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Name of the gene of requests that name none.
+    pub fn default_name(&self) -> &str {
+        &self.default
+    }
+
+    /// The genes in name order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Learngene>> {
+        self.genes.values()
+    }
+}

@@ -1,0 +1,250 @@
+//! Blueprint → list of `Bytes`: what is served.
+//!
+//! A tensor that is stored as it is asked for is a refcounted slice of the gene's memory, so depth costs neither
+//! memory nor a copy. Only a narrower width, another dtype or fresh values make new bytes, once per source.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    error::{Error, Result},
+    tensor::{Dtype, TensorBytes, TensorFile, codec},
+};
+
+use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Source};
+
+/// The bytes of one tensor and their digest.
+#[derive(Debug)]
+pub struct Slice {
+    bytes: Bytes,
+    sha256: OnceLock<[u8; 32]>,
+}
+
+impl Slice {
+    fn new(bytes: Bytes) -> Arc<Self> {
+        Arc::new(Self { bytes, sha256: OnceLock::new() })
+    }
+
+    /// SHA-256 of the bytes, computed once.
+    pub fn sha256(&self) -> &[u8; 32] {
+        self.sha256.get_or_init(|| crate::tensor::sha256(&self.bytes))
+    }
+}
+
+/// Bytes of stored tensors and of what was made from them; each is made and digested once.
+#[derive(Debug)]
+pub struct Slices {
+    stored: TensorFile,
+    ready: Mutex<BTreeMap<(Source, Dtype), Arc<Slice>>>,
+}
+
+impl Slices {
+    /// Nothing made yet from `stored`.
+    pub fn new(stored: TensorFile) -> Self {
+        Self { stored, ready: Mutex::default() }
+    }
+
+    /// Bytes that may come to be held beside the stored file when everything is wanted as `dtype`.
+    pub fn most_owned_bytes(&self, dtype: Dtype) -> u64 {
+        let elements = |t: &TensorBytes| t.shape.iter().product::<usize>() * dtype.size_bytes();
+        self.stored.tensors().map(|(_, tensor)| elements(tensor) as u64).sum()
+    }
+
+    fn get(&self, entry: &Entry) -> Result<Arc<Slice>> {
+        // Fresh values depend on the name too, and nothing is gained by keeping them.
+        let Source::Pieces(pieces) = &entry.source else { return self.make(entry).map(Slice::new) };
+        debug_assert!(!pieces.is_empty(), "a source has pieces");
+        let key = (entry.source.clone(), entry.dtype);
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slice) = ready.get(&key) {
+            return Ok(slice.clone());
+        }
+        let slice = Slice::new(self.make(entry)?);
+        ready.insert(key, slice.clone());
+        Ok(slice)
+    }
+
+    fn make(&self, entry: &Entry) -> Result<Bytes> {
+        let count: usize = entry.shape.iter().product();
+        let mut out = Vec::new();
+        match &entry.source {
+            Source::Fresh { init, seed } => {
+                entry.dtype.write(init.values(*seed, &entry.name, count).into_iter(), &mut out);
+            }
+            Source::Pieces(pieces) => {
+                if let [piece] = pieces.as_slice() {
+                    if let Some(bytes) = self.contiguous(piece, entry.dtype)? {
+                        return Ok(bytes);
+                    }
+                }
+                out.reserve_exact(count * entry.dtype.size_bytes());
+                for piece in pieces {
+                    self.copy(piece, entry.dtype, &mut out)?;
+                }
+            }
+        }
+        if out.len() != count * entry.dtype.size_bytes() {
+            return Err(Error::ShapeMismatch {
+                name: entry.name.clone(),
+                expected: entry.shape.clone(),
+                found: vec![out.len() / entry.dtype.size_bytes()],
+            });
+        }
+        Ok(out.into())
+    }
+
+    /// The rectangle as a slice of the file, where rows are whole and the dtype is the stored one.
+    fn contiguous(&self, piece: &Piece, dtype: Dtype) -> Result<Option<Bytes>> {
+        let tensor = self.stored.tensor(&piece.tensor)?;
+        if tensor.dtype != dtype || piece.cols.len() != piece.of[1] {
+            return Ok(None);
+        }
+        let row = piece.of[1] * dtype.size_bytes();
+        Ok(Some(tensor.bytes.slice(piece.rows.start * row..piece.rows.end * row)))
+    }
+
+    fn copy(&self, piece: &Piece, dtype: Dtype, out: &mut Vec<u8>) -> Result<()> {
+        let tensor = self.stored.tensor(&piece.tensor)?;
+        let size = tensor.dtype.size_bytes();
+        for row in piece.rows.start..piece.rows.end {
+            let start = row * piece.of[1];
+            let bytes = &tensor.bytes[(start + piece.cols.start) * size..(start + piece.cols.end) * size];
+            if tensor.dtype == dtype {
+                out.extend_from_slice(bytes);
+            } else {
+                dtype.write(tensor.dtype.read(bytes).into_iter(), out);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A model file as a list of slices: the header, then the tensors in file order.
+#[derive(Debug)]
+pub struct Artifact {
+    identity: Identity,
+    info: ModelInfo,
+    header: Bytes,
+    tensors: Vec<Arc<Slice>>,
+    /// Offset of the end of each part, the header's first.
+    ends: Vec<u64>,
+    manifest: OnceLock<[u8; 32]>,
+    sha256: OnceLock<[u8; 32]>,
+}
+
+/// The bytes of `blueprint`, from what `slices` holds.
+///
+/// # Errors
+/// [`Error::MissingTensor`] where the blueprint names a tensor that is not stored, [`Error::ShapeMismatch`]
+/// where its pieces do not add up to the shape.
+pub fn assemble(blueprint: &Blueprint, slices: &Slices) -> Result<Artifact> {
+    let tensors = blueprint.entries.iter().map(|entry| slices.get(entry)).collect::<Result<Vec<_>>>()?;
+    Ok(Artifact::new(blueprint.identity, blueprint.info.clone(), blueprint.header(), tensors))
+}
+
+impl Artifact {
+    fn new(identity: Identity, info: ModelInfo, header: Bytes, tensors: Vec<Arc<Slice>>) -> Self {
+        let mut end = header.len() as u64;
+        let ends = std::iter::once(end)
+            .chain(tensors.iter().map(|slice| {
+                end += slice.bytes.len() as u64;
+                end
+            }))
+            .collect();
+        Self { identity, info, header, tensors, ends, manifest: OnceLock::new(), sha256: OnceLock::new() }
+    }
+
+    /// A stored model file under the identity of the request that it answers.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where the file has no record of what it is.
+    pub fn from_file(identity: Identity, file: &TensorFile, origin: &str) -> Result<Self> {
+        let info = ModelInfo::from_file(file, origin)?;
+        let data = file.bytes().len() - file.tensors().map(|(_, t)| t.bytes.len()).sum::<usize>();
+        let header = file.bytes().slice(..data);
+        // In file order; tensors without elements have no place in it and no bytes.
+        let mut tensors: Vec<_> = file.tensors().map(|(_, t)| t.bytes.clone()).collect();
+        tensors.sort_by_key(|bytes| bytes.as_ptr());
+        Ok(Self::new(identity, info, header, tensors.into_iter().map(Slice::new).collect()))
+    }
+
+    /// Name of the request that this answers.
+    pub const fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// What the model is.
+    pub const fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// Length of the file, bytes.
+    pub fn size_bytes(&self) -> u64 {
+        *self.ends.last().expect("the header is a part")
+    }
+
+    /// SHA-256 of the header followed by each tensor's SHA-256.
+    pub fn manifest(&self) -> &[u8; 32] {
+        self.manifest.get_or_init(|| {
+            let mut hash = Sha256::new_with_prefix(&self.header);
+            self.tensors.iter().for_each(|slice| hash.update(slice.sha256()));
+            hash.finalize().into()
+        })
+    }
+
+    /// SHA-256 of the whole file. Reads every byte once; not for a runtime's thread.
+    pub fn sha256(&self) -> &[u8; 32] {
+        self.sha256.get_or_init(|| {
+            let mut hash = Sha256::new();
+            self.parts().for_each(|part| hash.update(part));
+            hash.finalize().into()
+        })
+    }
+
+    /// Bytes that this holds and shares with no other artifact: header and lists.
+    pub fn own_bytes(&self) -> u64 {
+        (self.header.len() + self.tensors.len() * 32) as u64
+    }
+
+    /// The file in order.
+    pub fn parts(&self) -> impl Iterator<Item = &Bytes> {
+        std::iter::once(&self.header).chain(self.tensors.iter().map(|slice| &slice.bytes))
+    }
+
+    /// The file from `range.start` to `range.end` as slices of at most `max_bytes`, without a copy. A part of
+    /// the range beyond the end is left out.
+    pub fn chunks(
+        self: Arc<Self>,
+        range: Range<u64>,
+        max_bytes: usize,
+    ) -> impl Iterator<Item = (u64, Bytes)> + Send {
+        let mut offset = range.start;
+        let end = range.end.min(self.size_bytes());
+        std::iter::from_fn(move || {
+            if offset >= end {
+                return None;
+            }
+            let index = self.ends.partition_point(|part_end| *part_end <= offset);
+            let part = if index == 0 { &self.header } else { &self.tensors[index - 1].bytes };
+            let from = (offset - (self.ends[index] - part.len() as u64)) as usize;
+            let to = (from + max_bytes.max(1)).min(part.len()).min(from + (end - offset) as usize);
+            let chunk = (offset, part.slice(from..to));
+            offset += (to - from) as u64;
+            Some(chunk)
+        })
+    }
+
+    /// Writes the file whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &std::path::Path) -> Result<()> {
+        codec::write_atomic(path, self.parts().map(AsRef::as_ref))
+    }
+}

@@ -1,0 +1,162 @@
+//! Blueprints, their entries and the sources of values.
+
+use std::collections::BTreeMap;
+
+use crate::tensor::{Dtype, Init};
+
+use super::{Identity, ModelInfo};
+
+/// A half-open range of rows or columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    /// First index.
+    pub start: usize,
+    /// One past the last index.
+    pub end: usize,
+}
+
+impl Span {
+    /// `start..end`.
+    pub const fn new(start: usize, end: usize) -> Self {
+        Self { start, end }
+    }
+
+    /// Number of indices.
+    pub const fn len(self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether there is no index.
+    pub const fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// A rectangle of a stored tensor, seen as a matrix by [`matrix_view`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Piece {
+    /// Name of the stored tensor.
+    pub tensor: String,
+    /// Shape of the stored tensor's matrix view, `[rows, cols]`.
+    pub of: [usize; 2],
+    /// Rows that are taken.
+    pub rows: Span,
+    /// Columns that are taken.
+    pub cols: Span,
+}
+
+impl Piece {
+    /// The whole of a stored tensor of this shape.
+    pub fn whole(tensor: &str, shape: &[usize]) -> Self {
+        let [rows, cols] = matrix_view(shape);
+        Self {
+            tensor: tensor.to_owned(),
+            of: [rows, cols],
+            rows: Span::new(0, rows),
+            cols: Span::new(0, cols),
+        }
+    }
+
+    /// Whether nothing of the stored tensor is left out.
+    pub const fn is_whole(&self) -> bool {
+        self.rows.len() == self.of[0] && self.cols.len() == self.of[1]
+    }
+
+    /// Elements that are taken.
+    pub const fn len(&self) -> usize {
+        self.rows.len() * self.cols.len()
+    }
+
+    /// Whether no element is taken.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A tensor as `[rows, cols]`: vectors are columns, kernels of a convolution keep their first axis as rows, and
+/// every other tensor keeps its last axis as columns.
+pub fn matrix_view(shape: &[usize]) -> [usize; 2] {
+    let split = row_axes(shape.len());
+    [shape[..split].iter().product(), shape[split..].iter().product()]
+}
+
+/// How many leading axes of a tensor of this rank are rows of its matrix view.
+pub const fn row_axes(rank: usize) -> usize {
+    match rank {
+        0 => 0,
+        1 | 4 => 1,
+        _ => rank - 1,
+    }
+}
+
+/// Where the values of a tensor come from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Rectangles of stored tensors, one below the other.
+    Pieces(Vec<Piece>),
+    /// Values of a network that inherits nothing.
+    Fresh {
+        /// How they are drawn.
+        init: Init,
+        /// Seed of the stream, which is also keyed by the name of the tensor.
+        seed: u64,
+    },
+}
+
+/// One tensor of the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// timm's name.
+    pub name: String,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Where its values come from.
+    pub source: Source,
+}
+
+/// A model before any weight is touched.
+#[derive(Debug, Clone)]
+pub struct Blueprint {
+    /// Name of the request that it answers.
+    pub identity: Identity,
+    /// What the model is; goes into the file.
+    pub info: ModelInfo,
+    /// Its tensors in file order.
+    pub entries: Vec<Entry>,
+}
+
+impl Blueprint {
+    /// A network of `info`'s shape that inherits nothing: every tensor is drawn from `seed`.
+    pub fn fresh(info: ModelInfo, seed: u64) -> Self {
+        let config = info.config;
+        let entries = crate::nn::schema::vit(&config)
+            .into_iter()
+            .map(|spec| Entry {
+                shape: spec.shape(&config),
+                name: spec.name,
+                dtype: Dtype::F32,
+                source: Source::Fresh { init: spec.init, seed },
+            })
+            .collect();
+        let identity = super::Canonical::new("genebank.fresh").config(&config).integer(seed).finish();
+        Self { identity, info, entries }
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// The header of the safetensors file, with the length prefix.
+    pub fn header(&self) -> bytes::Bytes {
+        let tensors = self.entries.iter().map(|e| (e.name.as_str(), e.dtype, e.shape.as_slice()));
+        crate::tensor::codec::header(&self.metadata(), tensors)
+    }
+
+    /// `__metadata__` of the file.
+    fn metadata(&self) -> BTreeMap<String, String> {
+        self.info.metadata()
+    }
+}

@@ -1,0 +1,20 @@
+//! A blueprint is data: for each tensor of a model its name, shape, dtype and where its values come from. It has
+//! two executors, [`assemble`] (bytes, to serve) and [`expand`] (tensors, to learn, tune and evaluate), which
+//! agree bit for bit on the CPU.
+
+pub mod assemble;
+pub mod entry;
+pub mod expand;
+pub mod identity;
+pub mod model;
+pub mod report;
+
+pub use assemble::{Artifact, Slices};
+pub use entry::{Blueprint, Entry, Piece, Source, Span};
+pub use expand::expand;
+pub use identity::{Canonical, Identity};
+pub use model::{ModelInfo, Origin, Preprocessing};
+pub use report::Inheritance;
+
+/// Changes when any byte of any rendered file would change for the same request.
+pub const RENDER_VERSION: u64 = 1;

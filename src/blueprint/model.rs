@@ -1,0 +1,83 @@
+//! What a model file says about itself, in `__metadata__["genebank"]`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    nn::VitConfig,
+    tensor::TensorFile,
+};
+
+/// Key of the JSON value in a file's `__metadata__`.
+pub const METADATA_KEY: &str = "genebank";
+
+/// How pixels become the network's input: `(pixel / 255 - mean) / std`, per channel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocessing {
+    /// Mean of each channel, pixels scaled to 0..1.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel.
+    pub std: Vec<f32>,
+}
+
+/// The gene that a model was expanded from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Name of the gene.
+    pub gene: String,
+    /// SHA-256 of the gene file, hex.
+    pub digest: String,
+    /// Layers of each stage in this model.
+    pub stage_layers: Vec<usize>,
+    /// Identity of the request, hex.
+    pub identity: String,
+}
+
+/// What a model is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelInfo {
+    /// Version of this record.
+    pub format: u32,
+    /// Model family.
+    pub family: String,
+    /// Shape of the network.
+    pub config: VitConfig,
+    /// How pixels become the network's input.
+    pub preprocessing: Preprocessing,
+    /// Names of the classes.
+    pub labels: Vec<String>,
+    /// Licence of the training data.
+    pub licence: String,
+    /// Data that the weights were trained on.
+    pub data: String,
+    /// Gene that the weights come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// Training that came after, newest last: recipe, seed and commit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub training: Vec<String>,
+}
+
+impl ModelInfo {
+    /// `__metadata__` of a file that holds this model.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        let json = serde_json::to_string(self).expect("a record of strings and numbers serialises");
+        BTreeMap::from([("format".to_owned(), "pt".to_owned()), (METADATA_KEY.to_owned(), json)])
+    }
+
+    /// Reads the record of `file`; `origin` names the file in errors.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where the record is absent or malformed.
+    pub fn from_file(file: &TensorFile, origin: &str) -> Result<Self> {
+        let json = file
+            .metadata(METADATA_KEY)
+            .ok_or_else(|| Error::corrupt(origin, "no \"genebank\" record in __metadata__"))?;
+        serde_json::from_str(json).map_err(|e| Error::corrupt(origin, format!("\"genebank\" record: {e}")))
+    }
+}

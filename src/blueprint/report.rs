@@ -1,0 +1,41 @@
+//! The inheritance report: which tensors were copied, repeated, sliced or fresh, without reading one weight.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Blueprint, Source};
+
+/// Tensors of a model by where their values come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Inheritance {
+    /// The whole of a stored tensor, used once.
+    pub copied: u32,
+    /// The whole of a stored tensor, used by more than one layer.
+    pub repeated: u32,
+    /// A part of a stored tensor.
+    pub sliced: u32,
+    /// Nothing inherited.
+    pub fresh: u32,
+}
+
+impl Inheritance {
+    /// Counts the entries of `blueprint`.
+    pub fn of(blueprint: &Blueprint) -> Self {
+        let mut uses = BTreeMap::new();
+        for entry in &blueprint.entries {
+            *uses.entry(&entry.source).or_insert(0u32) += 1;
+        }
+        let mut report = Self::default();
+        for entry in &blueprint.entries {
+            let count = match &entry.source {
+                Source::Fresh { .. } => &mut report.fresh,
+                Source::Pieces(pieces) if !pieces.iter().all(super::Piece::is_whole) => &mut report.sliced,
+                source @ Source::Pieces(_) if uses[source] > 1 => &mut report.repeated,
+                Source::Pieces(_) => &mut report.copied,
+            };
+            *count += 1;
+        }
+        report
+    }
+}

@@ -1,0 +1,242 @@
+//! The learngene: a gene file whose invariants hold, and the blueprints that it gives.
+//!
+//! Source: Xia et al. 2024 (SWS, arXiv 2404.16897), section 3: a model of `L` layers copies, into layer `l`, the
+//! one stored layer of the stage that `l` belongs to; everything else is copied as it is.
+//!
+//! Differs from the official code in: epsilon, head dimension and pooling are the trained ones, so the trained
+//! depth is the trained function; the plan is data and is reported, not typed by hand.
+
+use std::{path::Path, sync::Arc};
+
+use candle_core::{Device, Tensor};
+
+use crate::{
+    blueprint::{Blueprint, Canonical, Entry, ModelInfo, Origin, Source, expand, model::METADATA_KEY},
+    error::{Context, Error, Result},
+    nn::{Vit, VitConfig, schema},
+    tensor::{Dtype, TensorFile, Weights, hex, sha256, weights::check_schema},
+};
+
+use super::{
+    DepthRule, GeneMeta, Probe, Quality,
+    meta::{self, stage_name},
+    width,
+};
+
+/// The size of a model, and how it is read off the gene. Absent numbers mean the trained ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Size {
+    /// Transformer blocks.
+    pub depth: Option<u64>,
+    /// Embedding dimension.
+    pub width: Option<u64>,
+    /// How layers are dealt to stages.
+    pub rule: DepthRule,
+    /// Element type of the file.
+    pub dtype: Dtype,
+    /// Accept a width that was not trained.
+    pub allow_untrained_width: bool,
+}
+
+/// A gene in memory. Cloning shares the memory.
+#[derive(Debug, Clone)]
+pub struct Learngene {
+    meta: Arc<GeneMeta>,
+    file: TensorFile,
+    digest: String,
+}
+
+impl Learngene {
+    /// Reads and checks the gene at `path`; its name must be the stem of the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Corrupt`] and the schema errors where an invariant is broken or the probe fails.
+    pub fn open(path: &Path) -> Result<Self> {
+        let origin = path.display().to_string();
+        let gene = Self::from_file(TensorFile::open(path)?, &origin)?;
+        if path.file_stem().is_none_or(|stem| stem != gene.meta.name.as_str()) {
+            return Err(Error::corrupt(origin, format!("the file holds the gene \"{}\"", gene.meta.name)));
+        }
+        Ok(gene)
+    }
+
+    /// Checks a gene file in memory; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] and the schema errors where an invariant is broken or the probe fails.
+    pub fn from_file(file: TensorFile, origin: &str) -> Result<Self> {
+        let json = file
+            .metadata(METADATA_KEY)
+            .ok_or_else(|| Error::corrupt(origin, "no \"genebank\" record in __metadata__"))?;
+        let meta: GeneMeta = serde_json::from_str(json)
+            .map_err(|e| Error::corrupt(origin, format!("\"genebank\" record: {e}")))?;
+        meta.check(origin)?;
+        let specs = meta.schema();
+        check_schema(file.shapes(), specs.iter().map(|s| (s.name.as_str(), s.shape(&meta.config))))?;
+        for (name, tensor) in file.tensors() {
+            if let Some(at) = tensor.dtype.read(&tensor.bytes).iter().position(|v| !v.is_finite()) {
+                return Err(Error::corrupt(
+                    origin,
+                    format!("tensor \"{name}\" is not finite at element {at}"),
+                ));
+            }
+        }
+        let gene = Self { meta: Arc::new(meta), digest: hex(&sha256(file.bytes())), file };
+        gene.check_probe(origin)?;
+        Ok(gene)
+    }
+
+    /// Everything but the tensors.
+    pub fn meta(&self) -> &GeneMeta {
+        &self.meta
+    }
+
+    /// The file.
+    pub const fn file(&self) -> &TensorFile {
+        &self.file
+    }
+
+    /// SHA-256 of the file, hex.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The measured figure of a size, where there is one.
+    pub fn quality(&self, depth: usize, width: usize, tuning_epochs: u32) -> Option<&Quality> {
+        let wanted = |q: &&Quality| (q.depth, q.width, q.tuning_epochs) == (depth, width, tuning_epochs);
+        self.meta.quality.iter().find(wanted)
+    }
+
+    /// The shape of the model of `size`, within the gene's limits.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
+    pub fn config(&self, size: &Size) -> Result<VitConfig> {
+        let meta = self.meta();
+        let of = || format!("gene \"{}\"", meta.name);
+        let depth = size.depth.unwrap_or(meta.config.depth() as u64);
+        let [least, greatest] = meta.depth_range;
+        if !(least as u64..=greatest as u64).contains(&depth) {
+            let limit = format!("{least}..={greatest}");
+            return Err(Error::OutOfRange { what: "depth", found: depth, of: of(), limit });
+        }
+        let width = size.width.unwrap_or(meta.config.width() as u64);
+        let out_of_range = |limit| Error::OutOfRange { what: "width", found: width, of: of(), limit };
+        let trained = meta.trained_widths.iter().any(|w| *w as u64 == width);
+        if !trained && !size.allow_untrained_width {
+            let limit = format!("trained widths {:?}", meta.trained_widths);
+            return Err(out_of_range(limit));
+        }
+        if width == 0 || width > meta.config.width() as u64 || !width.is_multiple_of(meta.head_dim as u64) {
+            let limit = format!("multiples of head_dim {} up to {}", meta.head_dim, meta.config.width());
+            return Err(out_of_range(limit));
+        }
+        meta.config.resized(depth as usize, width as usize)
+    }
+
+    /// The model of `size`, before any weight is touched.
+    ///
+    /// # Errors
+    /// As [`Learngene::config`].
+    pub fn blueprint(&self, size: &Size) -> Result<Blueprint> {
+        let (meta, target) = (self.meta(), self.config(size)?);
+        let stage_layers = size.rule.layers(target.depth(), &meta.stages);
+        let entry = |spec: &crate::nn::ParamSpec, name: String, stored: &str| Entry {
+            name,
+            shape: spec.shape(&target),
+            dtype: size.dtype,
+            source: Source::Pieces(width::pieces(spec, stored, &meta.config, &target)),
+        };
+        let shared = |spec: crate::nn::ParamSpec| entry(&spec, spec.name.clone(), &spec.name);
+        // θ_l = θ_{s(l)}: layer l copies the layer of its stage.
+        let block = schema::block(&target);
+        let stage_of =
+            stage_layers.iter().enumerate().flat_map(|(s, layers)| std::iter::repeat_n(s, *layers));
+        let blocks = stage_of.enumerate().flat_map(|(layer, stage)| {
+            block
+                .iter()
+                .map(move |spec| (spec, schema::block_name(layer, &spec.name), stage_name(stage, &spec.name)))
+        });
+        let entries = schema::stem(&target)
+            .into_iter()
+            .map(shared)
+            .chain(blocks.map(|(spec, name, stored)| entry(spec, name, &stored)))
+            .chain(schema::tail(&target).into_iter().map(shared))
+            .collect();
+        let identity = Canonical::new("genebank.model")
+            .text(&self.digest)
+            .integer(target.depth() as u64)
+            .integer(target.width() as u64)
+            .text(&size.rule.to_string())
+            .text(&size.dtype.to_string())
+            .text("timm")
+            .finish();
+        let origin = Origin {
+            gene: meta.name.clone(),
+            digest: self.digest.clone(),
+            stage_layers,
+            identity: identity.to_string(),
+        };
+        Ok(Blueprint {
+            identity,
+            info: ModelInfo { config: target, origin: Some(origin), ..self.info() },
+            entries,
+        })
+    }
+
+    /// Expands `size` from the stored tensors, without a graph.
+    ///
+    /// # Errors
+    /// As [`Learngene::config`], and [`Error::Tensor`].
+    pub fn expand(&self, size: &Size, device: &Device) -> Result<(ModelInfo, Weights)> {
+        let blueprint = self.blueprint(size)?;
+        let weights = expand(&blueprint, &Weights::from_file(&self.file, device)?, device)?;
+        Ok((blueprint.info, weights))
+    }
+
+    fn info(&self) -> ModelInfo {
+        let meta = self.meta();
+        ModelInfo {
+            format: meta::FORMAT,
+            family: meta.family.clone(),
+            config: meta.config,
+            preprocessing: meta.preprocessing.clone(),
+            labels: meta.labels.clone(),
+            licence: meta.licence.clone(),
+            data: meta.data.clone(),
+            origin: None,
+            training: Vec::new(),
+        }
+    }
+
+    fn check_probe(&self, origin: &str) -> Result<()> {
+        let probe = &self.meta.probe;
+        let found = self.probe_logits(probe.seed, probe.batch)?;
+        let largest = probe.logits.iter().fold(0f32, |m, l| m.max(l.abs()));
+        let difference = found.iter().zip(&probe.logits).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        let limit = Probe::TOLERANCE * largest;
+        // Written so that NaN fails.
+        if difference <= limit {
+            return Ok(());
+        }
+        Err(Error::corrupt(origin, format!("probe logits differ by {difference:e}, limit {limit:e}")))
+    }
+
+    /// Logits of the auxiliary model for the probe's input.
+    fn probe_logits(&self, seed: u64, batch: usize) -> Result<Vec<f32>> {
+        let (info, weights) = self.expand(&Size::default(), &Device::Cpu)?;
+        probe_logits(&Vit::new(info.config, &weights)?, seed, batch)
+    }
+}
+
+/// Logits of `model` for the input of a probe, `[batch, classes]` in row-major order.
+///
+/// # Errors
+/// [`Error::Tensor`].
+pub fn probe_logits(model: &Vit, seed: u64, batch: usize) -> Result<Vec<f32>> {
+    let config = model.config();
+    let side = config.image_size();
+    Tensor::from_vec(Probe::input(seed, batch, config), (batch, config.channels(), side, side), &Device::Cpu)
+        .and_then(|images| model.forward(&images)?.flatten_all()?.to_vec1())
+        .context("probe")
+}

@@ -1,0 +1,228 @@
+//! What a gene file says about itself: one JSON value in `__metadata__["genebank"]`.
+
+use rand_core::Rng as _;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    blueprint::Preprocessing,
+    error::{Error, Result},
+    nn::{ParamSpec, VitConfig, config::NORM_EPS, schema},
+    tensor::init,
+};
+
+/// Version of the gene file that this program reads and writes.
+pub const FORMAT: u32 = 1;
+/// Most stages of a gene.
+pub const MAX_STAGES: usize = 64;
+/// Deepest model that a gene may offer.
+pub const MAX_DEPTH: usize = 1024;
+
+/// A measured quality figure.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quality {
+    /// Depth of the measured model.
+    pub depth: usize,
+    /// Width of the measured model.
+    pub width: usize,
+    /// Epochs of tuning after expansion.
+    pub tuning_epochs: u32,
+    /// Share of test images classified correctly.
+    pub accuracy: f64,
+}
+
+/// A self-test: the logits that the auxiliary model gives for a seeded input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// Seed of the input.
+    pub seed: u64,
+    /// Images of the input.
+    pub batch: usize,
+    /// Expected logits, `[batch, classes]` in row-major order.
+    pub logits: Vec<f32>,
+}
+
+impl Probe {
+    /// Largest accepted difference as a share of the largest logit.
+    pub const TOLERANCE: f32 = 1e-3;
+    /// Most images of a probe.
+    pub const MAX_BATCH: usize = 16;
+
+    /// The input: uniform values in `[-1, 1)` from ChaCha bits, without a library function.
+    ///
+    /// # Shapes
+    /// `[batch, channels, height, width]` in row-major order.
+    pub fn input(seed: u64, batch: usize, config: &VitConfig) -> Vec<f32> {
+        let mut stream = init::stream(seed, "probe");
+        let unit =
+            |bits: u32| (bits >> 8) as f32 * (1.0 / f32::from(1u16 << 12) / f32::from(1u16 << 11)) - 1.0;
+        (0..batch * config.image_values()).map(|_| unit(stream.next_u32())).collect()
+    }
+}
+
+/// How tokens become the input of the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// `norm` → token 0 → `head`.
+    Token,
+}
+
+/// Everything about a gene but its tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeneMeta {
+    /// Version of the file, [`FORMAT`].
+    pub format: u32,
+    /// Name; the stem of the file.
+    pub name: String,
+    /// Model family, `vit`.
+    pub family: String,
+    /// Shape of the auxiliary model: the trained depth and width.
+    pub config: VitConfig,
+    /// Layers of each stage in the auxiliary model.
+    pub stages: Vec<usize>,
+    /// Widths that were trained.
+    pub trained_widths: Vec<usize>,
+    /// Least and greatest depth that is served.
+    pub depth_range: [usize; 2],
+    /// Dimension of one head.
+    pub head_dim: usize,
+    /// Epsilon of every LayerNorm.
+    pub norm_eps: f64,
+    /// How tokens become the input of the head.
+    pub pooling: Pooling,
+    /// How pixels become the network's input.
+    pub preprocessing: Preprocessing,
+    /// Names of the classes.
+    pub labels: Vec<String>,
+    /// Licence of the training data.
+    pub licence: String,
+    /// Training data.
+    pub data: String,
+    /// Who taught.
+    pub teacher: String,
+    /// How it was learned.
+    pub recipe: String,
+    /// Self-test.
+    pub probe: Probe,
+    /// Measured on the test set.
+    #[serde(default)]
+    pub quality: Vec<Quality>,
+}
+
+impl GeneMeta {
+    /// Checks every invariant that needs no tensor.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming `origin`, the value and the limit.
+    pub fn check(&self, origin: &str) -> Result<()> {
+        let trained: usize = self.stages.iter().sum();
+        let [least, greatest] = self.depth_range;
+        let (config, widths) = (&self.config, &self.trained_widths);
+        let probe = &self.probe;
+        let channels = [self.preprocessing.mean.len(), self.preprocessing.std.len()];
+        let rules = [
+            (self.format == FORMAT, format!("format {} is not {FORMAT}", self.format)),
+            (self.family == "vit", format!("family \"{}\" is not \"vit\"", self.family)),
+            (check_name(&self.name).is_ok(), format!("\"{}\" is not a gene name", self.name)),
+            (
+                (1..=MAX_STAGES).contains(&self.stages.len()) && !self.stages.contains(&0),
+                format!("{} stages are beyond 1..={MAX_STAGES}, or one has no layer", self.stages.len()),
+            ),
+            (trained == config.depth(), format!("stages hold {trained} layers, depth is {}", config.depth())),
+            (
+                1 <= least && least <= trained && trained <= greatest && greatest <= MAX_DEPTH,
+                format!(
+                    "depth range {least}..={greatest} does not hold depth {trained} within 1..={MAX_DEPTH}"
+                ),
+            ),
+            (
+                self.head_dim == config.head_dim(),
+                format!("head_dim {} is not the network's {}", self.head_dim, config.head_dim()),
+            ),
+            (self.norm_eps == NORM_EPS, format!("norm_eps {} is not {NORM_EPS}", self.norm_eps)),
+            (
+                widths.contains(&config.width())
+                    && widths
+                        .iter()
+                        .all(|w| *w > 0 && *w <= config.width() && w.is_multiple_of(self.head_dim)),
+                format!("trained widths {widths:?} do not hold {} or are not heads of it", config.width()),
+            ),
+            (
+                self.labels.len() == config.classes(),
+                format!("{} labels for {} classes", self.labels.len(), config.classes()),
+            ),
+            (
+                channels == [config.channels(); 2] && self.preprocessing.std.iter().all(|std| *std > 0.0),
+                format!("preprocessing of {channels:?} channels for {} channels", config.channels()),
+            ),
+            (
+                (1..=Probe::MAX_BATCH).contains(&probe.batch)
+                    && probe.logits.len() == probe.batch * config.classes()
+                    && probe.logits.iter().all(|logit| logit.is_finite()),
+                format!("probe of {} images holds {} logits", probe.batch, probe.logits.len()),
+            ),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, reason)) => Err(Error::corrupt(origin, reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Every tensor of the gene file: the shared ones under timm's names, one block per stage under
+    /// [`stage_name`]. Stage tensors carry the block index of their stage in `.1`.
+    pub fn schema(&self) -> Vec<ParamSpec> {
+        let config = &self.config;
+        let stages = (0..self.stages.len()).flat_map(|stage| {
+            let block = schema::block(config).into_iter();
+            block.map(move |spec| ParamSpec { name: stage_name(stage, &spec.name), ..spec })
+        });
+        schema::stem(config).into_iter().chain(stages).chain(schema::tail(config)).collect()
+    }
+}
+
+/// Name in a gene file of parameter `parameter` of the layer of `stage`.
+pub fn stage_name(stage: usize, parameter: &str) -> String {
+    format!("stages.{stage}.{parameter}")
+}
+
+/// Checks that `name` can be a gene's: letters, digits, `.`, `_` and `-`, at most 64, beginning with a letter or
+/// digit, and without the `-d<digits>-w<digits>` that repository names append.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let sized = |name: &str| {
+        name.match_indices("-d").any(|(at, _)| {
+            let rest = name[at + 2..].trim_start_matches(|c: char| c.is_ascii_digit());
+            let digits = rest.len() < name.len() - at - 2;
+            digits && rest.strip_prefix("-w").is_some_and(|w| w.starts_with(|c: char| c.is_ascii_digit()))
+        })
+    };
+    let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if name.len() > 64 || !starts || !name.chars().all(plain) || name.contains("..") || sized(name) {
+        let shown: String = name.chars().take(80).collect();
+        let reason =
+            "use at most 64 of A-Z a-z 0-9 . _ -, beginning with a letter or digit, without -d<n>-w<n>";
+        return Err(Error::invalid("gene name", format!("\"{shown}\": {reason}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_clash_with_repositories_are_refused() {
+        for name in ["fashion-s", "a.b_c", "x-d4", "deit-dw"] {
+            check_name(name).unwrap();
+        }
+        for name in ["", "-x", "a/b", "a..b", "x-d4-w96", "é", &"a".repeat(65)] {
+            check_name(name).unwrap_err();
+        }
+    }
+}

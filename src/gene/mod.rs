@@ -1,0 +1,11 @@
+//! Learngenes: one trained layer per stage plus embeddings, final norm and head, and how a model of any depth and
+//! width is read off them.
+
+pub mod depth;
+pub mod learngene;
+pub mod meta;
+pub mod width;
+
+pub use depth::DepthRule;
+pub use learngene::{Learngene, Size};
+pub use meta::{GeneMeta, Probe, Quality};

@@ -1,0 +1,5 @@
+//! Token mixers: what mixes tokens in a block.
+
+pub mod softmax;
+
+pub use softmax::Attention;

@@ -1,0 +1,203 @@
+//! The single source of parameter names, shapes, initial values and decay groups: timm's `VisionTransformer`.
+
+use crate::tensor::Init;
+
+use super::VitConfig;
+
+/// How one axis of a parameter grows with the configuration; this is all that width slicing needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Axis {
+    /// The residual stream: `width`.
+    Width,
+    /// Fused query, key and value: three groups of `width`.
+    Qkv,
+    /// Hidden units of the MLP: `mlp_ratio * width`.
+    Hidden,
+    /// Independent of depth and width.
+    Fixed(usize),
+}
+
+impl Axis {
+    /// Groups that are sliced separately, and the length of each.
+    pub const fn groups(self, config: &VitConfig) -> (usize, usize) {
+        match self {
+            Self::Width => (1, config.width()),
+            Self::Qkv => (3, config.width()),
+            Self::Hidden => (1, config.mlp_ratio() * config.width()),
+            Self::Fixed(n) => (1, n),
+        }
+    }
+
+    /// Length of the axis.
+    pub const fn len(self, config: &VitConfig) -> usize {
+        let (groups, length) = self.groups(config);
+        groups * length
+    }
+}
+
+/// One parameter of the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParamSpec {
+    /// timm's name.
+    pub name: String,
+    /// Axes in storage order.
+    pub axes: Vec<Axis>,
+    /// Initial values of a network that inherits nothing.
+    pub init: Init,
+    /// Whether weight decay applies: matrices yes; biases, norms, positions and the class token no.
+    pub decay: bool,
+}
+
+impl ParamSpec {
+    fn matrix(name: &str, rows: Axis, cols: Axis, config: &VitConfig) -> Self {
+        let init = Init::glorot(cols.len(config), rows.groups(config).1);
+        Self { name: name.to_owned(), axes: vec![rows, cols], init, decay: true }
+    }
+
+    fn vector(name: &str, axis: Axis, init: Init) -> Self {
+        Self { name: name.to_owned(), axes: vec![axis], init, decay: false }
+    }
+
+    /// Shape of the parameter in a network of this configuration.
+    pub fn shape(&self, config: &VitConfig) -> Vec<usize> {
+        self.axes.iter().map(|axis| axis.len(config)).collect()
+    }
+}
+
+/// Standard deviation of embeddings and of the head in units of 1e-9, as in timm.
+const EMBEDDING: Init = Init::TruncNormal { std_e9: 20_000_000 };
+
+/// Name of the class token.
+pub const CLASS_TOKEN: &str = "cls_token";
+/// Name of the position embedding.
+pub const POSITIONS: &str = "pos_embed";
+/// Prefix of the patch projection.
+pub const PATCHES: &str = "patch_embed.proj";
+/// Prefix of the final norm.
+pub const NORM: &str = "norm";
+/// Prefix of the classifier.
+pub const HEAD: &str = "head";
+
+/// Name of parameter `parameter` of block `index`.
+pub fn block_name(index: usize, parameter: &str) -> String {
+    format!("blocks.{index}.{parameter}")
+}
+
+/// Parameters before the blocks, in timm's order.
+pub fn stem(config: &VitConfig) -> Vec<ParamSpec> {
+    let (channels, patch) = (Axis::Fixed(config.channels()), Axis::Fixed(config.patch_size()));
+    vec![
+        ParamSpec {
+            name: CLASS_TOKEN.to_owned(),
+            axes: vec![Axis::Fixed(1), Axis::Fixed(1), Axis::Width],
+            init: EMBEDDING,
+            decay: false,
+        },
+        ParamSpec {
+            name: POSITIONS.to_owned(),
+            axes: vec![Axis::Fixed(1), Axis::Fixed(config.tokens()), Axis::Width],
+            init: EMBEDDING,
+            decay: false,
+        },
+        ParamSpec {
+            name: format!("{PATCHES}.weight"),
+            axes: vec![Axis::Width, channels, patch, patch],
+            init: Init::glorot(config.patch_dim(), config.width()),
+            decay: true,
+        },
+        ParamSpec::vector(&format!("{PATCHES}.bias"), Axis::Width, Init::Zeros),
+    ]
+}
+
+/// Parameters of one block without its prefix, in timm's order.
+pub fn block(config: &VitConfig) -> Vec<ParamSpec> {
+    use Axis::{Hidden, Qkv, Width};
+    let vector = ParamSpec::vector;
+    vec![
+        vector("norm1.weight", Width, Init::Ones),
+        vector("norm1.bias", Width, Init::Zeros),
+        ParamSpec::matrix("attn.qkv.weight", Qkv, Width, config),
+        vector("attn.qkv.bias", Qkv, Init::Zeros),
+        ParamSpec::matrix("attn.proj.weight", Width, Width, config),
+        vector("attn.proj.bias", Width, Init::Zeros),
+        vector("norm2.weight", Width, Init::Ones),
+        vector("norm2.bias", Width, Init::Zeros),
+        ParamSpec::matrix("mlp.fc1.weight", Hidden, Width, config),
+        vector("mlp.fc1.bias", Hidden, Init::Zeros),
+        ParamSpec::matrix("mlp.fc2.weight", Width, Hidden, config),
+        vector("mlp.fc2.bias", Width, Init::Zeros),
+    ]
+}
+
+/// Parameters after the blocks, in timm's order.
+pub fn tail(config: &VitConfig) -> Vec<ParamSpec> {
+    vec![
+        ParamSpec::vector(&format!("{NORM}.weight"), Axis::Width, Init::Ones),
+        ParamSpec::vector(&format!("{NORM}.bias"), Axis::Width, Init::Zeros),
+        ParamSpec {
+            name: format!("{HEAD}.weight"),
+            axes: vec![Axis::Fixed(config.classes()), Axis::Width],
+            init: EMBEDDING,
+            decay: true,
+        },
+        ParamSpec::vector(&format!("{HEAD}.bias"), Axis::Fixed(config.classes()), Init::Zeros),
+    ]
+}
+
+/// Every parameter of the network in timm's order.
+pub fn vit(config: &VitConfig) -> Vec<ParamSpec> {
+    let blocks = (0..config.depth()).flat_map(|index| {
+        block(config).into_iter().map(move |spec| ParamSpec { name: block_name(index, &spec.name), ..spec })
+    });
+    stem(config).into_iter().chain(blocks).chain(tail(config)).collect()
+}
+
+/// Whether weight decay applies to the tensor called `name`: timm's rule, by the last parts of the name.
+///
+/// Gene tensors carry the same endings under another prefix, so one rule serves both.
+pub fn decays(name: &str, rank: usize) -> bool {
+    rank > 1 && name != CLASS_TOKEN && name != POSITIONS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::config::RawVitConfig;
+
+    #[test]
+    fn parameter_count_is_the_closed_form() {
+        let raw = RawVitConfig {
+            image_size: 28,
+            patch_size: 4,
+            channels: 1,
+            classes: 10,
+            depth: 7,
+            width: 96,
+            heads: 4,
+            mlp_ratio: 4,
+        };
+        let config = VitConfig::try_from(raw).unwrap();
+        let count: usize =
+            vit(&config).iter().map(|spec| spec.shape(&config).iter().product::<usize>()).sum();
+        let (d, depth) = (96, 7);
+        let stem_and_tail = d + 50 * d + 16 * d + d + 2 * d + 10 * d + 10;
+        assert_eq!(count, depth * (12 * d * d + 13 * d) + stem_and_tail);
+    }
+
+    #[test]
+    fn decay_follows_the_schema() {
+        let raw = RawVitConfig {
+            image_size: 8,
+            patch_size: 4,
+            channels: 3,
+            classes: 2,
+            depth: 1,
+            width: 8,
+            heads: 2,
+            mlp_ratio: 4,
+        };
+        for spec in vit(&VitConfig::try_from(raw).unwrap()) {
+            assert_eq!(decays(&spec.name, spec.axes.len()), spec.decay, "{}", spec.name);
+        }
+    }
+}

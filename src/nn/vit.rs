@@ -1,0 +1,113 @@
+//! The vision transformer of timm's `VisionTransformer` with a class token.
+//!
+//! Source: Dosovitskiy et al. 2021 (arXiv 2010.11929), eqs. (1) to (4).
+//!
+//! `z₀ = [cls; x₁E; …; x_N E] + E_pos`, `z_l = Block_l(z_{l-1})`, `logits = head(norm(z_L)[0])`.
+
+use candle_core::{Result, Tensor};
+
+use crate::{error, tensor::Weights};
+
+use super::{
+    VitConfig,
+    block::{Block, Keep},
+    layers::{LayerNorm, Linear},
+    schema,
+};
+
+/// Stochastic depth of one batch: the factors of both branches of every block.
+#[derive(Debug, Clone, Default)]
+pub struct DropPath(Vec<[Keep; 2]>);
+
+impl DropPath {
+    /// One pair per block, first block first.
+    pub fn new(blocks: Vec<[Keep; 2]>) -> Self {
+        Self(blocks)
+    }
+
+    /// Every branch of `depth` blocks is kept.
+    pub fn none(depth: usize) -> Self {
+        Self(vec![Default::default(); depth])
+    }
+}
+
+/// A vision transformer built from named weights.
+#[derive(Debug, Clone)]
+pub struct Vit {
+    config: VitConfig,
+    class_token: Tensor, // [1, 1, width]
+    positions: Tensor,   // [1, tokens, width]
+    patches: Linear,     // [width, channels * patch * patch]
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+    head: Linear,
+}
+
+impl Vit {
+    /// Takes exactly the tensors of [`schema::vit`].
+    ///
+    /// # Errors
+    /// [`error::Error::MissingTensor`], [`error::Error::UnexpectedTensor`] or
+    /// [`error::Error::ShapeMismatch`].
+    pub fn new(config: VitConfig, weights: &Weights) -> error::Result<Self> {
+        let specs = schema::vit(&config);
+        weights.check(specs.iter().map(|spec| (spec.name.as_str(), spec.shape(&config))))?;
+        let block = |i| Block::new(weights, &format!("blocks.{i}"), config.heads());
+        Ok(Self {
+            config,
+            class_token: weights.get(schema::CLASS_TOKEN)?.clone(),
+            positions: weights.get(schema::POSITIONS)?.clone(),
+            patches: Linear::new(weights, schema::PATCHES)?,
+            blocks: (0..config.depth()).map(block).collect::<error::Result<_>>()?,
+            norm: LayerNorm::new(weights, schema::NORM)?,
+            head: Linear::new(weights, schema::HEAD)?,
+        })
+    }
+
+    /// The shape of this network.
+    pub const fn config(&self) -> &VitConfig {
+        &self.config
+    }
+
+    /// Logits of a batch with every branch kept.
+    ///
+    /// # Shapes
+    /// `images`: `[batch, channels, height, width]`; result: `[batch, classes]`.
+    ///
+    /// # Errors
+    /// candle's, where shapes disagree.
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        self.forward_dropping(images, &DropPath::none(self.blocks.len()))
+    }
+
+    /// Logits of a batch under stochastic depth.
+    ///
+    /// # Shapes
+    /// As [`Vit::forward`]; `paths` has a pair per block.
+    ///
+    /// # Errors
+    /// candle's, where shapes disagree.
+    pub fn forward_dropping(&self, images: &Tensor, paths: &DropPath) -> Result<Tensor> {
+        let mut z = self.embed(images)?; // [batch, tokens, width]
+        for (block, keep) in self.blocks.iter().zip(&paths.0) {
+            z = block.forward(&z, keep)?;
+        }
+        // LayerNorm is per token, so norm → token 0 may pick the token first.
+        let class = z.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?; // [batch, width]
+        self.head.forward(&self.norm.forward(&class)?)
+    }
+
+    /// `[cls; x₁E; …; x_N E] + E_pos`.
+    fn embed(&self, images: &Tensor) -> Result<Tensor> {
+        let (b, c, _, _) = images.dims4()?;
+        let (p, side) = (self.config.patch_size(), self.config.image_size() / self.config.patch_size());
+        let patches = images.reshape((b, c, side, p, side, p))?.permute((0, 2, 4, 1, 3, 5))?.reshape((
+            b,
+            side * side,
+            self.config.patch_dim(),
+        ))?; // [batch, patches, channels * patch * patch]
+        let tokens = self.patches.forward(&patches)?; // [batch, patches, width]
+        let class = self.class_token.expand((b, 1, self.config.width()))?;
+        Tensor::cat(&[&class, &tokens], 1)?.broadcast_add(&self.positions)
+    }
+}

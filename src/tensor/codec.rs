@@ -1,0 +1,267 @@
+//! The safetensors container: strict reading from memory, writing as lists of slices, atomic files.
+//!
+//! Parsing and validation of headers are the `safetensors` crate's; limits come first, so that nothing is
+//! allocated for a header that promises too much.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read as _, Write as _},
+    path::Path,
+};
+
+use bytes::Bytes;
+use safetensors::SafeTensors;
+
+use crate::error::{Error, Result};
+
+use super::Dtype;
+
+/// Largest accepted header, bytes.
+pub const MAX_HEADER_BYTES: u64 = 16 << 20;
+/// Largest accepted file, bytes.
+pub const MAX_FILE_BYTES: u64 = 8 << 30;
+
+/// One stored tensor: little-endian elements in row-major order.
+#[derive(Debug, Clone)]
+pub struct TensorBytes {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Shape; its product times the element size is the length of `bytes`.
+    pub shape: Vec<usize>,
+    /// The elements. A slice of the file's memory.
+    pub bytes: Bytes,
+}
+
+/// A safetensors file in memory whose header was checked.
+#[derive(Debug, Clone)]
+pub struct TensorFile {
+    bytes: Bytes,
+    metadata: BTreeMap<String, String>,
+    tensors: BTreeMap<String, TensorBytes>,
+}
+
+impl TensorFile {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read; [`Error::Corrupt`] where it is not a well-formed safetensors file
+    /// of f32, f16 and bf16 tensors within the limits.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let size = file.metadata().map_err(Error::io(path))?.len();
+        if size > MAX_FILE_BYTES {
+            return Err(Error::corrupt(
+                path.display().to_string(),
+                format!("file of {size} bytes is beyond the limit of {MAX_FILE_BYTES}"),
+            ));
+        }
+        let mut bytes = Vec::with_capacity(size as usize);
+        // The limit holds even if the file grows while it is read.
+        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(Error::io(path))?;
+        Self::from_bytes(bytes.into(), &path.display().to_string())
+    }
+
+    /// Checks a file that is already in memory; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] as for [`TensorFile::open`].
+    pub fn from_bytes(bytes: Bytes, origin: &str) -> Result<Self> {
+        let corrupt = |reason: String| Error::corrupt(origin, reason);
+        let header_bytes = bytes
+            .first_chunk::<8>()
+            .map(|prefix| u64::from_le_bytes(*prefix))
+            .ok_or_else(|| corrupt(format!("{} bytes are too few for a safetensors header", bytes.len())))?;
+        let left = bytes.len() as u64 - 8;
+        if header_bytes > MAX_HEADER_BYTES || header_bytes > left {
+            return Err(corrupt(format!(
+                "header of {header_bytes} bytes is beyond the limit of {}",
+                MAX_HEADER_BYTES.min(left)
+            )));
+        }
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| corrupt(e.to_string()))?;
+        let data = bytes.slice(8 + header_bytes as usize..);
+        let mut tensors = BTreeMap::new();
+        for (name, info) in header.tensors() {
+            let dtype = match info.dtype {
+                safetensors::Dtype::F32 => Dtype::F32,
+                safetensors::Dtype::F16 => Dtype::F16,
+                safetensors::Dtype::BF16 => Dtype::Bf16,
+                other => {
+                    return Err(corrupt(format!(
+                        "tensor \"{name}\" has dtype {other:?}, not F32, F16 or BF16"
+                    )));
+                }
+            };
+            let bytes = data.slice(info.data_offsets.0..info.data_offsets.1);
+            tensors.insert(name.clone(), TensorBytes { dtype, shape: info.shape.clone(), bytes });
+        }
+        let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        Ok(Self { bytes, metadata, tensors })
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The value of `__metadata__[key]`.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+
+    /// The tensor called `name`.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`].
+    pub fn tensor(&self, name: &str) -> Result<&TensorBytes> {
+        self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })
+    }
+
+    /// Names and tensors in name order.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, &TensorBytes)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Names and shapes in name order.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.tensors().map(|(name, tensor)| (name, tensor.shape.as_slice()))
+    }
+}
+
+/// The header of a safetensors file: length prefix, JSON, and spaces up to a multiple of 8 bytes.
+///
+/// Tensors lie in the order given, without gaps; JSON keys keep that order.
+pub fn header<'a>(
+    metadata: &BTreeMap<String, String>,
+    tensors: impl IntoIterator<Item = (&'a str, Dtype, &'a [usize])>,
+) -> Bytes {
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let mut json = String::from("{\"__metadata__\":{");
+    for (i, (key, value)) in metadata.iter().enumerate() {
+        let comma = if i == 0 { "" } else { "," };
+        json += &format!("{comma}{}:{}", quoted(key), quoted(value));
+    }
+    json.push('}');
+    let mut start = 0;
+    for (name, dtype, shape) in tensors {
+        let end = start + shape.iter().product::<usize>() * dtype.size_bytes();
+        json += &format!(
+            ",{}:{{\"dtype\":\"{}\",\"shape\":{shape:?},\"data_offsets\":[{start},{end}]}}",
+            quoted(name),
+            dtype.safetensors_name(),
+        );
+        start = end;
+    }
+    json.push('}');
+    json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
+    let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(json.as_bytes());
+    bytes.into()
+}
+
+/// A whole safetensors file in memory.
+pub fn render(metadata: &BTreeMap<String, String>, tensors: &[(String, TensorBytes)]) -> Bytes {
+    let shapes = tensors.iter().map(|(name, t)| (name.as_str(), t.dtype, t.shape.as_slice()));
+    let mut file = header(metadata, shapes).to_vec();
+    for (_, tensor) in tensors {
+        file.extend_from_slice(&tensor.bytes);
+    }
+    file.into()
+}
+
+/// Writes `parts` to a sibling temporary file, syncs it and renames it to `path`: a reader sees the old file or
+/// the new one, never half of it.
+///
+/// # Errors
+/// [`Error::Io`]; the temporary is removed.
+pub fn write_atomic<'a>(path: &Path, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(folder))?;
+    for part in parts {
+        temporary.write_all(part).map_err(Error::io(path))?;
+    }
+    finish_atomic(temporary, path)
+}
+
+/// Syncs a temporary file, gives it the permissions of an ordinary file and renames it to `path`.
+///
+/// # Errors
+/// [`Error::Io`]; the temporary is removed.
+pub fn finish_atomic(temporary: tempfile::NamedTempFile, path: &Path) -> Result<()> {
+    temporary.as_file().sync_all().map_err(Error::io(path))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        // tempfile makes private files; a model is read by others than its writer.
+        let permissions = std::fs::Permissions::from_mode(0o644);
+        temporary.as_file().set_permissions(permissions).map_err(Error::io(path))?;
+    }
+    temporary.persist(path).map_err(|e| Error::Io { path: path.to_owned(), source: e.error })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: &[usize], values: &[f32]) -> TensorBytes {
+        let mut bytes = Vec::new();
+        Dtype::F32.write(values.iter().copied(), &mut bytes);
+        TensorBytes { dtype: Dtype::F32, shape: shape.to_vec(), bytes: bytes.into() }
+    }
+
+    fn raw(header: &str, data: usize) -> Bytes {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        bytes.into()
+    }
+
+    fn reason(bytes: Bytes) -> String {
+        match TensorFile::from_bytes(bytes, "x.safetensors") {
+            Err(Error::Corrupt { reason, .. }) => reason,
+            other => panic!("expected Corrupt, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_rendered_file_reads_back() {
+        let metadata = BTreeMap::from([("a \"quoted\"".to_owned(), "line\nbreak".to_owned())]);
+        let tensors =
+            vec![("b".to_owned(), tensor(&[2, 1], &[1.0, -2.0])), ("a".to_owned(), tensor(&[1], &[0.5]))];
+        let file = TensorFile::from_bytes(render(&metadata, &tensors), "x").unwrap();
+        assert_eq!(file.metadata("a \"quoted\""), Some("line\nbreak"));
+        assert_eq!(Dtype::F32.read(&file.tensor("b").unwrap().bytes), [1.0, -2.0]);
+        assert_eq!(file.tensor("a").unwrap().shape, [1]);
+        assert_eq!((file.bytes().len() - 12) % 8, 0);
+    }
+
+    #[test]
+    fn hostile_headers_are_refused() {
+        assert!(reason(Bytes::from_static(b"1234")).contains("too few"));
+        let mut huge = (1u64 << 60).to_le_bytes().to_vec();
+        huge.push(b'{');
+        assert!(reason(huge.into()).contains("1152921504606846976"));
+        let overlap = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}"#;
+        reason(raw(overlap, 6));
+        reason(raw(r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}}"#, 4));
+        reason(raw(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#, 4));
+        assert!(reason(raw(r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#, 8)).contains("I64"));
+        reason(raw(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 3));
+        reason(raw("\u{0}\u{1}", 0));
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("taken");
+        std::fs::create_dir(&target).unwrap();
+        write_atomic(&target, [b"x".as_slice()]).unwrap_err();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,27 @@
+//! Device choice: opened once, passed by reference from there on.
+
+use candle_core::Device;
+
+use crate::error::{Context, Error, Result};
+
+/// Opens `cpu` or `cuda:N`.
+///
+/// # Errors
+/// [`Error::Invalid`] for another word or for CUDA in a build without it; [`Error::Tensor`] where the driver or
+/// the device is missing.
+pub fn open(name: &str) -> Result<Device> {
+    match name.split_once(':') {
+        None if name == "cpu" => Ok(Device::Cpu),
+        Some(("cuda", ordinal)) => {
+            let ordinal = ordinal
+                .parse()
+                .map_err(|_| Error::invalid("device", format!("\"{ordinal}\" is not a device number")))?;
+            if !cfg!(feature = "cuda") {
+                return Err(Error::invalid("device", "this build has no CUDA; build with --features cuda"));
+            }
+            #[expect(clippy::disallowed_methods, reason = "the one place where a device is opened")]
+            Device::new_cuda(ordinal).context("opening the CUDA device")
+        }
+        _ => Err(Error::invalid("device", format!("\"{name}\" is not cpu or cuda:N"))),
+    }
+}

@@ -1,0 +1,28 @@
+//! Tensors: differentiable operations, named weights, trainable parameters, seeded values, devices and the
+//! strict safetensors codec.
+
+pub mod codec;
+pub mod device;
+pub mod dtype;
+pub mod init;
+pub mod ops;
+pub mod params;
+pub mod weights;
+
+pub use codec::{TensorBytes, TensorFile};
+pub use dtype::Dtype;
+pub use init::Init;
+pub use params::Params;
+pub use weights::Weights;
+
+use sha2::{Digest, Sha256};
+
+/// Lower-case hex of `bytes`.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}

@@ -1,0 +1,110 @@
+//! Named tensors, ordered and strict: a missing and an unexpected name are both errors.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
+
+use crate::error::{Context, Error, Result};
+
+use super::{Dtype, TensorFile};
+
+/// Tensors by name. One dtype and one device by construction of its makers.
+#[derive(Debug, Clone, Default)]
+pub struct Weights(BTreeMap<String, Tensor>);
+
+impl Weights {
+    /// Decodes every tensor of `file` to f32 on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the device refuses.
+    pub fn from_file(file: &TensorFile, device: &Device) -> Result<Self> {
+        file.tensors()
+            .map(|(name, tensor)| {
+                let values = tensor.dtype.read(&tensor.bytes);
+                let tensor = Tensor::from_vec(values, tensor.shape.as_slice(), device).context(name)?;
+                Ok((name.to_owned(), tensor))
+            })
+            .collect()
+    }
+
+    /// The tensor called `name`.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`].
+    pub fn get(&self, name: &str) -> Result<&Tensor> {
+        self.0.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })
+    }
+
+    /// Adds or replaces a tensor.
+    pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
+        self.0.insert(name.into(), tensor);
+    }
+
+    /// Names and tensors in name order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Checks that names and shapes are exactly `expected`.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], [`Error::UnexpectedTensor`] or [`Error::ShapeMismatch`].
+    pub fn check<'a>(&self, expected: impl IntoIterator<Item = (&'a str, Vec<usize>)>) -> Result<()> {
+        let found = self.iter().map(|(name, tensor)| (name, tensor.dims()));
+        check_schema(found, expected)
+    }
+
+    /// The tensors as little-endian bytes of `dtype`, in name order, ready for [`super::codec::render`].
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a tensor cannot be read.
+    pub fn to_bytes(&self, dtype: Dtype) -> Result<Vec<(String, super::TensorBytes)>> {
+        self.iter()
+            .map(|(name, tensor)| Ok((name.to_owned(), tensor_bytes(tensor, dtype).context(name)?)))
+            .collect()
+    }
+}
+
+impl FromIterator<(String, Tensor)> for Weights {
+    fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(tensors: I) -> Self {
+        Self(tensors.into_iter().collect())
+    }
+}
+
+/// Checks names and shapes both ways.
+///
+/// # Errors
+/// [`Error::MissingTensor`], [`Error::UnexpectedTensor`] or [`Error::ShapeMismatch`].
+pub fn check_schema<'a, 'b>(
+    found: impl IntoIterator<Item = (&'a str, &'a [usize])>,
+    expected: impl IntoIterator<Item = (&'b str, Vec<usize>)>,
+) -> Result<()> {
+    let mut found: BTreeMap<_, _> = found.into_iter().collect();
+    for (name, expected) in expected {
+        let shape = found.remove(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+        if shape != expected {
+            return Err(Error::ShapeMismatch { name: name.to_owned(), expected, found: shape.to_vec() });
+        }
+    }
+    match found.pop_first() {
+        Some((name, _)) => Err(Error::UnexpectedTensor { name: name.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+fn tensor_bytes(tensor: &Tensor, dtype: Dtype) -> candle_core::Result<super::TensorBytes> {
+    let values = tensor.detach().to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let mut bytes = Vec::with_capacity(values.len() * dtype.size_bytes());
+    dtype.write(values.into_iter(), &mut bytes);
+    Ok(super::TensorBytes { dtype, shape: tensor.dims().to_vec(), bytes: bytes.into() })
+}
