@@ -1,0 +1,3 @@
+//! Tensors and what they are made from.
+
+pub mod rng;
