@@ -4,5 +4,6 @@
 //! [`error`] · [`tensor`] · [`nn`] · [`blueprint`] · [`gene`], [`data`] · [`train`] · [`study`] · [`bank`] ·
 //! [`server`], [`client`] · [`cli`].
 
+pub mod data;
 pub mod error;
 pub mod tensor;
