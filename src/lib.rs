@@ -4,7 +4,9 @@
 
 pub mod bank;
 pub mod blueprint;
+pub mod data;
 pub mod error;
 pub mod gene;
 pub mod nn;
 pub mod tensor;
+pub mod train;

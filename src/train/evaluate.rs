@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    data::Loader,
+    data::{Batch, Loader},
     error::{Context, Error, Result},
     nn::Vit,
 };
@@ -33,7 +33,8 @@ impl Accuracy {
 /// # Errors
 /// [`Error::Tensor`], and [`Error::Invalid`] for an empty loader.
 pub fn evaluate(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Accuracy> {
-    let batches = loader.batches();
+    let batches = loader.batches_per_epoch();
+    let plan = &loader.epoch(0);
     let threads = threads.clamp(1, batches.max(1));
     let mut results: Vec<Option<Result<(u64, f64)>>> = (0..batches).map(|_| None).collect();
     std::thread::scope(|scope| {
@@ -41,7 +42,7 @@ pub fn evaluate(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Acc
         for (t, slots) in results.chunks_mut(per_thread).enumerate() {
             scope.spawn(move || {
                 for (i, slot) in slots.iter_mut().enumerate() {
-                    *slot = Some(batch(model, loader, t * per_thread + i));
+                    *slot = Some(loader.batch(plan, t * per_thread + i).and_then(|b| batch(model, &b)));
                 }
             });
         }
@@ -52,16 +53,15 @@ pub fn evaluate(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Acc
         correct += c;
         loss += l;
     }
-    let images = loader.len() as u64;
+    let images = loader.items() as u64;
     if images == 0 {
         return Err(Error::invalid("data", "no image to evaluate on"));
     }
     Ok(Accuracy { correct, images, loss: loss / images as f64 })
 }
 
-fn batch(model: &Vit, loader: &Loader, index: usize) -> Result<(u64, f64)> {
-    let batch = loader.evaluation_batch(index);
-    let input = images(&batch, 0, batch.labels.len(), model.config())?;
+fn batch(model: &Vit, batch: &Batch) -> Result<(u64, f64)> {
+    let input = images(batch, 0, batch.labels.len(), model.config())?;
     let logits: Vec<Vec<f32>> = model.forward(&input).and_then(|logits| logits.to_vec2()).context("evaluation")?;
     let mut totals = (0, 0.0);
     for (logits, label) in logits.iter().zip(&batch.labels) {

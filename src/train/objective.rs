@@ -5,9 +5,8 @@ use candle_core::Tensor;
 use crate::{
     error::{Context as _, Result},
     nn::{DropPath, block::Keep},
-    tensor::{Weights, init},
+    tensor::{Weights, rng},
 };
-use rand_core::Rng as _;
 
 /// A part of a batch: the unit of work of one thread and the unit of summation.
 #[derive(Debug)]
@@ -61,11 +60,10 @@ pub fn draw_paths(seed: u64, probability: f64, depth: usize, shard: &Shard) -> R
     let images = shard.labels.len();
     let mut factors = vec![vec![0f32; images]; 2 * depth];
     for image in 0..images {
-        let mut stream = init::stream(seed, &format!("drop-path/{}/{}", shard.step, shard.first + image));
+        let mut random = rng::stream(seed, &format!("drop-path/{}/{}", shard.step, shard.first + image));
         for (branch, factors) in factors.iter_mut().enumerate() {
-            let p = probability * (branch / 2) as f64 / (depth - 1).max(1) as f64;
-            let unit = f64::from(stream.next_u32()) / (f64::from(u32::MAX) + 1.0);
-            factors[image] = if unit < p { 0.0 } else { (1.0 / (1.0 - p)) as f32 };
+            let p = (probability * (branch / 2) as f64 / (depth - 1).max(1) as f64) as f32;
+            factors[image] = if random.unit_f32() < p { 0.0 } else { 1.0 / (1.0 - p) };
         }
     }
     let keep = |factors: &[f32]| {

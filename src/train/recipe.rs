@@ -136,7 +136,6 @@ impl Recipe {
         let recipe: Self =
             toml::from_str(&text).map_err(|e| Error::invalid(path.display().to_string(), e.to_string()))?;
         recipe.optim.check()?;
-        recipe.augment.check()?;
         Ok(recipe)
     }
 }

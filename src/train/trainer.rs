@@ -96,10 +96,7 @@ impl Trainer<'_> {
     /// [`Error::Cancelled`]; [`Error::Diverged`] at a loss or gradient that is not finite; those of the objective,
     /// of the checkpoint and of `control.on_event`.
     pub fn run(&self, initial: &Weights, control: &mut Control<'_>) -> Result<Weights> {
-        let per_epoch = self.loader.batches() as u64;
-        if per_epoch == 0 {
-            return Err(Error::invalid("batch", format!("{} images are fewer than one batch", self.loader.len())));
-        }
+        let per_epoch = self.loader.batches_per_epoch() as u64;
         let total = self.optim.length.steps(per_epoch);
         let params = Params::new(initial)?;
         let mut adamw = AdamW::default();
@@ -114,7 +111,7 @@ impl Trainer<'_> {
         while step < total {
             let epoch = step / per_epoch;
             let (start, mut losses, first) = (Instant::now(), 0.0, step);
-            for batch in self.loader.prefetch(epoch, (step % per_epoch) as usize, 4) {
+            for batch in self.loader.prefetch(epoch, (step % per_epoch) as usize, 4)? {
                 if control.cancel.load(Ordering::Relaxed) {
                     return Err(Error::Cancelled);
                 }
