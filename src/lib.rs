@@ -5,3 +5,4 @@
 //! [`server`], [`client`] · [`cli`].
 
 pub mod error;
+pub mod tensor;

@@ -1,0 +1,3 @@
+//! Tensors: differentiable operations.
+
+pub mod ops;

@@ -1,0 +1,55 @@
+//! Differentiable operations of a vision transformer, with hand-written backward passes.
+//!
+//! On the CPU in `f32` each operation is one node of candle's graph: its kernels are single-threaded, choose their
+//! instruction set at run time, and read transposes through strides. On other devices and in other dtypes the same
+//! function is a composition of stock operations. Both give gradients to every input that is tracked, except to
+//! the targets of a loss.
+//!
+//! Parallelism belongs to the caller (one shard of a batch per thread): an operation's result is the same bits
+//! whatever the number of threads.
+
+mod attention;
+mod gelu;
+mod gemm;
+mod layer_norm;
+mod linear;
+mod loss;
+mod multiply;
+mod naive;
+mod simd;
+#[cfg(test)]
+mod tests;
+
+pub use attention::attention;
+pub use gelu::gelu;
+pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use loss::{cross_entropy, kl_divergence};
+
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// Whether the kernels of this module can take these tensors.
+fn fused(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|tensor| tensor.device().is_cpu() && tensor.dtype() == DType::F32)
+}
+
+/// The values of a contiguous tensor's storage.
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("a kernel was given a strided layout {layout:?}");
+    };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// The values of a contiguous tensor on the CPU.
+fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => slice(storage, layout),
+        Storage::Cuda(_) | Storage::Metal(_) => bail!("a kernel was given a tensor of another device"),
+    }
+}
+
+/// A tensor on the CPU over `values`.
+fn new_tensor(values: Vec<f32>, shape: &Shape) -> Result<Tensor> {
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
