@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::dataset::ImageShape;
+use crate::blueprint::Preprocessing;
 use crate::error::{Error, Result};
 use crate::tensor::rng::Stream;
 
@@ -140,46 +141,13 @@ impl Erase {
     }
 }
 
-/// Mean and standard deviation of each channel, in units of the pixel range 0..1.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Normalize {
-    /// Mean, one per channel.
-    pub mean: Vec<f32>,
-    /// Standard deviation, one per channel, above 0.
-    pub std: Vec<f32>,
-}
-
-impl Normalize {
-    /// Checks the numbers for images of `channels` channels.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] when a number is absent, a deviation is not above 0, or a normalised pixel is not finite.
-    pub fn validate(&self, channels: usize) -> Result<()> {
-        for (field, values) in [("normalize.mean", &self.mean), ("normalize.std", &self.std)] {
-            if values.len() != channels {
-                let reason = format!("{} values for images of {channels} channels", values.len());
-                return Err(Error::invalid(field, reason));
-            }
-        }
-        for (mean, std) in self.mean.iter().zip(&self.std) {
-            let finite = [(0.0 - mean) / std, (1.0 - mean) / std].iter().all(|value| value.is_finite());
-            if !(finite && *std > 0.0 && std.is_finite()) {
-                let reason = format!("mean {mean} with std {std} does not give finite values");
-                return Err(Error::invalid("normalize", reason));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// `(pixel / 255 − mean) / std` for each channel and pixel value.
 pub(super) struct Table {
     channels: Vec<[f32; 256]>,
 }
 
 impl Table {
-    pub(super) fn new(normalize: &Normalize) -> Self {
+    pub(super) fn new(normalize: &Preprocessing) -> Self {
         let channels = normalize.mean.iter().zip(&normalize.std);
         let channels = channels
             .map(|(mean, std)| std::array::from_fn(|pixel| (pixel as f32 / 255.0 - mean) / std))
@@ -195,8 +163,8 @@ mod tests {
 
     const SHAPE: ImageShape = ImageShape { channels: 3, size: 8 };
 
-    fn normalize() -> Normalize {
-        Normalize { mean: vec![0.5, 0.25, 0.125], std: vec![0.5, 0.25, 2.0] }
+    fn normalize() -> Preprocessing {
+        Preprocessing { mean: vec![0.5, 0.25, 0.125], std: vec![0.5, 0.25, 2.0] }
     }
 
     /// Every pixel of a plane has its own value, none black.
@@ -212,7 +180,7 @@ mod tests {
     }
 
     fn plain() -> Vec<f32> {
-        let Normalize { mean, std } = normalize();
+        let Preprocessing { mean, std } = normalize();
         let value = |(i, pixel): (usize, u8)| (f32::from(pixel) / 255.0 - mean[i / 64]) / std[i / 64];
         pixels().into_iter().enumerate().map(value).collect()
     }
@@ -235,7 +203,7 @@ mod tests {
     #[test]
     fn crop_shifts_every_channel_alike_over_a_black_border() {
         let crop = Augment { crop_padding: 2, ..Augment::default() };
-        let Normalize { mean, std } = normalize();
+        let Preprocessing { mean, std } = normalize();
         let plain = plain();
         let shifted = |dy: usize, dx: usize| -> Vec<f32> {
             let value = |i: usize| {
@@ -325,7 +293,7 @@ mod tests {
         assert!(normalize().validate(3).is_ok());
         assert!(normalize().validate(1).is_err());
         for (mean, std) in [(f32::NAN, 1.0), (0.0, f32::INFINITY), (0.0, 0.0), (0.0, -1.0), (0.0, 1e-40)] {
-            let wrong = Normalize { mean: vec![mean], std: vec![std] };
+            let wrong = Preprocessing { mean: vec![mean], std: vec![std] };
             assert!(matches!(wrong.validate(1), Err(Error::Invalid { .. })), "{wrong:?}");
         }
     }

@@ -26,6 +26,7 @@ pub const KNOWN: &[Known] = &[Known {
         "Bag",
         "Ankle boot",
     ],
+    licence: "MIT",
     train: Files { images: "train-images-idx3-ubyte", labels: "train-labels-idx1-ubyte" },
     test: Files { images: "t10k-images-idx3-ubyte", labels: "t10k-labels-idx1-ubyte" },
 }];
@@ -39,8 +40,15 @@ pub struct Known {
     pub shape: ImageShape,
     /// Class names in label order.
     pub classes: &'static [&'static str],
+    /// SPDX identifier of the data's licence.
+    pub licence: &'static str,
     train: Files,
     test: Files,
+}
+
+/// SPDX identifier of the licence of the data set called `name`; `unknown` where it is not of [`KNOWN`].
+pub fn licence(name: &str) -> &'static str {
+    KNOWN.iter().find(|known| known.name == name).map_or("unknown", |known| known.licence)
 }
 
 /// File names, without an optional `.gz`.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use super::augment::{Augment, Normalize, Table};
+use super::augment::{Augment, Table};
 use super::dataset::Dataset;
+use crate::blueprint::Preprocessing;
 use crate::error::{Error, Result};
 use crate::tensor::rng;
 
@@ -74,7 +75,7 @@ impl Loader {
         batch: usize,
         seed: u64,
         augment: Augment,
-        normalize: &Normalize,
+        normalize: &Preprocessing,
     ) -> Result<Self> {
         augment.validate(dataset.shape().size)?;
         if batch > indices.len() {
@@ -96,7 +97,7 @@ impl Loader {
         dataset: Arc<Dataset>,
         indices: Vec<u32>,
         batch: usize,
-        normalize: &Normalize,
+        normalize: &Preprocessing,
     ) -> Result<Self> {
         Self::checked(dataset, indices, batch, Pass::Evaluate, normalize)
     }
@@ -106,7 +107,7 @@ impl Loader {
         indices: Vec<u32>,
         batch: usize,
         pass: Pass,
-        normalize: &Normalize,
+        normalize: &Preprocessing,
     ) -> Result<Self> {
         if batch == 0 {
             return Err(Error::invalid("batch", "0 is not a batch size, 1 is the smallest"));
@@ -273,8 +274,8 @@ mod tests {
     use super::super::dataset::tests::sample;
     use super::*;
 
-    fn normalize() -> Normalize {
-        Normalize { mean: vec![0.286], std: vec![0.353] }
+    fn normalize() -> Preprocessing {
+        Preprocessing { mean: vec![0.286], std: vec![0.353] }
     }
 
     fn augment() -> Augment {
@@ -381,7 +382,7 @@ mod tests {
 
     #[test]
     fn settings_and_numbers_beyond_their_limits_are_refused() {
-        let make = |indices: Vec<u32>, batch, normalize: &Normalize| {
+        let make = |indices: Vec<u32>, batch, normalize: &Preprocessing| {
             let dataset = sample().train;
             Loader::new(Arc::clone(&dataset), indices.clone(), batch, 0, Augment::default(), normalize)
                 .and(Loader::evaluation(dataset, indices, batch, normalize))
@@ -392,7 +393,7 @@ mod tests {
         assert!(make(vec![0, 1000], 2, &normalize()).unwrap_err().contains("item 1000 is beyond"));
         assert!(make(vec![0, 1], 3, &normalize()).unwrap_err().contains("batch 3 is beyond"));
         assert!(make(vec![0, 1], 0, &normalize()).unwrap_err().contains("batch: 0"));
-        let colour = Normalize { mean: vec![0.0; 3], std: vec![1.0; 3] };
+        let colour = Preprocessing { mean: vec![0.0; 3], std: vec![1.0; 3] };
         assert!(make(vec![0, 1], 2, &colour).unwrap_err().contains("normalize.mean"));
 
         let loader = train(1);

@@ -6,7 +6,7 @@ pub mod idx;
 pub mod known;
 pub mod loader;
 
-pub use augment::{Augment, Erase, Normalize};
+pub use augment::{Augment, Erase};
 pub use dataset::{Dataset, DatasetPair, ImageShape, Split};
 pub use known::{KNOWN, Known, data_root};
 pub use loader::{Batch, EpochPlan, Loader, Prefetch};

@@ -66,7 +66,7 @@ pub fn draw_paths(seed: u64, probability: f64, depth: usize, shard: &Shard) -> R
             factors[image] = if random.unit_f32() < p { 0.0 } else { 1.0 / (1.0 - p) };
         }
     }
-    let keep = |factors: &[f32]| {
+    let keep = |factors: &[f32]| -> Result<Keep> {
         let factor = Tensor::from_slice(factors, (images, 1, 1), shard.images.device()).context("stochastic depth")?;
         Ok(Keep(Some(factor)))
     };
