@@ -1,15 +1,30 @@
-//! Tuning jobs.
+//! Tuning jobs: one per identity, however many callers wait; cancelled when the last of them leaves; stored when
+//! done.
 
-use std::sync::Arc;
-
-use tokio::sync::watch;
-
-use crate::{
-    blueprint::{Artifact, Identity},
-    error::{Error, Result},
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use super::{Config, Delivery, Plan};
+use candle_core::Device;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::{
+    blueprint::{Artifact, Canonical, Identity, expand},
+    data::{Dataset, DatasetPair},
+    error::{Error, Result},
+    tensor::{TensorFile, Weights, codec},
+    train::{
+        Event, finetune,
+        run::{Model, Report, Run},
+    },
+};
+
+use super::{Config, Delivery, Length, Plan, Tune};
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -22,18 +37,33 @@ pub struct Progress {
     pub loss: f64,
 }
 
-/// A handle on a running job; clones watch the same one.
+/// A handle on a running job; clones watch the same one, and the last to be dropped cancels it.
 #[derive(Debug, Clone)]
 pub struct Job {
-    identity: Identity,
+    handle: Arc<Handle>,
     progress: watch::Receiver<Progress>,
-    done: watch::Receiver<Option<std::result::Result<Arc<Artifact>, Arc<Error>>>>,
+    done: watch::Receiver<Outcome>,
+}
+
+/// `None` while the job runs.
+type Outcome = Option<std::result::Result<Arc<Artifact>, Arc<Error>>>;
+
+#[derive(Debug)]
+struct Handle {
+    identity: Identity,
+    cancel: Arc<AtomicBool>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Job {
     /// Name of the tuned model.
-    pub const fn identity(&self) -> Identity {
-        self.identity
+    pub fn identity(&self) -> Identity {
+        self.handle.identity
     }
 
     /// The next progress, or `None` once the job has ended.
@@ -55,17 +85,189 @@ impl Job {
     }
 }
 
-/// Running jobs by identity.
+/// A running job, as long as somebody waits for it.
 #[derive(Debug)]
-pub(super) struct Jobs {}
+struct Running {
+    handle: Weak<Handle>,
+    progress: watch::Receiver<Progress>,
+    done: watch::Receiver<Outcome>,
+}
+
+/// Running jobs by identity, and what they share.
+#[derive(Debug)]
+pub(super) struct Jobs {
+    data: Option<PathBuf>,
+    store: PathBuf,
+    limit: usize,
+    permits: Arc<Semaphore>,
+    datasets: Mutex<BTreeMap<String, Arc<DatasetPair>>>,
+    running: Mutex<BTreeMap<Identity, Running>>,
+}
 
 impl Jobs {
-    pub(super) fn new(_config: &Config) -> Self {
-        Self {}
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            data: config.data.clone(),
+            store: config.store.clone(),
+            limit: config.tunings,
+            permits: Arc::new(Semaphore::new(config.tunings)),
+            datasets: Mutex::default(),
+            running: Mutex::default(),
+        }
     }
 
-    #[expect(clippy::unused_async, reason = "jobs come with the trainer")]
-    pub(super) async fn deliver(&self, _plan: &Plan) -> Result<Delivery> {
-        Err(Error::invalid("fine_tune", "not built yet"))
+    /// The stored result of `plan`, or the job that makes it.
+    pub(super) async fn deliver(self: &Arc<Self>, plan: &Plan, tune: &Tune) -> Result<Delivery> {
+        let (jobs, name) = (self.clone(), tune.dataset.clone());
+        let data = blocking(move || jobs.dataset(&name)).await?;
+        let identity = identity(plan, tune, &data.train);
+        let path = self.store.join(format!("{identity}.safetensors"));
+        if let Some(artifact) = blocking(move || stored(identity, &path)).await? {
+            return Ok(Delivery::Ready(artifact));
+        }
+        self.join_or_start(identity, plan, tune, data).map(Delivery::Tuning)
     }
+
+    fn join_or_start(
+        self: &Arc<Self>,
+        identity: Identity,
+        plan: &Plan,
+        tune: &Tune,
+        data: Arc<DatasetPair>,
+    ) -> Result<Job> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(job) = running.get(&identity).and_then(Running::join) {
+            return Ok(job);
+        }
+        let permit = self.permits.clone().try_acquire_owned().map_err(|_| Error::Overloaded {
+            what: "tuning jobs",
+            limit: self.limit,
+            retry_after_s: 30,
+        })?;
+        let (progress, watch_progress) = watch::channel(Progress::default());
+        let (done, watch_done) = watch::channel(None);
+        let handle = Arc::new(Handle { identity, cancel: Arc::default() });
+        let job = Job { handle: handle.clone(), progress: watch_progress.clone(), done: watch_done.clone() };
+        let entry = Running { handle: Arc::downgrade(&handle), progress: watch_progress, done: watch_done };
+        running.insert(identity, entry);
+        let work = Work {
+            jobs: self.clone(),
+            plan: plan.clone(),
+            tune: tune.clone(),
+            data,
+            cancel: handle.cancel.clone(),
+            permit,
+            progress,
+        };
+        tokio::task::spawn_blocking(move || {
+            let outcome = work.run(identity).map_err(Arc::new);
+            // Nobody may be waiting any more; the result is stored all the same.
+            done.send_replace(Some(outcome));
+        });
+        Ok(job)
+    }
+
+    /// The data set called `name`, read once.
+    fn dataset(&self, name: &str) -> Result<Arc<DatasetPair>> {
+        let mut datasets = self.datasets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(data) = datasets.get(name) {
+            return Ok(data.clone());
+        }
+        let root = self.data.as_ref().ok_or_else(|| Error::invalid("fine_tune", "this server has no data sets"))?;
+        let data = Arc::new(Dataset::open(name, root)?);
+        datasets.insert(name.to_owned(), data.clone());
+        Ok(data)
+    }
+}
+
+impl Running {
+    fn join(&self) -> Option<Job> {
+        let handle = self.handle.upgrade()?;
+        Some(Job { handle, progress: self.progress.clone(), done: self.done.clone() })
+    }
+}
+
+/// What a job needs on its thread.
+struct Work {
+    jobs: Arc<Jobs>,
+    plan: Plan,
+    tune: Tune,
+    data: Arc<DatasetPair>,
+    cancel: Arc<AtomicBool>,
+    permit: OwnedSemaphorePermit,
+    progress: watch::Sender<Progress>,
+}
+
+impl Work {
+    fn run(self, identity: Identity) -> Result<Arc<Artifact>> {
+        let outcome = self.tune(identity);
+        let mut running = self.jobs.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // A later job of the same name may have taken the place of one that was cancelled.
+        if running.get(&identity).is_some_and(|job| job.handle.strong_count() == 0 || outcome.is_ok()) {
+            running.remove(&identity);
+        }
+        drop(self.permit);
+        outcome
+    }
+
+    fn tune(&self, identity: Identity) -> Result<Arc<Artifact>> {
+        let stored = Weights::from_file(self.plan.gene.file(), &Device::Cpu)?;
+        let mut blueprint = self.plan.blueprint.clone();
+        blueprint.entries.iter_mut().for_each(|entry| entry.dtype = crate::tensor::Dtype::F32);
+        let weights = expand(&blueprint, &stored, &Device::Cpu)?;
+        let model = Model { info: blueprint.info, weights };
+        let length = match self.tune.length {
+            Length::Steps(steps) => crate::train::Length::Steps(steps),
+            Length::Epochs(epochs) => crate::train::Length::Epochs(epochs),
+        };
+        let rate = self.tune.learning_rate_e9.map(|rate| rate as f64 * 1e-9);
+        let recipe = finetune::recipe(&self.tune.dataset, length, rate, self.tune.seed)?;
+        let run = Run {
+            recipe: &recipe,
+            data: &self.data,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            checkpoint: None,
+            watch_held_out: false,
+        };
+        let mut report = |report: Report| {
+            if let Report::Trainer(Event::Step { step, total, loss, .. }) = report {
+                self.progress.send_replace(Progress { step, total_steps: total, loss });
+            }
+        };
+        let tuned = run.classify(&model, &self.cancel, &mut report)?;
+        let path = self.jobs.store.join(format!("{identity}.safetensors"));
+        let file = codec::render(&tuned.info.metadata(), &tuned.weights.to_bytes(self.plan.dtype)?);
+        codec::write_atomic(&path, [file.as_ref()])?;
+        let file = TensorFile::from_bytes(file, &path.display().to_string())?;
+        Artifact::from_file(identity, &file, &path.display().to_string()).map(Arc::new)
+    }
+}
+
+/// Name of the tuned model: the untuned one, the data by content, and the request's numbers.
+fn identity(plan: &Plan, tune: &Tune, data: &Dataset) -> Identity {
+    let (unit, length) = match tune.length {
+        Length::Steps(steps) => ("steps", steps),
+        Length::Epochs(epochs) => ("epochs", epochs),
+    };
+    Canonical::new("genebank.tuned")
+        .text(&plan.blueprint.identity.to_string())
+        .text(data.digest())
+        .text(unit)
+        .integer(u64::from(length))
+        .integer(tune.learning_rate_e9.map_or(0, |rate| rate + 1))
+        .integer(tune.seed)
+        .integer(finetune::RECIPE_VERSION)
+        .finish()
+}
+
+fn stored(identity: Identity, path: &Path) -> Result<Option<Arc<Artifact>>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let file = TensorFile::open(path)?;
+    Artifact::from_file(identity, &file, &path.display().to_string()).map(|artifact| Some(Arc::new(artifact)))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Cancelled)?
 }

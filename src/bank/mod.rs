@@ -58,7 +58,7 @@ pub struct Bank {
     slices: Cache<(String, usize, Dtype), Arc<Slices>>,
     artifacts: Cache<Identity, Arc<Artifact>>,
     renders: Arc<Semaphore>,
-    jobs: jobs::Jobs,
+    jobs: Arc<jobs::Jobs>,
 }
 
 impl Bank {
@@ -82,7 +82,7 @@ impl Bank {
             .build();
         Ok(Self {
             renders: Arc::new(Semaphore::new(config.renders)),
-            jobs: jobs::Jobs::new(&config),
+            jobs: Arc::new(jobs::Jobs::new(&config)),
             registry,
             slices,
             artifacts,
@@ -111,7 +111,7 @@ impl Bank {
     pub async fn deliver(self: &Arc<Self>, plan: &Plan) -> Result<Delivery> {
         match &plan.tune {
             None => self.artifact(plan).await.map(Delivery::Ready),
-            Some(_) => self.jobs.deliver(plan).await,
+            Some(tune) => self.jobs.deliver(plan, tune).await,
         }
     }
 

@@ -7,6 +7,7 @@ use crate::{
     error::{Error, Result},
     gene::{Learngene, Size},
     tensor::Dtype,
+    train::finetune,
 };
 
 /// A request for a model.
@@ -42,6 +43,31 @@ pub struct Tune {
     pub seed: u64,
 }
 
+impl Tune {
+    fn check(&self) -> Result<()> {
+        let (what, found, limit) = match self.length {
+            Length::Steps(steps) => ("fine_tune.steps", steps, finetune::MAX_STEPS),
+            Length::Epochs(epochs) => ("fine_tune.epochs", epochs, finetune::MAX_EPOCHS),
+        };
+        let range = |what, found: u64, limit: u64| {
+            let (of, limit) = ("this server".to_owned(), format!("1..={limit}"));
+            Error::OutOfRange { what, found, of, limit }
+        };
+        if !(1..=limit).contains(&found) {
+            return Err(range(what, u64::from(found), u64::from(limit)));
+        }
+        match self.learning_rate_e9 {
+            Some(rate) if !(1..=MAX_LEARNING_RATE_E9).contains(&rate) => {
+                Err(range("fine_tune.learning_rate_e9", rate, MAX_LEARNING_RATE_E9))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Largest learning rate of a tuning, 1e-9.
+const MAX_LEARNING_RATE_E9: u64 = 1_000_000_000;
+
 /// A request that was found possible.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -67,6 +93,9 @@ impl Plan {
     pub fn new(gene: &Arc<Learngene>, request: &ModelRequest, data: Option<&Path>) -> Result<Self> {
         if request.tune.is_some() && data.is_none() {
             return Err(Error::invalid("fine_tune", "this server has no data sets; start it with --data"));
+        }
+        if let Some(tune) = &request.tune {
+            tune.check()?;
         }
         let blueprint = gene.blueprint(&request.size)?;
         let config = blueprint.info.config;

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod classify;
 pub mod evaluate;
+pub mod finetune;
 pub mod learn_gene;
 pub mod objective;
 pub mod optim;

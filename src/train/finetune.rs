@@ -1,0 +1,40 @@
+//! Brief tuning of a descendant: ordinary supervised training of untied weights.
+//!
+//! Source: Xia et al. 2024 (SWS, arXiv 2404.16897), the published tuning recipe: labels only, no warm-up, cosine
+//! decay, a learning rate far below the one from scratch (a high one throws the inheritance away).
+
+use crate::{data::Augment, error::Result};
+
+use super::{Length, Optim, Recipe};
+
+/// Changes when the same request would lead to another recipe.
+pub const RECIPE_VERSION: u64 = 1;
+/// Most optimiser steps of a tuning on a server.
+pub const MAX_STEPS: u32 = 100_000;
+/// Most epochs of a tuning on a server.
+pub const MAX_EPOCHS: u32 = 100;
+/// Peak learning rate where none is given: the best of three on held-out images (docs/results/sws.md).
+pub const LEARNING_RATE: f64 = 5e-4;
+
+/// The recipe of a tuning.
+///
+/// # Errors
+/// [`crate::error::Error::Invalid`] for a learning rate that is not a positive number.
+pub fn recipe(data: &str, length: Length, learning_rate: Option<f64>, seed: u64) -> Result<Recipe> {
+    let learning_rate = learning_rate.unwrap_or(LEARNING_RATE);
+    let optim = Optim {
+        length,
+        batch: 128,
+        learning_rate,
+        min_learning_rate: learning_rate * 0.02,
+        warmup_steps: 0,
+        weight_decay: 0.05,
+        betas: [0.9, 0.999],
+        clip: 1.0,
+        label_smoothing: 0.1,
+        drop_path: 0.0,
+    };
+    optim.check()?;
+    let augment = Augment { crop_padding: 2, flip: true, erase: None };
+    Ok(Recipe { data: data.to_owned(), seed, model: None, optim, augment, gene: None })
+}

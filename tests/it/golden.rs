@@ -1,0 +1,135 @@
+//! Parity with timm: logits, loss, every gradient and ten AdamW steps, from `tests/golden/generate.py`.
+
+use std::{collections::BTreeMap, path::Path};
+
+use candle_core::{Device, Tensor};
+use genebank::{
+    nn::{Vit, VitConfig, config::RawVitConfig},
+    tensor::{Params, TensorFile, Weights},
+    train::{
+        Objective, Optim, Shard,
+        classify::Classification,
+        optim::{AdamW, Gradients},
+        recipe::Length,
+    },
+};
+
+/// Largest difference as a share of the norm; measured 6e-7 at most.
+const TOLERANCE: f32 = 5e-6;
+
+struct Golden {
+    file: TensorFile,
+    config: VitConfig,
+}
+
+impl Golden {
+    fn open() -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/vit.safetensors");
+        let config = VitConfig::try_from(RawVitConfig {
+            image_size: 12,
+            patch_size: 4,
+            channels: 3,
+            classes: 5,
+            depth: 3,
+            width: 24,
+            heads: 3,
+            mlp_ratio: 4,
+        })
+        .unwrap();
+        Self { file: TensorFile::open(&path).unwrap(), config }
+    }
+
+    fn values(&self, name: &str) -> Vec<f32> {
+        let tensor = self.file.tensor(name).unwrap();
+        tensor.dtype.read(&tensor.bytes)
+    }
+
+    fn group(&self, group: &str) -> BTreeMap<String, Vec<f32>> {
+        let prefix = format!("{group}/");
+        let names = self.file.tensors().filter_map(|(name, _)| name.strip_prefix(&prefix));
+        names.map(|name| (name.to_owned(), self.values(&format!("{group}/{name}")))).collect()
+    }
+
+    fn weights(&self) -> Weights {
+        let all = Weights::from_file(&self.file, &Device::Cpu).unwrap();
+        let weights = all.iter().filter_map(|(name, t)| Some((name.strip_prefix("weight/")?.to_owned(), t.clone())));
+        weights.collect()
+    }
+
+    fn shard(&self) -> Shard {
+        let images = Tensor::from_vec(self.values("images"), (6, 3, 12, 12), &Device::Cpu).unwrap();
+        let labels = self.values("labels").into_iter().map(|l| l as u32).collect();
+        Shard { images, labels, step: 0, first: 0 }
+    }
+
+    fn objective(&self) -> Classification {
+        Classification { config: self.config, label_smoothing: 0.1, drop_path: 0.0, seed: 0 }
+    }
+
+    fn loss(&self, params: &Params) -> (f32, Gradients) {
+        let loss = self.objective().loss(&params.weights(), &self.shard()).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "three blocks fit the stack of a test")]
+        let store = loss.backward().unwrap();
+        let gradients = params
+            .iter()
+            .map(|(name, var)| {
+                let gradient = store.get(var.as_tensor()).unwrap_or_else(|| panic!("{name} has no gradient"));
+                (name.to_owned(), gradient.flatten_all().unwrap().to_vec1().unwrap())
+            })
+            .collect();
+        (loss.to_scalar().unwrap(), gradients)
+    }
+}
+
+fn distance(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+    norm(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / norm(&mut expected.iter().copied())
+}
+
+#[test]
+fn logits_are_timms() {
+    let golden = Golden::open();
+    let model = Vit::new(golden.config, &golden.weights()).unwrap();
+    let logits = model.forward(&golden.shard().images).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let distance = distance(&logits, &golden.values("logits"));
+    assert!(distance < TOLERANCE, "{distance:e}");
+}
+
+#[test]
+fn every_gradient_is_timms() {
+    let golden = Golden::open();
+    let (loss, gradients) = golden.loss(&Params::new(&golden.weights()).unwrap());
+    let expected = golden.values("loss")[0];
+    assert!((loss - expected).abs() < TOLERANCE * expected, "{loss} {expected}");
+    let expected = golden.group("gradient");
+    assert_eq!(gradients.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, gradient) in &gradients {
+        let distance = distance(gradient, &expected[name]);
+        assert!(distance < 2.0 * TOLERANCE, "{name} {distance:e}");
+    }
+}
+
+#[test]
+fn ten_steps_follow_pytorchs_adamw() {
+    let golden = Golden::open();
+    let optim = Optim {
+        length: Length::Steps(10),
+        batch: 6,
+        learning_rate: 1e-2,
+        min_learning_rate: 1e-2,
+        warmup_steps: 0,
+        weight_decay: 0.05,
+        betas: [0.9, 0.999],
+        clip: 0.0,
+        label_smoothing: 0.1,
+        drop_path: 0.0,
+    };
+    let params = Params::new(&golden.weights()).unwrap();
+    let mut adamw = AdamW::default();
+    for (step, expected) in golden.values("losses").into_iter().enumerate() {
+        let (loss, gradients) = golden.loss(&params);
+        assert!((loss - expected).abs() < 1e-4 * expected, "step {step}: {loss} {expected}");
+        adamw.step(&params, &gradients, &optim, 1e-2, step as u64).unwrap();
+    }
+}

@@ -1,0 +1,207 @@
+//! Laws of blueprints: the two executors agree bit for bit, and every size is what it says.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use genebank::{
+    blueprint::{
+        Blueprint, Canonical, Entry, Inheritance, ModelInfo, Piece, Slices, Source, Span, assemble::assemble, entry::matrix_view,
+        expand,
+    },
+    gene::{DepthRule, Learngene, Size},
+    nn::{Vit, schema},
+    tensor::{Dtype, Init, TensorFile, Weights},
+};
+use proptest::prelude::*;
+
+use crate::support;
+
+fn gene() -> Learngene {
+    let file = TensorFile::from_bytes(support::gene_bytes().into(), "test").unwrap();
+    Learngene::from_file(file, "test").unwrap()
+}
+
+/// The assembled file of `blueprint`, and its tensors by name.
+fn assembled(blueprint: &Blueprint, file: &TensorFile) -> TensorFile {
+    let artifact = assemble(blueprint, &Slices::new(file.clone())).unwrap();
+    let bytes: Vec<u8> = artifact.parts().flat_map(|part| part.to_vec()).collect();
+    assert_eq!(bytes.len() as u64, artifact.size_bytes());
+    TensorFile::from_bytes(bytes.into(), "assembled").unwrap()
+}
+
+/// Asserts that both executors give the same bytes.
+fn assert_executors_agree(blueprint: &Blueprint, file: &TensorFile) {
+    let assembled = assembled(blueprint, file);
+    let expanded = expand(blueprint, &Weights::from_file(file, &Device::Cpu).unwrap(), &Device::Cpu).unwrap();
+    assert_eq!(expanded.len(), blueprint.entries.len());
+    for entry in &blueprint.entries {
+        let tensor = expanded.get(&entry.name).unwrap();
+        assert_eq!(tensor.dtype(), entry.dtype.to_candle());
+        // A cast from f32 that was made on the other side is undone exactly by an upcast and made again.
+        let single: Weights = [(entry.name.clone(), tensor.clone())].into_iter().collect();
+        let (_, bytes) = single.to_bytes(entry.dtype).unwrap().pop().unwrap();
+        let other = assembled.tensor(&entry.name).unwrap();
+        assert_eq!(bytes.shape, other.shape, "{}", entry.name);
+        assert_eq!(bytes.bytes, other.bytes, "{}", entry.name);
+    }
+}
+
+fn dtype() -> impl Strategy<Value = Dtype> {
+    prop::sample::select(Dtype::ALL.to_vec())
+}
+
+fn span(length: usize) -> impl Strategy<Value = Span> {
+    (0..length).prop_flat_map(move |start| (start + 1..=length).prop_map(move |end| Span::new(start, end)))
+}
+
+/// A random tensor of the test gene, as one to three rectangles of the same columns, or fresh values.
+fn entry(index: usize) -> impl Strategy<Value = Entry> {
+    let gene = gene();
+    let stored: Vec<(String, Vec<usize>)> =
+        gene.file().shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
+    let pieces = prop::sample::select(stored).prop_flat_map(|(tensor, shape)| {
+        let of = matrix_view(&shape);
+        (prop::collection::vec(span(of[0]), 1..4), span(of[1])).prop_map(move |(rows, cols)| {
+            let piece = |rows| Piece { tensor: tensor.clone(), of, rows, cols };
+            let pieces: Vec<_> = rows.into_iter().map(piece).collect();
+            let rows = pieces.iter().map(|piece| piece.rows.len()).sum();
+            (vec![rows, cols.len()], Source::Pieces(pieces))
+        })
+    });
+    let fresh = (1usize..9, 1usize..9, any::<u64>(), 1u32..1_000_000_000).prop_map(|(rows, cols, seed, std_e9)| {
+        (vec![rows, cols], Source::Fresh { init: Init::TruncNormal { std_e9 }, seed })
+    });
+    (prop_oneof![4 => pieces, 1 => fresh], dtype()).prop_map(move |((shape, source), dtype)| Entry {
+        name: format!("tensor.{index}"),
+        shape,
+        dtype,
+        source,
+    })
+}
+
+fn info() -> ModelInfo {
+    gene().blueprint(&Size::default()).unwrap().info
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn executors_agree_on_random_blueprints(entries in (entry(0), entry(1), entry(2), entry(3))) {
+        let entries = vec![entries.0, entries.1, entries.2, entries.3];
+        let blueprint = Blueprint { identity: Canonical::new("test").finish(), info: info(), entries };
+        assert_executors_agree(&blueprint, gene().file());
+    }
+
+    #[test]
+    fn executors_agree_on_every_size(depth in 1u64..=20, width in 1u64..=2, dtype in dtype(), cyclic in any::<bool>()) {
+        let rule = if cyclic { DepthRule::Cyclic } else { DepthRule::Trained };
+        let size = Size { depth: Some(depth), width: Some(8 * width), rule, dtype, allow_untrained_width: true };
+        let gene = gene();
+        let blueprint = gene.blueprint(&size).unwrap();
+        assert_executors_agree(&blueprint, gene.file());
+        // Names and shapes are the schema's, and the file says what it is.
+        let config = blueprint.info.config;
+        let names: Vec<_> = schema::vit(&config).into_iter().map(|s| (s.shape(&config), s.name)).collect();
+        let found: Vec<_> = blueprint.entries.iter().map(|e| (e.shape.clone(), e.name.clone())).collect();
+        prop_assert_eq!(names, found);
+        let file = assembled(&blueprint, gene.file());
+        prop_assert_eq!(ModelInfo::from_file(&file, "test").unwrap(), blueprint.info);
+    }
+}
+
+#[test]
+fn fresh_models_agree_too() {
+    assert_executors_agree(&Blueprint::fresh(info(), 3), gene().file());
+}
+
+/// The model as it is served: assembled, read back from bytes.
+fn served_logits(gene: &Learngene, size: &Size, images: &Tensor) -> Vec<f32> {
+    let blueprint = gene.blueprint(size).unwrap();
+    let weights = Weights::from_file(&assembled(&blueprint, gene.file()), &Device::Cpu).unwrap();
+    logits(&Vit::new(blueprint.info.config, &weights).unwrap(), images)
+}
+
+fn logits(model: &Vit, images: &Tensor) -> Vec<f32> {
+    model.forward(images).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn images(gene: &Learngene) -> Tensor {
+    let config = gene.meta().config;
+    let values = genebank::gene::Probe::input(99, 5, &config);
+    Tensor::from_vec(values, (5, config.channels(), config.image_size(), config.image_size()), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn the_trained_depth_is_the_auxiliary_model_bit_for_bit() {
+    let gene = gene();
+    let images = images(&gene);
+    let auxiliary = genebank::gene::store::auxiliary(gene.meta()).unwrap();
+    // Over variables, as while learning: the graph must not change a bit either.
+    let params = genebank::tensor::Params::new(&Weights::from_file(gene.file(), &Device::Cpu).unwrap()).unwrap();
+    let learned = expand(&auxiliary, &params.weights(), &Device::Cpu).unwrap();
+    let expected = logits(&Vit::new(auxiliary.info.config, &learned).unwrap(), &images);
+    let served = served_logits(&gene, &Size::default(), &images);
+    assert_eq!(served.iter().map(|l| l.to_bits()).collect::<Vec<_>>(), expected.iter().map(|l| l.to_bits()).collect::<Vec<_>>());
+    assert_ne!(served_logits(&gene, &Size { depth: Some(4), ..Size::default() }, &images), expected);
+}
+
+#[test]
+fn depth_costs_no_memory() {
+    let gene = gene();
+    let slices = Slices::new(gene.file().clone());
+    let memory = gene.file().bytes().as_ptr_range();
+    for depth in 1..=20 {
+        let blueprint = gene.blueprint(&Size { depth: Some(depth), ..Size::default() }).unwrap();
+        let artifact = assemble(&blueprint, &slices).unwrap();
+        for part in artifact.parts().skip(1) {
+            assert!(memory.contains(&part.as_ptr()), "a tensor was copied at depth {depth}");
+        }
+    }
+}
+
+#[test]
+fn a_narrower_tensor_is_a_slice_of_the_wider() {
+    let gene = gene();
+    let blueprint = gene.blueprint(&Size { width: Some(8), allow_untrained_width: true, ..Size::default() }).unwrap();
+    let narrow = Weights::from_file(&assembled(&blueprint, gene.file()), &Device::Cpu).unwrap();
+    let wide = Weights::from_file(gene.file(), &Device::Cpu).unwrap();
+    let rows = |w: &Weights, name: &str| w.get(name).unwrap().to_vec2::<f32>().unwrap();
+    let (narrow, wide) = (rows(&narrow, "blocks.1.attn.qkv.weight"), rows(&wide, "stages.1.attn.qkv.weight"));
+    for (i, row) in narrow.iter().enumerate() {
+        // q, k and v are three groups of 16 rows, of which the first 8 are kept.
+        assert_eq!(row[..], wide[(i / 8) * 16 + i % 8][..8]);
+    }
+}
+
+#[test]
+fn the_report_counts_every_tensor_once() {
+    let gene = gene();
+    let report = |depth, width| {
+        let size = Size { depth: Some(depth), width: Some(width), allow_untrained_width: true, ..Size::default() };
+        Inheritance::of(&gene.blueprint(&size).unwrap())
+    };
+    assert_eq!(report(3, 16), Inheritance { copied: 8 + 3 * 12, ..Inheritance::default() });
+    assert_eq!(report(4, 16), Inheritance { copied: 8 + 2 * 12, repeated: 2 * 12, ..Inheritance::default() });
+    // The head's bias is as long at every width.
+    assert_eq!(report(3, 8), Inheritance { copied: 1, sliced: 7 + 3 * 12, ..Inheritance::default() });
+}
+
+#[test]
+fn chunks_give_back_the_file_at_any_size_and_offset() {
+    let gene = gene();
+    let blueprint = gene.blueprint(&Size { depth: Some(5), ..Size::default() }).unwrap();
+    let artifact = Arc::new(assemble(&blueprint, &Slices::new(gene.file().clone())).unwrap());
+    let whole: Vec<u8> = artifact.parts().flat_map(|part| part.to_vec()).collect();
+    for (start, end, size) in [(0, u64::MAX, 1000), (17, 5000, 1), (whole.len() as u64 - 1, u64::MAX, 7), (40, 40, 9)] {
+        let mut at = start;
+        let mut bytes = Vec::new();
+        for (offset, chunk) in artifact.clone().chunks(start..end, size) {
+            assert_eq!(offset, at);
+            assert!((1..=size).contains(&chunk.len()));
+            at += chunk.len() as u64;
+            bytes.extend_from_slice(&chunk);
+        }
+        assert_eq!(bytes, whole[start as usize..(end.min(whole.len() as u64)) as usize]);
+    }
+}
