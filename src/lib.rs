@@ -4,7 +4,11 @@
 
 pub mod bank;
 pub mod blueprint;
+pub mod cli;
+pub mod client;
 pub mod error;
 pub mod gene;
 pub mod nn;
+pub mod proto;
+pub mod server;
 pub mod tensor;

@@ -1,2 +1,15 @@
 //! The program.
-fn main() {}
+
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let filter =
+        EnvFilter::try_from_env("GENEBANK_LOG").unwrap_or_else(|_| EnvFilter::new("warn,genebank=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    genebank::cli::run(std::env::args_os())
+}
