@@ -23,6 +23,29 @@ pub struct Preprocessing {
     pub std: Vec<f32>,
 }
 
+impl Preprocessing {
+    /// Checks the numbers for images of `channels` channels.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when a number is absent, a deviation is not above 0, or a normalised pixel is not finite.
+    pub fn validate(&self, channels: usize) -> Result<()> {
+        for (field, values) in [("normalize.mean", &self.mean), ("normalize.std", &self.std)] {
+            if values.len() != channels {
+                let reason = format!("{} values for images of {channels} channels", values.len());
+                return Err(Error::invalid(field, reason));
+            }
+        }
+        for (mean, std) in self.mean.iter().zip(&self.std) {
+            let finite = [(0.0 - mean) / std, (1.0 - mean) / std].iter().all(|value| value.is_finite());
+            if !(finite && *std > 0.0 && std.is_finite()) {
+                let reason = format!("mean {mean} with std {std} does not give finite values");
+                return Err(Error::invalid("normalize", reason));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The gene that a model was expanded from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor};
 use crate::{
     blueprint::{Blueprint, Canonical, Entry, ModelInfo, Origin, Source, expand, model::METADATA_KEY},
     error::{Context, Error, Result},
-    nn::{Vit, VitConfig, schema},
+    nn::{ParamSpec, Vit, VitConfig, schema},
     tensor::{Dtype, TensorFile, Weights, hex, sha256, weights::check_schema},
 };
 
@@ -112,26 +112,7 @@ impl Learngene {
     /// # Errors
     /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
     pub fn config(&self, size: &Size) -> Result<VitConfig> {
-        let meta = self.meta();
-        let of = || format!("gene \"{}\"", meta.name);
-        let depth = size.depth.unwrap_or(meta.config.depth() as u64);
-        let [least, greatest] = meta.depth_range;
-        if !(least as u64..=greatest as u64).contains(&depth) {
-            let limit = format!("{least}..={greatest}");
-            return Err(Error::OutOfRange { what: "depth", found: depth, of: of(), limit });
-        }
-        let width = size.width.unwrap_or(meta.config.width() as u64);
-        let out_of_range = |limit| Error::OutOfRange { what: "width", found: width, of: of(), limit };
-        let trained = meta.trained_widths.iter().any(|w| *w as u64 == width);
-        if !trained && !size.allow_untrained_width {
-            let limit = format!("trained widths {:?}", meta.trained_widths);
-            return Err(out_of_range(limit));
-        }
-        if width == 0 || width > meta.config.width() as u64 || !width.is_multiple_of(meta.head_dim as u64) {
-            let limit = format!("multiples of head_dim {} up to {}", meta.head_dim, meta.config.width());
-            return Err(out_of_range(limit));
-        }
-        meta.config.resized(depth as usize, width as usize)
+        config_of(&self.meta, size)
     }
 
     /// The model of `size`, before any weight is touched.
@@ -139,49 +120,7 @@ impl Learngene {
     /// # Errors
     /// As [`Learngene::config`].
     pub fn blueprint(&self, size: &Size) -> Result<Blueprint> {
-        let (meta, target) = (self.meta(), self.config(size)?);
-        let stage_layers = size.rule.layers(target.depth(), &meta.stages);
-        let entry = |spec: &crate::nn::ParamSpec, name: String, stored: &str| Entry {
-            name,
-            shape: spec.shape(&target),
-            dtype: size.dtype,
-            source: Source::Pieces(width::pieces(spec, stored, &meta.config, &target)),
-        };
-        let shared = |spec: crate::nn::ParamSpec| entry(&spec, spec.name.clone(), &spec.name);
-        // θ_l = θ_{s(l)}: layer l copies the layer of its stage.
-        let block = schema::block(&target);
-        let stage_of =
-            stage_layers.iter().enumerate().flat_map(|(s, layers)| std::iter::repeat_n(s, *layers));
-        let blocks = stage_of.enumerate().flat_map(|(layer, stage)| {
-            block
-                .iter()
-                .map(move |spec| (spec, schema::block_name(layer, &spec.name), stage_name(stage, &spec.name)))
-        });
-        let entries = schema::stem(&target)
-            .into_iter()
-            .map(shared)
-            .chain(blocks.map(|(spec, name, stored)| entry(spec, name, &stored)))
-            .chain(schema::tail(&target).into_iter().map(shared))
-            .collect();
-        let identity = Canonical::new("genebank.model")
-            .text(&self.digest)
-            .integer(target.depth() as u64)
-            .integer(target.width() as u64)
-            .text(&size.rule.to_string())
-            .text(&size.dtype.to_string())
-            .text("timm")
-            .finish();
-        let origin = Origin {
-            gene: meta.name.clone(),
-            digest: self.digest.clone(),
-            stage_layers,
-            identity: identity.to_string(),
-        };
-        Ok(Blueprint {
-            identity,
-            info: ModelInfo { config: target, origin: Some(origin), ..self.info() },
-            entries,
-        })
+        blueprint_of(&self.meta, &self.digest, size)
     }
 
     /// Expands `size` from the stored tensors, without a graph.
@@ -192,21 +131,6 @@ impl Learngene {
         let blueprint = self.blueprint(size)?;
         let weights = expand(&blueprint, &Weights::from_file(&self.file, device)?, device)?;
         Ok((blueprint.info, weights))
-    }
-
-    fn info(&self) -> ModelInfo {
-        let meta = self.meta();
-        ModelInfo {
-            format: meta::FORMAT,
-            family: meta.family.clone(),
-            config: meta.config,
-            preprocessing: meta.preprocessing.clone(),
-            labels: meta.labels.clone(),
-            licence: meta.licence.clone(),
-            data: meta.data.clone(),
-            origin: None,
-            training: Vec::new(),
-        }
     }
 
     fn check_probe(&self, origin: &str) -> Result<()> {
@@ -227,6 +151,79 @@ impl Learngene {
         let (info, weights) = self.expand(&Size::default(), &Device::Cpu)?;
         probe_logits(&Vit::new(info.config, &weights)?, seed, batch)
     }
+}
+
+/// The shape of the model of `size`, within the gene's limits.
+fn config_of(meta: &GeneMeta, size: &Size) -> Result<VitConfig> {
+    let of = || format!("gene \"{}\"", meta.name);
+    let depth = size.depth.unwrap_or(meta.config.depth() as u64);
+    let [least, greatest] = meta.depth_range;
+    if !(least as u64..=greatest as u64).contains(&depth) {
+        let limit = format!("{least}..={greatest}");
+        return Err(Error::OutOfRange { what: "depth", found: depth, of: of(), limit });
+    }
+    let width = size.width.unwrap_or(meta.config.width() as u64);
+    let out_of_range = |limit| Error::OutOfRange { what: "width", found: width, of: of(), limit };
+    let trained = meta.trained_widths.iter().any(|w| *w as u64 == width);
+    if !trained && !size.allow_untrained_width {
+        return Err(out_of_range(format!("trained widths {:?}", meta.trained_widths)));
+    }
+    if width == 0 || width > meta.config.width() as u64 || !width.is_multiple_of(meta.head_dim as u64) {
+        let limit = format!("multiples of head_dim {} up to {}", meta.head_dim, meta.config.width());
+        return Err(out_of_range(limit));
+    }
+    meta.config.resized(depth as usize, width as usize)
+}
+
+/// The model of `size`, before any weight is touched. `digest` is the gene file's, hex.
+pub(super) fn blueprint_of(meta: &GeneMeta, digest: &str, size: &Size) -> Result<Blueprint> {
+    let target = config_of(meta, size)?;
+    let stage_layers = size.rule.layers(target.depth(), &meta.stages);
+    let entry = |spec: &ParamSpec, name: String, stored: &str| Entry {
+        name,
+        shape: spec.shape(&target),
+        dtype: size.dtype,
+        source: Source::Pieces(width::pieces(spec, stored, &meta.config, &target)),
+    };
+    let shared = |spec: ParamSpec| entry(&spec, spec.name.clone(), &spec.name);
+    // θ_l = θ_{s(l)}: layer l copies the layer of its stage.
+    let block = schema::block(&target);
+    let stage_of = stage_layers.iter().enumerate().flat_map(|(s, layers)| std::iter::repeat_n(s, *layers));
+    let blocks = stage_of.enumerate().flat_map(|(layer, stage)| {
+        block.iter().map(move |spec| (spec, schema::block_name(layer, &spec.name), stage_name(stage, &spec.name)))
+    });
+    let entries = schema::stem(&target)
+        .into_iter()
+        .map(shared)
+        .chain(blocks.map(|(spec, name, stored)| entry(spec, name, &stored)))
+        .chain(schema::tail(&target).into_iter().map(shared))
+        .collect();
+    let identity = Canonical::new("genebank.model")
+        .text(digest)
+        .integer(target.depth() as u64)
+        .integer(target.width() as u64)
+        .text(&size.rule.to_string())
+        .text(&size.dtype.to_string())
+        .text("timm")
+        .finish();
+    let origin = Origin {
+        gene: meta.name.clone(),
+        digest: digest.to_owned(),
+        stage_layers,
+        identity: identity.to_string(),
+    };
+    let info = ModelInfo {
+        format: meta::FORMAT,
+        family: meta.family.clone(),
+        config: target,
+        preprocessing: meta.preprocessing.clone(),
+        labels: meta.labels.clone(),
+        licence: meta.licence.clone(),
+        data: meta.data.clone(),
+        origin: Some(origin),
+        training: Vec::new(),
+    };
+    Ok(Blueprint { identity, info, entries })
 }
 
 /// Logits of `model` for the input of a probe, `[batch, classes]` in row-major order.

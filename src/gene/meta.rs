@@ -1,13 +1,12 @@
 //! What a gene file says about itself: one JSON value in `__metadata__["genebank"]`.
 
-use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     blueprint::Preprocessing,
     error::{Error, Result},
     nn::{ParamSpec, VitConfig, config::NORM_EPS, schema},
-    tensor::init,
+    tensor::rng,
 };
 
 /// Version of the gene file that this program reads and writes.
@@ -54,10 +53,8 @@ impl Probe {
     /// # Shapes
     /// `[batch, channels, height, width]` in row-major order.
     pub fn input(seed: u64, batch: usize, config: &VitConfig) -> Vec<f32> {
-        let mut stream = init::stream(seed, "probe");
-        let unit =
-            |bits: u32| (bits >> 8) as f32 * (1.0 / f32::from(1u16 << 12) / f32::from(1u16 << 11)) - 1.0;
-        (0..batch * config.image_values()).map(|_| unit(stream.next_u32())).collect()
+        let mut stream = rng::stream(seed, "probe");
+        (0..batch * config.image_values()).map(|_| 2.0 * stream.unit_f32() - 1.0).collect()
     }
 }
 

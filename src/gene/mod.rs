@@ -4,6 +4,7 @@
 pub mod depth;
 pub mod learngene;
 pub mod meta;
+pub mod store;
 pub mod width;
 
 pub use depth::DepthRule;

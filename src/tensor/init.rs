@@ -1,12 +1,10 @@
 //! Seeded initial values: the same seed and tensor name give the same bytes on every machine.
 //!
-//! Streams are ChaCha20 keyed by SHA-256(seed ‖ name); functions come from the pinned `libm` crate, never from
-//! the system's.
+//! Values come from [`rng::stream`] of the seed and the name.
 
-use rand_chacha::ChaCha20Rng;
-use rand_core::{Rng as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+
+use super::rng;
 
 /// How fresh values are drawn. Integers only, so that it can be part of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -36,51 +34,17 @@ impl Init {
             Self::Zeros => vec![0.0; count],
             Self::Ones => vec![1.0; count],
             Self::TruncNormal { std_e9 } => {
-                let mut normal = Normal::new(stream(seed, name));
-                let std = f64::from(std_e9) * 1e-9;
-                (0..count).map(|_| (std * normal.truncated(2.0)) as f32).collect()
-            }
-        }
-    }
-}
-
-/// The ChaCha20 stream of `(seed, name)`.
-pub fn stream(seed: u64, name: &str) -> ChaCha20Rng {
-    let key = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name.as_bytes()).finalize();
-    ChaCha20Rng::from_seed(key.into())
-}
-
-/// Standard normal values by Box & Muller 1958, in f64.
-struct Normal {
-    stream: ChaCha20Rng,
-    spare: Option<f64>,
-}
-
-impl Normal {
-    fn new(stream: ChaCha20Rng) -> Self {
-        Self { stream, spare: None }
-    }
-
-    /// Uniform in (0, 1], 53 bits.
-    fn unit(&mut self) -> f64 {
-        ((self.stream.next_u64() >> 11) + 1) as f64 * (1.0 / (1u64 << 53) as f64)
-    }
-
-    fn next(&mut self) -> f64 {
-        if let Some(z) = self.spare.take() {
-            return z;
-        }
-        let radius = libm::sqrt(-2.0 * libm::log(self.unit()));
-        let angle = 2.0 * std::f64::consts::PI * self.unit();
-        self.spare = Some(radius * libm::sin(angle));
-        radius * libm::cos(angle)
-    }
-
-    fn truncated(&mut self, limit: f64) -> f64 {
-        loop {
-            let z = self.next();
-            if z.abs() <= limit {
-                return z;
+                let mut stream = rng::stream(seed, name);
+                let std = (f64::from(std_e9) * 1e-9) as f32;
+                let mut truncated = || {
+                    loop {
+                        let z = stream.normal_f32();
+                        if z.abs() <= 2.0 {
+                            return std * z;
+                        }
+                    }
+                };
+                (0..count).map(|_| truncated()).collect()
             }
         }
     }

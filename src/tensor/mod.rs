@@ -7,6 +7,7 @@ pub mod dtype;
 pub mod init;
 pub mod ops;
 pub mod params;
+pub mod rng;
 pub mod weights;
 
 pub use codec::{TensorBytes, TensorFile};

@@ -50,6 +50,15 @@ impl Params {
         self.0.iter().map(|(name, var)| (name.as_str(), var))
     }
 
+    /// The values of `name` in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] for an unknown name, [`Error::Tensor`] where it cannot be read.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let var = self.0.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+        var.as_tensor().detach().flatten_all().and_then(|t| t.to_vec1()).context(name)
+    }
+
     /// Replaces the values of `name`.
     ///
     /// # Errors

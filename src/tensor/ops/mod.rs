@@ -1,57 +1,55 @@
-//! Stock operations, for the first path through the whole program.
+//! Differentiable operations of a vision transformer, with hand-written backward passes.
+//!
+//! On the CPU in `f32` each operation is one node of candle's graph: its kernels are single-threaded, choose their
+//! instruction set at run time, and read transposes through strides. On other devices and in other dtypes the same
+//! function is a composition of stock operations. Both give gradients to every input that is tracked, except to
+//! the targets of a loss.
+//!
+//! Parallelism belongs to the caller (one shard of a batch per thread): an operation's result is the same bits
+//! whatever the number of threads.
 
-use candle_core::{D, Result, Tensor};
+mod attention;
+mod gelu;
+mod gemm;
+mod layer_norm;
+mod linear;
+mod loss;
+mod multiply;
+mod naive;
+mod simd;
+#[cfg(test)]
+mod tests;
 
-/// `y = x Wᵀ + b`.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let dims = x.dims().to_vec();
-    let (rows, inner) = (x.elem_count() / dims[dims.len() - 1], dims[dims.len() - 1]);
-    let y = x.reshape((rows, inner))?.matmul(&weight.t()?)?.broadcast_add(bias)?;
-    let mut shape = dims;
-    *shape.last_mut().expect("rank") = weight.dim(0)?;
-    y.reshape(shape)
+pub use attention::attention;
+pub use gelu::gelu;
+pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use loss::{cross_entropy, kl_divergence};
+
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// Whether the kernels of this module can take these tensors.
+fn fused(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|tensor| tensor.device().is_cpu() && tensor.dtype() == DType::F32)
 }
 
-/// LayerNorm.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let c = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let v = c.sqr()?.mean_keepdim(D::Minus1)?;
-    c.broadcast_div(&(v + eps)?.sqrt()?)?.broadcast_mul(weight)?.broadcast_add(bias)
+/// The values of a contiguous tensor's storage.
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!("a kernel was given a strided layout {layout:?}");
+    };
+    Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// erf GELU.
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.gelu_erf()
+/// The values of a contiguous tensor on the CPU.
+fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => slice(storage, layout),
+        Storage::Cuda(_) | Storage::Metal(_) => bail!("a kernel was given a tensor of another device"),
+    }
 }
 
-fn softmax(x: &Tensor) -> Result<Tensor> {
-    let e = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
-    e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
-}
-
-/// attention
-pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    let (b, n, w3) = qkv.dims3()?;
-    let d = w3 / 3 / heads;
-    let x = qkv.reshape((b, n, 3, heads, d))?.permute((2, 0, 3, 1, 4))?.contiguous()?;
-    let (q, k, v) = (x.get(0)?, x.get(1)?, x.get(2)?);
-    let s = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? * (1.0 / (d as f64).sqrt()))?;
-    softmax(&s)?.matmul(&v)?.transpose(1, 2)?.reshape((b, n, w3 / 3))
-}
-
-fn log_softmax(x: &Tensor) -> Result<Tensor> {
-    let c = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
-    c.broadcast_sub(&c.exp()?.sum_keepdim(D::Minus1)?.log()?)
-}
-
-/// cross entropy
-pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    (log_softmax(logits)? * targets)?.sum(D::Minus1)?.neg()?.mean_all()
-}
-
-/// kl
-pub fn kl_divergence(teacher: &Tensor, student: &Tensor, temperature: f64) -> Result<Tensor> {
-    let t = log_softmax(&(teacher / temperature)?)?.detach();
-    let s = log_softmax(&(student / temperature)?)?;
-    (t.exp()? * (t - s)?)?.sum(D::Minus1)?.mean_all()? * (temperature * temperature)
+/// A tensor on the CPU over `values`.
+fn new_tensor(values: Vec<f32>, shape: &Shape) -> Result<Tensor> {
+    Tensor::from_vec(values, shape, &Device::Cpu)
 }

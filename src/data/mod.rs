@@ -1,0 +1,12 @@
+//! Image data: reading, splitting, augmenting and batching. Yields plain `Vec<f32>`, no tensors.
+
+pub mod augment;
+pub mod dataset;
+pub mod idx;
+pub mod known;
+pub mod loader;
+
+pub use augment::{Augment, Erase};
+pub use dataset::{Dataset, DatasetPair, ImageShape, Split};
+pub use known::{KNOWN, Known, data_root};
+pub use loader::{Batch, EpochPlan, Loader, Prefetch};

@@ -1,0 +1,53 @@
+//! Making a gene file from learned tensors.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use candle_core::Device;
+
+use crate::{
+    blueprint::{Blueprint, model::METADATA_KEY},
+    error::Result,
+    nn::Vit,
+    tensor::{Dtype, TensorBytes, TensorFile, Weights, codec},
+};
+
+use super::{
+    GeneMeta, Learngene, Probe, Size,
+    learngene::{blueprint_of, probe_logits},
+};
+
+/// Images of the probe of a new gene.
+const PROBE_BATCH: usize = 2;
+
+/// The blueprint of the auxiliary model of a gene that is still being learned.
+///
+/// # Errors
+/// Those of [`Learngene::blueprint`].
+pub fn auxiliary(meta: &GeneMeta) -> Result<Blueprint> {
+    blueprint_of(meta, "", &Size::default())
+}
+
+/// The gene file of `meta` and `weights`, with a fresh probe of seed `probe_seed`, checked by reading it back.
+///
+/// # Errors
+/// Those of [`Learngene::from_file`].
+pub fn render(mut meta: GeneMeta, weights: &Weights, probe_seed: u64) -> Result<(Learngene, Bytes)> {
+    let expanded = crate::blueprint::expand(&auxiliary(&meta)?, weights, &Device::Cpu)?;
+    let logits = probe_logits(&Vit::new(meta.config, &expanded)?, probe_seed, PROBE_BATCH)?;
+    meta.probe = Probe { seed: probe_seed, batch: PROBE_BATCH, logits };
+    let bytes = write(&meta, weights.to_bytes(Dtype::F32)?);
+    let gene = Learngene::from_file(TensorFile::from_bytes(bytes.clone(), &meta.name)?, &meta.name)?;
+    Ok((gene, bytes))
+}
+
+/// The file of `gene` with other metadata, for example a measured quality grid; tensors are taken as they are.
+pub fn with_meta(gene: &Learngene, meta: &GeneMeta) -> Bytes {
+    write(meta, gene.file().tensors().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect())
+}
+
+fn write(meta: &GeneMeta, tensors: Vec<(String, TensorBytes)>) -> Bytes {
+    let json = serde_json::to_string(meta).expect("a record of finite numbers and text serialises");
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned()), (METADATA_KEY.to_owned(), json)]);
+    codec::render(&metadata, &tensors)
+}

@@ -1,0 +1,267 @@
+//! Values and gradients of every operation against the stock composition in `f64`, and that against differences.
+
+use super::{attention, cross_entropy, gelu, kl_divergence, layer_norm, linear, naive};
+use candle_core::{DType, Device, Result, Tensor, Var};
+
+/// Relative distance that an operation may have from the `f64` oracle; the worst seen is below 2e-6.
+const TOLERANCE: f64 = 1e-5;
+
+type Operation<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+
+/// Reproducible values in about `-2..2`, another sequence for each seed.
+fn values(dims: &[usize], seed: u32) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        f64::from(state) / f64::from(u32::MAX) * 4.0 - 2.0
+    };
+    let data: Vec<f64> = (0..dims.iter().product()).map(|_| next()).collect();
+    Tensor::from_vec(data, dims, &Device::Cpu).unwrap()
+}
+
+/// Rows of probabilities.
+fn probabilities(dims: &[usize], seed: u32) -> Tensor {
+    let weights = values(dims, seed).exp().unwrap();
+    weights.broadcast_div(&weights.sum_keepdim(1).unwrap()).unwrap()
+}
+
+/// The result, and the gradient to each input of its scalar product with fixed weights.
+#[expect(clippy::disallowed_methods, reason = "the graph of one operation is shallow")]
+fn differentiate(inputs: &[Tensor], operation: Operation<'_>) -> (Tensor, Vec<Option<Tensor>>) {
+    let vars: Vec<Var> = inputs.iter().map(|input| Var::from_tensor(input).unwrap()).collect();
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let out = operation(&tensors).unwrap();
+    let weights = values(out.dims(), 77).to_dtype(out.dtype()).unwrap();
+    let grads = (&out * weights).unwrap().sum_all().unwrap().backward().unwrap();
+    (out, vars.iter().map(|var| grads.get(var).cloned()).collect())
+}
+
+fn norm(x: &Tensor) -> f64 {
+    x.to_dtype(DType::F64).unwrap().sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt()
+}
+
+fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let difference = norm(&(found.to_dtype(DType::F64).unwrap() - expected).unwrap());
+    let relative = difference / norm(expected).max(f64::MIN_POSITIVE);
+    // An exact zero (attention with one token has no gradient to its scores) leaves only an absolute measure.
+    let ok = relative <= TOLERANCE || (norm(expected) < 1e-12 && difference < 1e-6);
+    assert!(ok, "{what}: off by {relative:e}");
+}
+
+/// Compares value and all gradients; `constants` are inputs that must get none.
+fn check(what: &str, inputs: &[Tensor], constants: &[usize], fast: Operation<'_>, oracle: Operation<'_>) {
+    let single: Vec<Tensor> = inputs.iter().map(|input| input.to_dtype(DType::F32).unwrap()).collect();
+    let exact: Vec<Tensor> = single.iter().map(|input| input.to_dtype(DType::F64).unwrap()).collect();
+    let (found, found_grads) = differentiate(&single, fast);
+    let (expected, expected_grads) = differentiate(&exact, oracle);
+    assert_close(what, &found, &expected);
+    for (i, (found, expected)) in found_grads.iter().zip(&expected_grads).enumerate() {
+        if constants.contains(&i) {
+            assert!(found.is_none(), "{what}: input {i} is a constant");
+            continue;
+        }
+        let (Some(found), Some(expected)) = (found, expected) else {
+            panic!("{what}: no gradient to input {i}");
+        };
+        assert!(norm(found) > 0.0, "{what}: the gradient to input {i} is zero");
+        assert_close(&format!("{what}, gradient to input {i}"), found, expected);
+    }
+}
+
+/// Compares the oracle's gradients with central differences along one direction per input.
+fn check_oracle(what: &str, inputs: &[Tensor], constants: &[usize], oracle: Operation<'_>) {
+    let (out, grads) = differentiate(inputs, oracle);
+    let weights = values(out.dims(), 77);
+    for (i, grad) in grads.iter().enumerate().filter(|(i, _)| !constants.contains(i)) {
+        let direction = values(inputs[i].dims(), 99);
+        let along = |step: f64| {
+            let mut moved = inputs.to_vec();
+            moved[i] = (&inputs[i] + (&direction * step).unwrap()).unwrap();
+            let out = oracle(&moved).unwrap();
+            (out * &weights).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap()
+        };
+        let difference = (along(1e-5) - along(-1e-5)) / 2e-5;
+        let exact =
+            (grad.as_ref().unwrap() * &direction).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
+        let relative = (difference - exact).abs() / exact.abs().max(1.0);
+        assert!(relative < 1e-7, "{what}, input {i}: difference {difference}, gradient {exact}");
+    }
+}
+
+#[test]
+fn linear_matches_the_oracle() {
+    for (dims, outputs) in [
+        (vec![1, 1], 1),
+        (vec![1, 7], 5),
+        (vec![3, 13], 1),
+        (vec![2, 5, 17], 33),
+        (vec![4, 50, 96], 288),
+        (vec![2, 3, 5, 24], 10),
+    ] {
+        let inputs = *dims.last().unwrap();
+        let tensors = [values(&dims, 1), values(&[outputs, inputs], 2), values(&[outputs], 3)];
+        let what = format!("linear {dims:?} to {outputs}");
+        check(&what, &tensors, &[], &|t| linear(&t[0], &t[1], &t[2]), &|t| {
+            naive::linear(&t[0], &t[1], &t[2])
+        });
+    }
+}
+
+#[test]
+fn layer_norm_matches_the_oracle() {
+    for dims in [vec![1, 3], vec![3, 7], vec![5, 16], vec![2, 3, 33], vec![4, 50, 96], vec![2, 2, 3, 100]] {
+        let width = *dims.last().unwrap();
+        let tensors = [(values(&dims, 4) + 0.5).unwrap(), values(&[width], 5), values(&[width], 6)];
+        let what = format!("layer_norm {dims:?}");
+        check(&what, &tensors, &[], &|t| layer_norm(&t[0], &t[1], &t[2], 1e-6), &|t| {
+            naive::layer_norm(&t[0], &t[1], &t[2], 1e-6)
+        });
+    }
+}
+
+#[test]
+fn gelu_matches_the_oracle() {
+    for (dims, scale) in [(vec![1], 1.0), (vec![3, 7], 1e-3), (vec![2, 50, 97], 1.0), (vec![1000], 6.0)] {
+        let tensors = [(values(&dims, 7) * scale).unwrap()];
+        check(&format!("gelu {dims:?}"), &tensors, &[], &|t| gelu(&t[0]), &|t| naive::gelu(&t[0]));
+    }
+}
+
+#[test]
+fn attention_matches_the_oracle() {
+    for tokens in [1, 2, 17, 50, 63] {
+        for (heads, head_dim) in [(1, 24), (3, 5), (4, 24), (2, 64), (1, 1), (3, 16)] {
+            for batch in [1, 3] {
+                let qkv = values(&[batch, tokens, 3 * heads * head_dim], 8);
+                let what =
+                    format!("attention of {tokens} tokens, {heads} heads of {head_dim}, batch {batch}");
+                check(&what, &[qkv], &[], &|t| attention(&t[0], heads), &|t| naive::attention(&t[0], heads));
+            }
+        }
+    }
+}
+
+#[test]
+fn losses_match_the_oracle() {
+    for (batch, classes) in [(1, 2), (3, 10), (32, 10), (5, 101)] {
+        let dims = [batch, classes];
+        let what = format!("loss over {dims:?}");
+        let tensors = [(values(&dims, 9) * 3.0).unwrap(), probabilities(&dims, 10)];
+        check(&what, &tensors, &[1], &|t| cross_entropy(&t[0], &t[1]), &|t| {
+            naive::cross_entropy(&t[0], &t[1])
+        });
+        for temperature in [1.0, 4.0] {
+            let tensors = [(values(&dims, 11) * 3.0).unwrap(), (values(&dims, 12) * 3.0).unwrap()];
+            check(&what, &tensors, &[0], &|t| kl_divergence(&t[0], &t[1], temperature), &|t| {
+                naive::kl_divergence(&t[0], &t[1], temperature)
+            });
+        }
+    }
+}
+
+#[test]
+fn strided_inputs_and_gradients_are_understood() {
+    let x = values(&[3, 4, 10, 24], 13);
+    let swap = |t: &Tensor| t.transpose(1, 2);
+    // The operation reads a strided input, and the transpose after it hands it a strided gradient.
+    let parameters = [values(&[8, 24], 14), values(&[8], 15)];
+    let tensors = [x.clone(), parameters[0].clone(), parameters[1].clone()];
+    check("strided linear", &tensors, &[], &|t| swap(&linear(&swap(&t[0])?, &t[1], &t[2])?), &|t| {
+        swap(&naive::linear(&swap(&t[0])?, &t[1], &t[2])?)
+    });
+    let tensors = [x.clone(), values(&[24, 8], 14), values(&[8], 15)];
+    check("transposed weight", &tensors, &[], &|t| linear(&t[0], &t[1].t()?, &t[2]), &|t| {
+        naive::linear(&t[0], &t[1].t()?.contiguous()?, &t[2])
+    });
+    let tensors = [x.clone(), values(&[24], 16), values(&[24], 17)];
+    check(
+        "strided layer_norm",
+        &tensors,
+        &[],
+        &|t| swap(&layer_norm(&swap(&t[0])?, &t[1], &t[2], 1e-5)?),
+        &|t| swap(&naive::layer_norm(&swap(&t[0])?, &t[1], &t[2], 1e-5)?),
+    );
+    check("strided gelu", &[x], &[], &|t| swap(&gelu(&swap(&t[0])?)?), &|t| {
+        swap(&naive::gelu(&swap(&t[0])?)?)
+    });
+    let narrow = |t: &Tensor| t.transpose(0, 1)?.narrow(1, 1, 9);
+    let qkv = [values(&[11, 2, 36], 18)];
+    check("strided attention", &qkv, &[], &|t| attention(&narrow(&t[0])?, 3)?.transpose(1, 2), &|t| {
+        naive::attention(&narrow(&t[0])?.contiguous()?, 3)?.transpose(1, 2)
+    });
+    let logits = [values(&[10, 4], 19), values(&[10, 4], 20)];
+    check("strided cross_entropy", &logits, &[1], &|t| cross_entropy(&t[0].t()?, &t[1].t()?), &|t| {
+        naive::cross_entropy(&t[0].t()?, &t[1].t()?)
+    });
+    check("strided kl_divergence", &logits, &[0], &|t| kl_divergence(&t[0].t()?, &t[1].t()?, 2.0), &|t| {
+        naive::kl_divergence(&t[0].t()?, &t[1].t()?, 2.0)
+    });
+}
+
+#[test]
+fn the_oracle_matches_finite_differences() {
+    let parameters = |width: usize| (values(&[width], 21), values(&[width], 22));
+    let (weight, bias) = parameters(7);
+    check_oracle("layer_norm", &[values(&[3, 7], 23), weight, bias.clone()], &[], &|t| {
+        naive::layer_norm(&t[0], &t[1], &t[2], 1e-6)
+    });
+    check_oracle("linear", &[values(&[2, 3, 5], 24), values(&[7, 5], 25), bias], &[], &|t| {
+        naive::linear(&t[0], &t[1], &t[2])
+    });
+    check_oracle("gelu", &[values(&[4, 9], 26)], &[], &|t| naive::gelu(&t[0]));
+    check_oracle("attention", &[values(&[2, 5, 18], 27)], &[], &|t| naive::attention(&t[0], 2));
+    let logits = [values(&[3, 6], 28), probabilities(&[3, 6], 29)];
+    check_oracle("cross_entropy", &logits, &[1], &|t| naive::cross_entropy(&t[0], &t[1]));
+    check_oracle("kl_divergence", &logits, &[0], &|t| naive::kl_divergence(&t[0], &t[1], 3.0));
+}
+
+#[test]
+fn other_dtypes_take_the_stock_composition() {
+    let x = values(&[2, 3, 12], 30);
+    let out = linear(&x, &values(&[5, 12], 31), &values(&[5], 32)).unwrap();
+    assert_eq!(out.dtype(), DType::F64);
+    assert_eq!(attention(&x, 2).unwrap().dtype(), DType::F64);
+    assert_eq!(gelu(&x).unwrap().dtype(), DType::F64);
+}
+
+#[test]
+fn the_same_inputs_give_the_same_bits() {
+    let qkv = values(&[4, 50, 288], 33).to_dtype(DType::F32).unwrap();
+    let bits = || {
+        let (out, grads) = differentiate(std::slice::from_ref(&qkv), &|t| gelu(&attention(&t[0], 4)?));
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        (values(&out), values(grads[0].as_ref().unwrap()))
+    };
+    let expected = bits();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(bits)).collect();
+        for thread in threads {
+            assert!(thread.join().unwrap() == expected);
+        }
+    });
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the graph of two operations is shallow")]
+fn untracked_inputs_cost_no_gradient() {
+    let single = |dims: &[usize], seed| values(dims, seed).to_dtype(DType::F32).unwrap();
+    let (x, weight) = (single(&[3, 8], 34), Var::from_tensor(&single(&[5, 8], 35)).unwrap());
+    let bias = single(&[5], 36);
+    let grads = linear(&x, weight.as_tensor(), &bias).unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(grads.get(weight.as_tensor()).is_some());
+    assert!(grads.get(&x).is_none() && grads.get(&bias).is_none());
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_refused() {
+    let x = values(&[2, 3, 12], 37).to_dtype(DType::F32).unwrap();
+    let vector = |n| values(&[n], 38).to_dtype(DType::F32).unwrap();
+    let matrix = values(&[5, 11], 39).to_dtype(DType::F32).unwrap();
+    assert!(linear(&x, &matrix, &vector(5)).is_err());
+    assert!(layer_norm(&x, &vector(11), &vector(11), 1e-6).is_err());
+    assert!(attention(&x, 0).is_err() && attention(&x, 5).is_err());
+    assert!(cross_entropy(&matrix, &matrix.t().unwrap()).is_err());
+}

@@ -1,0 +1,44 @@
+//! Ordinary classification: cross-entropy with smoothed labels.
+
+use candle_core::Tensor;
+
+use crate::{
+    error::{Context, Result},
+    nn::{Vit, VitConfig},
+    tensor::{Weights, ops},
+};
+
+use super::{
+    Objective, Optim, Shard,
+    objective::{draw_paths, smooth_targets},
+};
+
+/// Cross-entropy of a vision transformer against smoothed labels.
+#[derive(Debug, Clone)]
+pub struct Classification {
+    /// Shape of the network.
+    pub config: VitConfig,
+    /// Share of the target that is spread over all classes.
+    pub label_smoothing: f64,
+    /// Stochastic depth of the last block.
+    pub drop_path: f64,
+    /// Seed of stochastic depth.
+    pub seed: u64,
+}
+
+impl Classification {
+    /// The objective of a recipe.
+    pub const fn new(config: VitConfig, optim: &Optim, seed: u64) -> Self {
+        Self { config, label_smoothing: optim.label_smoothing, drop_path: optim.drop_path, seed }
+    }
+}
+
+impl Objective for Classification {
+    fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor> {
+        let model = Vit::new(self.config, weights)?;
+        let paths = draw_paths(self.seed, self.drop_path, self.config.depth(), shard)?;
+        let targets = smooth_targets(shard, self.config.classes(), self.label_smoothing)?;
+        let logits = model.forward_dropping(&shard.images, &paths).context("forward")?;
+        ops::cross_entropy(&logits, &targets).context("cross-entropy")
+    }
+}

@@ -1,0 +1,91 @@
+//! Learning a gene by stage-wise weight sharing (SWS).
+//!
+//! Source: Xia et al. 2024 (arXiv 2404.16897), sections 3.1 and 3.2, and the official recipe (`α = 1`, `τ = 1`,
+//! soft).
+//!
+//! The auxiliary model has `N` layers in `M` stages; layer `l` of stage `s(l)` uses the one set of weights
+//! `θ_{s(l)}`:
+//!
+//! ```text
+//! f(x) = head ∘ norm ∘ B(θ_{s(N)}) ∘ … ∘ B(θ_{s(1)}) ∘ embed (x)
+//! L    = (1 - α) CE(y, f(x)) + α τ² KL( softmax(g(x) / τ) ‖ softmax(f(x) / τ) )
+//! ```
+//!
+//! | symbol | here | shape |
+//! | --- | --- | --- |
+//! | `θ_s` | tensors `stages.{s}.*` | one block |
+//! | `f(x)` | `logits` | `[images, classes]` |
+//! | `g(x)` | `teacher_logits` | `[images, classes]` |
+//! | `α`, `τ` | `alpha`, `temperature` | |
+//!
+//! The auxiliary model is the blueprint of the trained size, expanded over the gene's variables: the code that
+//! serves a model is the forward pass that learns it, and a stage's gradient is the sum over its layers.
+//!
+//! Differs from the official code in: the KL term is a mean over the batch, not over batch × classes. The official
+//! one is smaller by the number of classes, which AdamW hides but for its epsilon, clipping and the balance with
+//! the label term at `α < 1`. The teacher sees the same augmented images, as there.
+
+use candle_core::Tensor;
+
+use crate::{
+    blueprint::{Blueprint, expand},
+    error::{Context, Result},
+    nn::Vit,
+    tensor::{Weights, ops},
+};
+
+use super::{
+    Objective, Optim, Shard,
+    objective::{draw_paths, smooth_targets},
+};
+
+/// The distillation objective over a gene's variables.
+#[derive(Debug)]
+pub struct StageSharing {
+    /// Blueprint of the trained size: which stage each layer uses.
+    pub auxiliary: Blueprint,
+    /// The ancestor; plain tensors, so no graph is recorded through it.
+    pub teacher: Vit,
+    /// Weight of the distillation term.
+    pub alpha: f64,
+    /// Temperature of the distillation term.
+    pub temperature: f64,
+    /// Share of the label term's target that is spread over all classes.
+    pub label_smoothing: f64,
+    /// Stochastic depth of the last block.
+    pub drop_path: f64,
+    /// Seed of stochastic depth.
+    pub seed: u64,
+}
+
+impl StageSharing {
+    /// The objective of a recipe.
+    pub fn new(auxiliary: Blueprint, teacher: Vit, gene: &super::recipe::GeneRecipe, optim: &Optim, seed: u64) -> Self {
+        Self {
+            auxiliary,
+            teacher,
+            alpha: gene.alpha,
+            temperature: gene.temperature,
+            label_smoothing: optim.label_smoothing,
+            drop_path: optim.drop_path,
+            seed,
+        }
+    }
+}
+
+impl Objective for StageSharing {
+    fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor> {
+        let config = self.auxiliary.info.config;
+        let model = Vit::new(config, &expand(&self.auxiliary, weights, shard.images.device())?)?;
+        let paths = draw_paths(self.seed, self.drop_path, config.depth(), shard)?;
+        let logits = model.forward_dropping(&shard.images, &paths).context("auxiliary model")?;
+        let teacher_logits = self.teacher.forward(&shard.images).context("teacher")?;
+        let soft = ops::kl_divergence(&teacher_logits, &logits, self.temperature).context("distillation")?;
+        if self.alpha == 1.0 {
+            return Ok(soft);
+        }
+        let targets = smooth_targets(shard, config.classes(), self.label_smoothing)?;
+        let hard = ops::cross_entropy(&logits, &targets).context("cross-entropy")?;
+        ((hard * (1.0 - self.alpha)).context("loss")? + (soft * self.alpha).context("loss")?).context("loss")
+    }
+}

@@ -1,0 +1,16 @@
+//! Learning: the trainer and what it minimises.
+
+pub mod checkpoint;
+pub mod classify;
+pub mod evaluate;
+pub mod learn_gene;
+pub mod objective;
+pub mod optim;
+pub mod recipe;
+pub mod run;
+pub mod trainer;
+
+pub use evaluate::{Accuracy, evaluate};
+pub use objective::{Objective, Shard};
+pub use recipe::{Length, Optim, Recipe};
+pub use trainer::{Control, Event, Trainer};

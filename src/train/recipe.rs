@@ -1,0 +1,175 @@
+//! Recipes: one TOML file per training run.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    data::Augment,
+    error::{Error, Result},
+    gene::DepthRule,
+};
+
+/// Everything that decides the result of a run, together with the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the data set.
+    pub data: String,
+    /// Seed of initial values, order, augmentation and stochastic depth.
+    #[serde(default)]
+    pub seed: u64,
+    /// Shape of the network; of the auxiliary model, where a gene is learned. Absent: given by what is tuned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelShape>,
+    /// Optimiser and schedule.
+    pub optim: Optim,
+    /// Augmentation of training images.
+    #[serde(default)]
+    pub augment: Augment,
+    /// Gene learning; absent: ordinary classification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gene: Option<GeneRecipe>,
+}
+
+/// The part of a network's shape that the data do not decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelShape {
+    /// Height and width of a patch, pixels.
+    pub patch_size: usize,
+    /// Transformer blocks.
+    pub depth: usize,
+    /// Embedding dimension.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Hidden units of the MLP per unit of width.
+    pub mlp_ratio: usize,
+}
+
+/// How long a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Length {
+    /// Passes over the training part.
+    Epochs(u32),
+    /// Optimiser steps.
+    Steps(u32),
+}
+
+impl Length {
+    /// Optimiser steps, where an epoch has `per_epoch`.
+    pub fn steps(self, per_epoch: u64) -> u64 {
+        match self {
+            Self::Epochs(epochs) => u64::from(epochs) * per_epoch,
+            Self::Steps(steps) => u64::from(steps),
+        }
+    }
+}
+
+/// AdamW with warm-up and cosine decay, and what regularises the loss.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optim {
+    /// How long.
+    pub length: Length,
+    /// Images per step.
+    pub batch: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Learning rate at the end.
+    #[serde(default)]
+    pub min_learning_rate: f64,
+    /// Steps of linear warm-up.
+    #[serde(default)]
+    pub warmup_steps: u64,
+    /// Decoupled weight decay of matrices.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Decay rates of the moments.
+    #[serde(default = "default_betas")]
+    pub betas: [f64; 2],
+    /// Largest norm of the gradient; 0: no clipping.
+    #[serde(default)]
+    pub clip: f64,
+    /// Share of the target that is spread over all classes.
+    #[serde(default)]
+    pub label_smoothing: f64,
+    /// Stochastic depth of the last block; grows linearly from 0 at the first.
+    #[serde(default)]
+    pub drop_path: f64,
+}
+
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+
+/// How a gene is learned (SWS).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeneRecipe {
+    /// Name of the gene.
+    pub name: String,
+    /// Layers of each stage in the auxiliary model.
+    pub stages: Vec<usize>,
+    /// Least and greatest depth that will be served.
+    pub depth_range: [usize; 2],
+    /// The ancestor's file, relative to the recipe's folder.
+    pub teacher: PathBuf,
+    /// Weight of the distillation term; the paper's is 1: labels are not used.
+    pub alpha: f64,
+    /// Temperature of the distillation term; the paper's is 1.
+    pub temperature: f64,
+    /// Rule of the expansion while learning.
+    #[serde(default)]
+    pub rule: DepthRule,
+}
+
+impl Recipe {
+    /// Reads and checks a recipe.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Invalid`] naming key, value and limit.
+    pub fn open(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let recipe: Self =
+            toml::from_str(&text).map_err(|e| Error::invalid(path.display().to_string(), e.to_string()))?;
+        recipe.optim.check()?;
+        Ok(recipe)
+    }
+}
+
+impl Optim {
+    /// Largest batch.
+    pub const MAX_BATCH: usize = 4096;
+
+    /// Checks every number.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming key, value and limit.
+    pub fn check(&self) -> Result<()> {
+        let unit = |value: f64| (0.0..1.0).contains(&value);
+        let positive = |value: f64| value.is_finite() && value > 0.0;
+        let rules = [
+            ("batch", (1..=Self::MAX_BATCH).contains(&self.batch), "1..=4096", self.batch as f64),
+            ("learning_rate", positive(self.learning_rate), "a positive number", self.learning_rate),
+            (
+                "min_learning_rate",
+                (0.0..=self.learning_rate).contains(&self.min_learning_rate),
+                "0..=learning_rate",
+                self.min_learning_rate,
+            ),
+            ("weight_decay", (0.0..=1.0).contains(&self.weight_decay), "0..=1", self.weight_decay),
+            ("betas", unit(self.betas[0]) && unit(self.betas[1]), "two numbers in 0..1", self.betas[0]),
+            ("clip", self.clip.is_finite() && self.clip >= 0.0, "0 or a positive number", self.clip),
+            ("label_smoothing", unit(self.label_smoothing), "0..1", self.label_smoothing),
+            ("drop_path", unit(self.drop_path), "0..1", self.drop_path),
+            ("length", self.length.steps(1) > 0, "at least one step", 0.0),
+        ];
+        match rules.into_iter().find(|(_, holds, ..)| !holds) {
+            Some((field, _, limit, found)) => Err(Error::invalid(field, format!("{found} is not {limit}"))),
+            None => Ok(()),
+        }
+    }
+}

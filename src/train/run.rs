@@ -1,0 +1,309 @@
+//! Whole runs: from a recipe and a data set to a model or gene.
+
+use std::{path::Path, sync::Arc};
+
+use candle_core::Device;
+
+use crate::{
+    blueprint::{Blueprint, ModelInfo, Preprocessing, expand},
+    data::{Dataset, DatasetPair, Loader, Split, known},
+    error::{Error, Result},
+    gene::{GeneMeta, Learngene, Probe, meta, store},
+    nn::{Vit, VitConfig, config::{NORM_EPS, RawVitConfig}},
+    tensor::{Params, TensorFile, Weights, hex, sha256},
+};
+
+use super::{
+    Accuracy, Control, Event, Objective, Recipe, Trainer, classify::Classification, evaluate,
+    learn_gene::StageSharing, recipe::GeneRecipe,
+};
+
+/// Images per batch of an evaluation.
+pub const EVALUATION_BATCH: usize = 250;
+/// Seed of the held-out part; one for all runs, so that no choice sees what another trained on.
+pub const SPLIT_SEED: u64 = 0;
+
+/// A model and what it is.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Record that goes into the file.
+    pub info: ModelInfo,
+    /// Tensors under timm's names.
+    pub weights: Weights,
+}
+
+impl Model {
+    /// Reads a model file of this program.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Corrupt`] and the schema errors.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = TensorFile::open(path)?;
+        let info = ModelInfo::from_file(&file, &path.display().to_string())?;
+        let model = Self { info, weights: Weights::from_file(&file, &Device::Cpu)? };
+        model.vit()?;
+        Ok(model)
+    }
+
+    /// The network.
+    ///
+    /// # Errors
+    /// The schema errors.
+    pub fn vit(&self) -> Result<Vit> {
+        Vit::new(self.info.config, &self.weights)
+    }
+
+    /// A network that inherits nothing, for `data`, drawn from the recipe's seed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the recipe has no model or its shape does not fit the data.
+    pub fn fresh(recipe: &Recipe, data: &Dataset) -> Result<Self> {
+        let info = model_info(recipe, data, preprocessing(data))?;
+        let blueprint = Blueprint::fresh(info, recipe.seed);
+        let weights = expand(&blueprint, &Weights::default(), &Device::Cpu)?;
+        Ok(Self { info: blueprint.info, weights })
+    }
+}
+
+/// What a run reports.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Report {
+    /// The trainer's event.
+    Trainer(Event),
+    /// Accuracy on the held-out part after an epoch.
+    HeldOut {
+        /// Epochs finished.
+        epoch: u64,
+        /// The accuracy.
+        accuracy: Accuracy,
+    },
+}
+
+/// Data, recipe and means of a run.
+#[derive(Debug)]
+pub struct Run<'a> {
+    /// What is asked for.
+    pub recipe: &'a Recipe,
+    /// Training and test images.
+    pub data: &'a DatasetPair,
+    /// Threads of computation.
+    pub threads: usize,
+    /// Where the state is kept; absent: nowhere.
+    pub checkpoint: Option<&'a Path>,
+    /// Measure the held-out part after every epoch.
+    pub watch_held_out: bool,
+}
+
+impl Run<'_> {
+    /// Trains `model` as it is: an ancestor, a scratch control or a descendant.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::run`].
+    pub fn classify(&self, model: &Model, cancel: &std::sync::atomic::AtomicBool, report: &mut dyn FnMut(Report)) -> Result<Model> {
+        let config = model.info.config;
+        let objective = Classification::new(config, &self.recipe.optim, self.recipe.seed);
+        let identity = self.identity(&model.info.metadata()[crate::blueprint::model::METADATA_KEY], &model.weights)?;
+        let network = |weights: &Weights| Vit::new(config, weights);
+        let weights = self.train(&objective, &model.info.preprocessing, config, &model.weights, &identity, &network, cancel, report)?;
+        let mut info = model.info.clone();
+        info.training.push(self.note());
+        Ok(Model { info, weights })
+    }
+
+    /// Learns the gene of the recipe from `teacher`, by SWS.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where teacher, recipe and data do not fit; those of [`Trainer::run`].
+    pub fn learn(
+        &self,
+        gene: &GeneRecipe,
+        teacher: &Model,
+        cancel: &std::sync::atomic::AtomicBool,
+        report: &mut dyn FnMut(Report),
+    ) -> Result<(Learngene, bytes::Bytes)> {
+        let meta = self.gene_meta(gene, teacher)?;
+        let auxiliary = store::auxiliary(&meta)?;
+        let initial = initial_gene(&meta, self.recipe.seed)?;
+        let vit = teacher.vit()?;
+        let objective = StageSharing::new(auxiliary.clone(), vit, gene, &self.recipe.optim, self.recipe.seed);
+        let config = meta.config;
+        let network = |weights: &Weights| Vit::new(config, &expand(&auxiliary, weights, &Device::Cpu)?);
+        let json = serde_json::to_string(&meta).expect("a record of finite numbers and text serialises");
+        let identity = self.identity(&json, &teacher.weights)?;
+        let preprocessing = &teacher.info.preprocessing;
+        let weights = self.train(&objective, preprocessing, config, &initial, &identity, &network, cancel, report)?;
+        store::render(meta, &weights, self.recipe.seed)
+    }
+
+    /// Trains and reports the held-out accuracy of `network` after every epoch.
+    #[expect(clippy::too_many_arguments, reason = "the two runs differ in exactly these")]
+    fn train(
+        &self,
+        objective: &dyn Objective,
+        preprocessing: &Preprocessing,
+        config: VitConfig,
+        initial: &Weights,
+        identity: &str,
+        network: &dyn Fn(&Weights) -> Result<Vit>,
+        cancel: &std::sync::atomic::AtomicBool,
+        report: &mut dyn FnMut(Report),
+    ) -> Result<Weights> {
+        let recipe = self.recipe;
+        let (dataset, indices) = self.data.select(Split::Train, SPLIT_SEED);
+        check_data(&dataset, &config)?;
+        let batch = recipe.optim.batch;
+        let loader = Loader::new(dataset, indices, batch, recipe.seed, recipe.augment, preprocessing)?;
+        let held_out = loader_of(self.data, Split::HeldOut, preprocessing)?;
+        let trainer = Trainer {
+            objective,
+            loader: &Arc::new(loader),
+            config,
+            optim: &recipe.optim,
+            threads: self.threads,
+            checkpoint: self.checkpoint.map(|path| (path, identity)),
+        };
+        let mut on_event = |event: Event, params: &Params| {
+            report(Report::Trainer(event));
+            if let (Event::Epoch { epoch, .. }, true) = (event, self.watch_held_out) {
+                let model = network(&params.snapshot()?)?;
+                report(Report::HeldOut { epoch, accuracy: evaluate(&model, &held_out, self.threads)? });
+            }
+            Ok(())
+        };
+        trainer.run(initial, &mut Control { cancel, on_event: &mut on_event })
+    }
+
+    /// What the result depends on: recipe, data, and what is trained.
+    fn identity(&self, what: &str, weights: &Weights) -> Result<String> {
+        let recipe = serde_json::to_string(self.recipe).expect("a recipe of finite numbers serialises");
+        let mut parts = format!("{}\n{recipe}\n{what}\n", self.data.train.digest());
+        for (name, tensor) in weights.to_bytes(crate::tensor::Dtype::F32)? {
+            parts += &format!("{name} {}\n", hex(&sha256(&tensor.bytes)));
+        }
+        Ok(hex(&sha256(parts.as_bytes())))
+    }
+
+    fn note(&self) -> String {
+        let recipe = serde_json::to_string(self.recipe).expect("a recipe of finite numbers serialises");
+        format!("genebank {} {recipe}", env!("CARGO_PKG_VERSION"))
+    }
+
+    fn gene_meta(&self, gene: &GeneRecipe, teacher: &Model) -> Result<GeneMeta> {
+        meta::check_name(&gene.name)?;
+        let info = model_info(self.recipe, &self.data.train, teacher.info.preprocessing.clone())?;
+        if teacher.info.config.classes() != info.config.classes() {
+            let reason = format!("teacher has {} classes, data {}", teacher.info.config.classes(), info.config.classes());
+            return Err(Error::invalid("gene.teacher", reason));
+        }
+        let meta = GeneMeta {
+            format: meta::FORMAT,
+            name: gene.name.clone(),
+            family: info.family,
+            config: info.config,
+            stages: gene.stages.clone(),
+            trained_widths: vec![info.config.width()],
+            depth_range: gene.depth_range,
+            head_dim: info.config.head_dim(),
+            norm_eps: NORM_EPS,
+            pooling: meta::Pooling::Token,
+            preprocessing: info.preprocessing,
+            labels: info.labels,
+            licence: info.licence,
+            data: info.data,
+            teacher: teacher.info.training.join("; "),
+            recipe: self.note(),
+            probe: Probe { seed: 0, batch: 1, logits: vec![0.0; info.config.classes()] },
+            quality: Vec::new(),
+        };
+        meta.check(&format!("recipe of gene \"{}\"", gene.name))?;
+        Ok(meta)
+    }
+}
+
+/// An evaluation loader over a part of `data`.
+///
+/// # Errors
+/// [`Error::Invalid`] where the preprocessing has other channels.
+pub fn loader_of(data: &DatasetPair, split: Split, preprocessing: &Preprocessing) -> Result<Arc<Loader>> {
+    let (dataset, indices) = data.select(split, SPLIT_SEED);
+    Loader::evaluation(dataset, indices, EVALUATION_BATCH, preprocessing).map(Arc::new)
+}
+
+/// Accuracy of `model` on a part of `data`.
+///
+/// # Errors
+/// [`Error::Invalid`] where model and data do not fit; [`Error::Tensor`].
+pub fn measure(model: &Model, data: &DatasetPair, split: Split, threads: usize) -> Result<Accuracy> {
+    check_data(&data.train, &model.info.config)?;
+    evaluate(&model.vit()?, &loader_of(data, split, &model.info.preprocessing)?, threads)
+}
+
+/// Checks that images and classes of `data` are the network's.
+fn check_data(data: &Dataset, config: &VitConfig) -> Result<()> {
+    let found = [data.shape().size, data.shape().channels, data.class_names().len()];
+    let expected = [config.image_size(), config.channels(), config.classes()];
+    if found != expected {
+        let reason = format!("size, channels, classes of \"{}\" are {found:?}, the model's {expected:?}", data.name());
+        return Err(Error::invalid("data", reason));
+    }
+    Ok(())
+}
+
+/// Fresh values for every tensor of a gene.
+fn initial_gene(meta: &GeneMeta, seed: u64) -> Result<Weights> {
+    use crate::error::Context as _;
+    let tensors = meta.schema().into_iter().map(|spec| {
+        let shape = spec.shape(&meta.config);
+        let values = spec.init.values(seed, &spec.name, shape.iter().product());
+        let tensor = candle_core::Tensor::from_vec(values, shape, &Device::Cpu).context(&spec.name)?;
+        Ok((spec.name, tensor))
+    });
+    tensors.collect()
+}
+
+fn model_info(recipe: &Recipe, data: &Dataset, preprocessing: Preprocessing) -> Result<ModelInfo> {
+    let shape = recipe.model.ok_or_else(|| Error::invalid("model", "the recipe has no [model]"))?;
+    let config = VitConfig::try_from(RawVitConfig {
+        image_size: data.shape().size,
+        patch_size: shape.patch_size,
+        channels: data.shape().channels,
+        classes: data.class_names().len(),
+        depth: shape.depth,
+        width: shape.width,
+        heads: shape.heads,
+        mlp_ratio: shape.mlp_ratio,
+    })?;
+    Ok(ModelInfo {
+        format: meta::FORMAT,
+        family: "vit".to_owned(),
+        config,
+        preprocessing,
+        labels: data.class_names().to_vec(),
+        licence: known::licence(data.name()).to_owned(),
+        data: format!("{} {}", data.name(), data.digest()),
+        origin: None,
+        training: Vec::new(),
+    })
+}
+
+/// Mean and standard deviation of each channel over the whole training set, to four decimals.
+fn preprocessing(data: &Dataset) -> Preprocessing {
+    let channels = data.shape().channels;
+    let plane = data.shape().size * data.shape().size;
+    let mut sums = vec![[0u64; 2]; channels];
+    for item in 0..data.len() {
+        for (sums, plane) in sums.iter_mut().zip(data.image(item).chunks_exact(plane)) {
+            sums[0] += plane.iter().map(|p| u64::from(*p)).sum::<u64>();
+            sums[1] += plane.iter().map(|p| u64::from(*p) * u64::from(*p)).sum::<u64>();
+        }
+    }
+    let count = (data.len() * plane) as f64;
+    let round = |value: f64| (libm::round(value * 1e4) / 1e4) as f32;
+    let moments = sums.iter().map(|[first, second]| {
+        let mean = *first as f64 / count;
+        let variance = (*second as f64 / count - mean * mean).max(1e-6);
+        (round(mean / 255.0), round(libm::sqrt(variance) / 255.0))
+    });
+    let (mean, std) = moments.unzip();
+    Preprocessing { mean, std }
+}
