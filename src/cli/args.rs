@@ -42,6 +42,7 @@ pub struct Models {
 /// Tuning data, caches and limits.
 #[derive(Debug, Clone, Args)]
 pub struct BankOptions {
+    /// Where genes are.
     #[command(flatten)]
     pub models: Models,
     /// Folder of data sets for tuning. Without it, requests to tune are refused
@@ -77,6 +78,7 @@ pub struct Serve {
     /// How long open downloads may go on after SIGTERM or ctrl-c; then they are cut
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub grace: u64,
+    /// Genes, caches and limits.
     #[command(flatten)]
     pub bank: BankOptions,
 }
@@ -107,6 +109,7 @@ pub struct SizeOptions {
 pub struct Init {
     /// Name of the gene; `genebank list` shows them
     pub gene: String,
+    /// Size and form.
     #[command(flatten)]
     pub size: SizeOptions,
     /// File to write, whole or not at all; `-` is standard output
@@ -118,6 +121,7 @@ pub struct Init {
     /// Tune the model on this data set before it is written; needs a length
     #[arg(long, value_name = "NAME", requires = "length")]
     pub tune_dataset: Option<String>,
+    /// How long to tune.
     #[command(flatten)]
     pub length: Length,
     /// Peak learning rate of tuning. Without it: the recipe's
@@ -129,6 +133,7 @@ pub struct Init {
     /// Print what was written as JSON on standard output
     #[arg(long)]
     pub json: bool,
+    /// Genes, caches and limits.
     #[command(flatten)]
     pub bank: BankOptions,
 }
@@ -154,6 +159,7 @@ pub struct List {
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
+    /// Where genes are.
     #[command(flatten)]
     pub models: Models,
 }
@@ -167,8 +173,10 @@ pub struct Inspect {
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
+    /// Size and form.
     #[command(flatten)]
     pub size: SizeOptions,
+    /// Where genes are.
     #[command(flatten)]
     pub models: Models,
 }
