@@ -4,9 +4,13 @@
 
 pub mod bank;
 pub mod blueprint;
+pub mod cli;
+pub mod client;
 pub mod data;
 pub mod error;
 pub mod gene;
 pub mod nn;
+pub mod proto;
+pub mod server;
 pub mod tensor;
 pub mod train;

@@ -4,6 +4,7 @@
 pub mod jobs;
 pub mod plan;
 pub mod registry;
+pub mod summary;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -20,6 +21,7 @@ use crate::{
 pub use jobs::{Job, Progress};
 pub use plan::{Length, ModelRequest, Plan, Tune};
 pub use registry::Registry;
+pub use summary::{GeneSummary, ModelSummary};
 
 /// What a bank needs to open.
 #[derive(Debug, Clone)]
@@ -93,6 +95,23 @@ impl Bank {
     /// The genes.
     pub const fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Every gene in name order.
+    pub fn genes(&self) -> Vec<GeneSummary> {
+        self.registry.iter().map(|gene| self.summary(gene)).collect()
+    }
+
+    /// The gene called `name`; empty: the default one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn gene(&self, name: &str) -> Result<GeneSummary> {
+        self.registry.get(name).map(|gene| self.summary(gene))
+    }
+
+    fn summary(&self, gene: &Learngene) -> GeneSummary {
+        GeneSummary::of(gene, gene.meta().name == self.registry.default_name())
     }
 
     /// What `request` means: size, identity, blueprint and expected quality. No weight is touched.

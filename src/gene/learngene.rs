@@ -190,7 +190,9 @@ pub(super) fn blueprint_of(meta: &GeneMeta, digest: &str, size: &Size) -> Result
     let block = schema::block(&target);
     let stage_of = stage_layers.iter().enumerate().flat_map(|(s, layers)| std::iter::repeat_n(s, *layers));
     let blocks = stage_of.enumerate().flat_map(|(layer, stage)| {
-        block.iter().map(move |spec| (spec, schema::block_name(layer, &spec.name), stage_name(stage, &spec.name)))
+        block
+            .iter()
+            .map(move |spec| (spec, schema::block_name(layer, &spec.name), stage_name(stage, &spec.name)))
     });
     let entries = schema::stem(&target)
         .into_iter()

@@ -45,7 +45,10 @@ impl Checkpoint {
             .and_then(|json| serde_json::from_str(json).ok())
             .ok_or_else(|| Error::corrupt(&origin, "not a checkpoint"))?;
         if record.run != run {
-            return Err(Error::invalid("checkpoint", format!("{origin} belongs to another recipe or data set")));
+            return Err(Error::invalid(
+                "checkpoint",
+                format!("{origin} belongs to another recipe or data set"),
+            ));
         }
         let mut checkpoint = Self { step: record.step, values: BTreeMap::new(), moments: BTreeMap::new() };
         for (name, tensor) in file.tensors() {
@@ -54,8 +57,12 @@ impl Checkpoint {
                 Some(("param", name)) => {
                     checkpoint.values.insert(name.to_owned(), values);
                 }
-                Some(("first", name)) => checkpoint.moments.entry(name.to_owned()).or_default().first = values,
-                Some(("second", name)) => checkpoint.moments.entry(name.to_owned()).or_default().second = values,
+                Some(("first", name)) => {
+                    checkpoint.moments.entry(name.to_owned()).or_default().first = values
+                }
+                Some(("second", name)) => {
+                    checkpoint.moments.entry(name.to_owned()).or_default().second = values
+                }
                 _ => return Err(Error::UnexpectedTensor { name: name.to_owned() }),
             }
         }
@@ -68,7 +75,8 @@ impl Checkpoint {
     /// [`Error::MissingTensor`] or [`Error::Tensor`] where parameters differ.
     pub fn restore(&self, params: &Params) -> Result<u64> {
         for (name, var) in params.iter() {
-            let values = self.values.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+            let values =
+                self.values.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
             params.set(name, values.clone(), var.device())?;
         }
         Ok(self.step)
@@ -83,10 +91,12 @@ impl Checkpoint {
         for (name, var) in params.iter() {
             let moments = &adamw.moments()[name];
             let values = params.values(name)?;
-            for (kind, values) in [("param", &values), ("first", &moments.first), ("second", &moments.second)] {
+            for (kind, values) in [("param", &values), ("first", &moments.first), ("second", &moments.second)]
+            {
                 let mut bytes = Vec::with_capacity(values.len() * 4);
                 Dtype::F32.write(values.iter().copied(), &mut bytes);
-                let tensor = TensorBytes { dtype: Dtype::F32, shape: var.dims().to_vec(), bytes: bytes.into() };
+                let tensor =
+                    TensorBytes { dtype: Dtype::F32, shape: var.dims().to_vec(), bytes: bytes.into() };
                 tensors.push((format!("{kind}/{name}"), tensor));
             }
         }

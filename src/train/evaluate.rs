@@ -62,7 +62,8 @@ pub fn evaluate(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Acc
 
 fn batch(model: &Vit, batch: &Batch) -> Result<(u64, f64)> {
     let input = images(batch, 0, batch.labels.len(), model.config())?;
-    let logits: Vec<Vec<f32>> = model.forward(&input).and_then(|logits| logits.to_vec2()).context("evaluation")?;
+    let logits: Vec<Vec<f32>> =
+        model.forward(&input).and_then(|logits| logits.to_vec2()).context("evaluation")?;
     let mut totals = (0, 0.0);
     for (logits, label) in logits.iter().zip(&batch.labels) {
         let label = *label as usize;

@@ -60,7 +60,13 @@ pub struct StageSharing {
 
 impl StageSharing {
     /// The objective of a recipe.
-    pub fn new(auxiliary: Blueprint, teacher: Vit, gene: &super::recipe::GeneRecipe, optim: &Optim, seed: u64) -> Self {
+    pub fn new(
+        auxiliary: Blueprint,
+        teacher: Vit,
+        gene: &super::recipe::GeneRecipe,
+        optim: &Optim,
+        seed: u64,
+    ) -> Self {
         Self {
             auxiliary,
             teacher,

@@ -67,7 +67,8 @@ pub fn draw_paths(seed: u64, probability: f64, depth: usize, shard: &Shard) -> R
         }
     }
     let keep = |factors: &[f32]| -> Result<Keep> {
-        let factor = Tensor::from_slice(factors, (images, 1, 1), shard.images.device()).context("stochastic depth")?;
+        let factor =
+            Tensor::from_slice(factors, (images, 1, 1), shard.images.device()).context("stochastic depth")?;
         Ok(Keep(Some(factor)))
     };
     let pairs = factors.chunks_exact(2).map(|pair| Ok([keep(&pair[0])?, keep(&pair[1])?]));

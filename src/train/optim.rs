@@ -56,7 +56,14 @@ impl AdamW {
     /// # Errors
     /// [`Error::MissingTensor`] where a parameter has no gradient: a parameter that silently stays behind is a
     /// bug of the network, not a case.
-    pub fn step(&mut self, params: &Params, gradients: &Gradients, optim: &Optim, eta: f64, step: u64) -> Result<()> {
+    pub fn step(
+        &mut self,
+        params: &Params,
+        gradients: &Gradients,
+        optim: &Optim,
+        eta: f64,
+        step: u64,
+    ) -> Result<()> {
         let [beta1, beta2] = optim.betas;
         let t = (step + 1) as f64;
         let (correct1, correct2) = (1.0 - libm::pow(beta1, t), 1.0 - libm::pow(beta2, t));
@@ -65,7 +72,9 @@ impl AdamW {
         let epsilon = EPSILON * correct2.sqrt() as f32;
         let (b1, b2) = (beta1 as f32, beta2 as f32);
         for (name, var) in params.iter() {
-            let gradient = gradients.get(name).ok_or_else(|| Error::MissingTensor { name: format!("gradient of {name}") })?;
+            let gradient = gradients
+                .get(name)
+                .ok_or_else(|| Error::MissingTensor { name: format!("gradient of {name}") })?;
             let decay = if schema::decays(name, var.rank()) { optim.weight_decay } else { 0.0 };
             let keep = (1.0 - eta * decay) as f32;
             let moments = self.moments.entry(name.to_owned()).or_default();

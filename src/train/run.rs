@@ -9,7 +9,10 @@ use crate::{
     data::{Dataset, DatasetPair, Loader, Split, known},
     error::{Error, Result},
     gene::{GeneMeta, Learngene, Probe, meta, store},
-    nn::{Vit, VitConfig, config::{NORM_EPS, RawVitConfig}},
+    nn::{
+        Vit, VitConfig,
+        config::{NORM_EPS, RawVitConfig},
+    },
     tensor::{Params, TensorFile, Weights, hex, sha256},
 };
 
@@ -99,12 +102,27 @@ impl Run<'_> {
     ///
     /// # Errors
     /// Those of [`Trainer::run`].
-    pub fn classify(&self, model: &Model, cancel: &std::sync::atomic::AtomicBool, report: &mut dyn FnMut(Report)) -> Result<Model> {
+    pub fn classify(
+        &self,
+        model: &Model,
+        cancel: &std::sync::atomic::AtomicBool,
+        report: &mut dyn FnMut(Report),
+    ) -> Result<Model> {
         let config = model.info.config;
         let objective = Classification::new(config, &self.recipe.optim, self.recipe.seed);
-        let identity = self.identity(&model.info.metadata()[crate::blueprint::model::METADATA_KEY], &model.weights)?;
+        let identity =
+            self.identity(&model.info.metadata()[crate::blueprint::model::METADATA_KEY], &model.weights)?;
         let network = |weights: &Weights| Vit::new(config, weights);
-        let weights = self.train(&objective, &model.info.preprocessing, config, &model.weights, &identity, &network, cancel, report)?;
+        let weights = self.train(
+            &objective,
+            &model.info.preprocessing,
+            config,
+            &model.weights,
+            &identity,
+            &network,
+            cancel,
+            report,
+        )?;
         let mut info = model.info.clone();
         info.training.push(self.note());
         Ok(Model { info, weights })
@@ -131,7 +149,8 @@ impl Run<'_> {
         let json = serde_json::to_string(&meta).expect("a record of finite numbers and text serialises");
         let identity = self.identity(&json, &teacher.weights)?;
         let preprocessing = &teacher.info.preprocessing;
-        let weights = self.train(&objective, preprocessing, config, &initial, &identity, &network, cancel, report)?;
+        let weights =
+            self.train(&objective, preprocessing, config, &initial, &identity, &network, cancel, report)?;
         store::render(meta, &weights, self.recipe.seed)
     }
 
@@ -192,7 +211,11 @@ impl Run<'_> {
         meta::check_name(&gene.name)?;
         let info = model_info(self.recipe, &self.data.train, teacher.info.preprocessing.clone())?;
         if teacher.info.config.classes() != info.config.classes() {
-            let reason = format!("teacher has {} classes, data {}", teacher.info.config.classes(), info.config.classes());
+            let reason = format!(
+                "teacher has {} classes, data {}",
+                teacher.info.config.classes(),
+                info.config.classes()
+            );
             return Err(Error::invalid("gene.teacher", reason));
         }
         let meta = GeneMeta {
@@ -243,7 +266,8 @@ fn check_data(data: &Dataset, config: &VitConfig) -> Result<()> {
     let found = [data.shape().size, data.shape().channels, data.class_names().len()];
     let expected = [config.image_size(), config.channels(), config.classes()];
     if found != expected {
-        let reason = format!("size, channels, classes of \"{}\" are {found:?}, the model's {expected:?}", data.name());
+        let reason =
+            format!("size, channels, classes of \"{}\" are {found:?}, the model's {expected:?}", data.name());
         return Err(Error::invalid("data", reason));
     }
     Ok(())

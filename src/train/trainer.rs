@@ -154,14 +154,18 @@ impl Trainer<'_> {
         };
         let mut shards: Vec<Option<Result<(f64, Gradients)>>> = (0..SHARDS).map(|_| None).collect();
         std::thread::scope(|scope| {
-            let slots = shards.chunks_mut(SHARDS.div_ceil(threads)).zip(bounds.chunks(SHARDS.div_ceil(threads)));
+            let slots =
+                shards.chunks_mut(SHARDS.div_ceil(threads)).zip(bounds.chunks(SHARDS.div_ceil(threads)));
             for (slots, bounds) in slots {
                 let work = move || {
                     for (slot, bounds) in slots.iter_mut().zip(bounds) {
                         *slot = Some(shard(*bounds));
                     }
                 };
-                std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work).map_err(Error::io("thread"))?;
+                std::thread::Builder::new()
+                    .stack_size(STACK_BYTES)
+                    .spawn_scoped(scope, work)
+                    .map_err(Error::io("thread"))?;
             }
             Ok::<_, Error>(())
         })?;
@@ -203,7 +207,10 @@ impl Trainer<'_> {
         };
         let share = (end - start) as f64 / batch.labels.len() as f64;
         let loss = (self.objective.loss(weights, &shard)? * share).context("loss")?;
-        #[expect(clippy::disallowed_methods, reason = "the one backward pass, on a thread with a large stack")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one backward pass, on a thread with a large stack"
+        )]
         let store = loss.backward().context("backward")?;
         let gradients = params.iter().map(|(name, var)| {
             let gradient = store

@@ -1,0 +1,141 @@
+//! What is said about genes and models, the same over gRPC, HTTP and the command line.
+
+use serde::Serialize;
+
+use crate::{
+    blueprint::Inheritance,
+    gene::{Learngene, Quality},
+};
+
+use super::Plan;
+
+/// One gene: its trained configuration, sizes, provenance and measured quality.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GeneSummary {
+    /// Name.
+    pub name: String,
+    /// SHA-256 of the gene file, hex.
+    pub digest: String,
+    /// Model family.
+    pub family: String,
+    /// Depth of the auxiliary model.
+    pub trained_depth: u32,
+    /// Width of the auxiliary model.
+    pub trained_width: u32,
+    /// Layers of each stage while the gene was learned.
+    pub stages: Vec<u32>,
+    /// Dimension of one head.
+    pub head_dim: u32,
+    /// Widths that were trained and are therefore served.
+    pub trained_widths: Vec<u32>,
+    /// Least depth that is served.
+    pub min_depth: u32,
+    /// Greatest depth that is served.
+    pub max_depth: u32,
+    /// Height and width of an image, pixels.
+    pub image_size: u32,
+    /// Height and width of a patch, pixels.
+    pub patch_size: u32,
+    /// Colour channels.
+    pub channels: u32,
+    /// Names of the classes.
+    pub labels: Vec<String>,
+    /// Licence of the training data.
+    pub licence: String,
+    /// Training data.
+    pub data: String,
+    /// Who taught.
+    pub teacher: String,
+    /// How it was learned.
+    pub recipe: String,
+    /// Bytes of the gene file.
+    pub size_bytes: u64,
+    /// Measured on the test set.
+    pub quality: Vec<Quality>,
+    /// Whether requests that name no gene get this one.
+    pub default: bool,
+}
+
+impl GeneSummary {
+    /// What there is to say about `gene`.
+    pub fn of(gene: &Learngene, default: bool) -> Self {
+        let meta = gene.meta();
+        let all = |numbers: &[usize]| numbers.iter().map(|n| *n as u32).collect();
+        Self {
+            name: meta.name.clone(),
+            digest: gene.digest().to_owned(),
+            family: meta.family.clone(),
+            trained_depth: meta.config.depth() as u32,
+            trained_width: meta.config.width() as u32,
+            stages: all(&meta.stages),
+            head_dim: meta.head_dim as u32,
+            trained_widths: all(&meta.trained_widths),
+            min_depth: meta.depth_range[0] as u32,
+            max_depth: meta.depth_range[1] as u32,
+            image_size: meta.config.image_size() as u32,
+            patch_size: meta.config.patch_size() as u32,
+            channels: meta.config.channels() as u32,
+            labels: meta.labels.clone(),
+            licence: meta.licence.clone(),
+            data: meta.data.clone(),
+            teacher: meta.teacher.clone(),
+            recipe: meta.recipe.clone(),
+            size_bytes: gene.file().bytes().len() as u64,
+            quality: meta.quality.clone(),
+            default,
+        }
+    }
+
+    /// Measured accuracy at the trained size, before tuning.
+    pub fn accuracy(&self) -> Option<f64> {
+        let wanted = (self.trained_depth as usize, self.trained_width as usize, 0);
+        self.quality.iter().find(|q| (q.depth, q.width, q.tuning_epochs) == wanted).map(|q| q.accuracy)
+    }
+}
+
+/// One model before a byte of it is read.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelSummary {
+    /// Name of the gene.
+    pub gene: String,
+    /// Transformer blocks.
+    pub depth: u32,
+    /// Embedding dimension.
+    pub width: u32,
+    /// SHA-256 of the canonical request, gene digest and render version, hex.
+    pub identity: String,
+    /// Length of the file, bytes; before tuning, where there is tuning.
+    pub size_bytes: u64,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Multiply-accumulates of one forward pass of one image.
+    pub macs: u64,
+    /// Layers of each stage in this model.
+    pub stage_layers: Vec<u32>,
+    /// Tensors by where their values come from.
+    pub inheritance: Inheritance,
+    /// The width was not trained.
+    pub untrained_width: bool,
+    /// Measured accuracy at this size, before tuning.
+    pub expected_accuracy: Option<f64>,
+}
+
+impl ModelSummary {
+    /// What there is to say about the model of `plan`.
+    pub fn of(plan: &Plan) -> Self {
+        let config = &plan.blueprint.info.config;
+        Self {
+            gene: plan.gene.meta().name.clone(),
+            depth: config.depth() as u32,
+            width: config.width() as u32,
+            identity: plan.blueprint.identity.to_string(),
+            size_bytes: plan.size_bytes(),
+            parameters: plan.blueprint.parameters(),
+            macs: config.macs(),
+            stage_layers: plan.stage_layers().iter().map(|n| *n as u32).collect(),
+            inheritance: plan.inheritance(),
+            untrained_width: plan.untrained_width,
+            expected_accuracy: plan.expected_accuracy,
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `genebank init`: from a server, or from genes in this process.
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    bank::{Bank, Delivery, ModelRequest, ModelSummary, Progress},
+    cli::{args, config, output},
+    client::{Client, Event, Summary},
+    error::{Error, Result},
+    tensor::hex,
+};
+
+/// The path that means standard output.
+const STDOUT: &str = "-";
+
+pub(in crate::cli) fn run(options: &args::Init) -> Result<()> {
+    let request = config::request(options)?;
+    if options.json && options.output == Path::new(STDOUT) {
+        return Err(Error::invalid("--json", "standard output is taken by the model"));
+    }
+    let work = async {
+        match &options.server {
+            Some(url) => remote(url, &request, &options.output).await,
+            None => embedded(options, &request).await,
+        }
+    };
+    let summary = super::small_runtime()?.block_on(async {
+        tokio::select! {
+            summary = work => summary,
+            // Dropping the work takes its temporary files with it.
+            _ = tokio::signal::ctrl_c() => Err(Error::Cancelled),
+        }
+    })?;
+    output::talk(sentence(&summary));
+    if options.json { output::json(&summary) } else { Ok(()) }
+}
+
+async fn remote(url: &str, request: &ModelRequest, path: &Path) -> Result<Summary> {
+    let client = Client::connect(url).await?;
+    if path != Path::new(STDOUT) {
+        return client.init_model(request, path, report).await;
+    }
+    // Nothing is handed on before its digest is known to be right.
+    let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
+    let path = folder.path().join("model.safetensors");
+    let summary = client.init_model(request, &path, report).await?;
+    let mut file = std::fs::File::open(&path).map_err(Error::io(&path))?;
+    std::io::copy(&mut file, &mut std::io::stdout().lock()).map_err(Error::io("standard output"))?;
+    Ok(summary)
+}
+
+async fn embedded(options: &args::Init, request: &ModelRequest) -> Result<Summary> {
+    let bank = Arc::new(Bank::open(config::bank(options.bank.clone(), None)?)?);
+    let plan = bank.plan(request)?;
+    let artifact = match bank.deliver(&plan).await? {
+        Delivery::Ready(artifact) => artifact,
+        Delivery::Tuning(mut job) => {
+            while let Some(progress) = job.progress().await {
+                report(Event::Progress(progress));
+            }
+            job.finish().await?
+        }
+    };
+    if options.output == Path::new(STDOUT) {
+        output::bytes(artifact.parts().map(AsRef::as_ref))?;
+    } else {
+        artifact.write(&options.output)?;
+    }
+    Ok(Summary {
+        model: ModelSummary { size_bytes: artifact.size_bytes(), ..ModelSummary::of(&plan) },
+        manifest: hex(artifact.manifest()),
+        sha256: hex(artifact.sha256()),
+    })
+}
+
+fn report(event: Event) {
+    if let Event::Progress(Progress { step, total_steps, loss }) = event {
+        output::talk(format_args!("tuning: step {step} of {total_steps}, loss {loss:.4}"));
+    }
+}
+
+fn sentence(summary: &Summary) -> String {
+    let Summary { model, sha256, manifest: _ } = summary;
+    let quality = match (model.expected_accuracy, model.untrained_width) {
+        (_, true) => "untrained width".to_owned(),
+        (None, _) => "not measured at this size".to_owned(),
+        (share, _) => format!("measured {}", output::percent(share)),
+    };
+    format!(
+        "{} depth {} width {}: {} parameters, {} bytes, {quality}, sha256 {sha256}",
+        model.gene, model.depth, model.width, model.parameters, model.size_bytes
+    )
+}

@@ -1,0 +1,186 @@
+//! `genebank inspect`: a gene file, a model file, or a gene by name.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    bank::{GeneSummary, ModelRequest, ModelSummary, Plan, Registry},
+    blueprint::{ModelInfo, model::METADATA_KEY},
+    cli::{args, config, output},
+    error::{Error, Result},
+    gene::{Learngene, meta},
+    tensor::TensorFile,
+};
+
+/// Everything that is shown.
+#[derive(Debug, Serialize)]
+struct Report {
+    file: PathBuf,
+    size_bytes: u64,
+    /// Only a gene's.
+    gene: Option<GeneSummary>,
+    /// Only a model file's.
+    info: Option<ModelInfo>,
+    /// Only a gene's: the model of `--depth` and `--width`.
+    model: Option<ModelSummary>,
+    tensors: Vec<TensorLine>,
+}
+
+#[derive(Debug, Serialize)]
+struct TensorLine {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<usize>,
+    bytes: usize,
+}
+
+pub(in crate::cli) fn run(options: &args::Inspect) -> Result<()> {
+    let path = find(options)?;
+    let report = report(&path, options)?;
+    if options.json { output::json(&report) } else { show(&report) }
+}
+
+/// A file that exists, else the gene of that name.
+fn find(options: &args::Inspect) -> Result<PathBuf> {
+    let path = Path::new(&options.subject);
+    if path.is_file() {
+        return Ok(path.to_owned());
+    }
+    let folder = config::models(&options.models);
+    let file = folder.join(format!("{}.safetensors", options.subject));
+    if meta::check_name(&options.subject).is_ok() && file.is_file() {
+        return Ok(file);
+    }
+    let known = Registry::open(&folder, None).map_or_else(
+        |_| String::new(),
+        |genes| genes.iter().map(|gene| gene.meta().name.clone()).collect::<Vec<_>>().join(", "),
+    );
+    Err(Error::NotFound { what: "file or gene", name: options.subject.clone(), known })
+}
+
+fn report(path: &Path, options: &args::Inspect) -> Result<Report> {
+    let origin = path.display().to_string();
+    let file = TensorFile::open(path)?;
+    let line = |(name, tensor): (&str, &crate::tensor::TensorBytes)| TensorLine {
+        name: name.to_owned(),
+        dtype: tensor.dtype.safetensors_name(),
+        shape: tensor.shape.clone(),
+        bytes: tensor.bytes.len(),
+    };
+    let mut report = Report {
+        file: path.to_owned(),
+        size_bytes: file.bytes().len() as u64,
+        gene: None,
+        info: None,
+        model: None,
+        tensors: file.tensors().map(line).collect(),
+    };
+    if is_gene(&file) {
+        let gene = std::sync::Arc::new(Learngene::from_file(file, &origin)?);
+        let request = ModelRequest { size: config::size(&options.size), ..ModelRequest::default() };
+        report.model = Some(ModelSummary::of(&Plan::new(&gene, &request, None)?));
+        report.gene = Some(GeneSummary::of(&gene, false));
+    } else if file.metadata(METADATA_KEY).is_some() {
+        report.info = Some(ModelInfo::from_file(&file, &origin)?);
+    }
+    Ok(report)
+}
+
+/// Both kinds of file keep their record under one key; only a gene has stages.
+fn is_gene(file: &TensorFile) -> bool {
+    let record = file.metadata(METADATA_KEY).and_then(|json| serde_json::from_str::<Value>(json).ok());
+    record.is_some_and(|record| record.get("stages").is_some())
+}
+
+fn show(report: &Report) -> Result<()> {
+    output::line(format_args!("{}: {} bytes", report.file.display(), report.size_bytes))?;
+    if let Some(gene) = &report.gene {
+        show_gene(gene)?;
+    }
+    if let Some(info) = &report.info {
+        show_info(info)?;
+    }
+    if let Some(model) = &report.model {
+        show_model(model)?;
+    }
+    output::line("")?;
+    let mut rows = vec![["TENSOR", "DTYPE", "SHAPE", "BYTES"].map(ToOwned::to_owned).to_vec()];
+    rows.extend(report.tensors.iter().map(|tensor| {
+        let shape = format!("{:?}", tensor.shape);
+        vec![tensor.name.clone(), tensor.dtype.to_owned(), shape, tensor.bytes.to_string()]
+    }));
+    output::table(&rows)
+}
+
+fn show_gene(gene: &GeneSummary) -> Result<()> {
+    let facts = [
+        ("gene", gene.name.clone()),
+        ("digest", gene.digest.clone()),
+        ("trained", format!("depth {}, width {}", gene.trained_depth, gene.trained_width)),
+        ("stages", output::list(&gene.stages)),
+        ("depths", format!("{}..={}", gene.min_depth, gene.max_depth)),
+        ("widths", format!("{} (heads of {})", output::list(&gene.trained_widths), gene.head_dim)),
+        (
+            "input",
+            format!(
+                "{c} x {s} x {s}, patches of {p}",
+                c = gene.channels,
+                s = gene.image_size,
+                p = gene.patch_size
+            ),
+        ),
+        ("labels", gene.labels.join(", ")),
+        ("data", gene.data.clone()),
+        ("licence", gene.licence.clone()),
+        ("teacher", gene.teacher.clone()),
+        ("recipe", gene.recipe.clone()),
+    ];
+    facts.iter().try_for_each(|(name, value)| output::line(format_args!("{name:<9}{value}")))?;
+    if gene.quality.is_empty() {
+        return output::line("quality  not measured");
+    }
+    output::line("")?;
+    let titles = ["DEPTH", "WIDTH", "TUNING EPOCHS", "ACCURACY"].map(ToOwned::to_owned).to_vec();
+    let rows = gene.quality.iter().map(|q| {
+        let [depth, width] = [q.depth, q.width].map(|n| n.to_string());
+        vec![depth, width, q.tuning_epochs.to_string(), output::percent(Some(q.accuracy))]
+    });
+    output::table(&std::iter::once(titles).chain(rows).collect::<Vec<_>>())
+}
+
+fn show_info(info: &ModelInfo) -> Result<()> {
+    let config = &info.config;
+    output::line(format_args!(
+        "model    {}, depth {}, width {}",
+        info.family,
+        config.depth(),
+        config.width()
+    ))?;
+    if let Some(origin) = &info.origin {
+        output::line(format_args!("gene     {} {}", origin.gene, origin.digest))?;
+        output::line(format_args!("identity {}", origin.identity))?;
+        output::line(format_args!("layers   {} by stage", output::list(&origin.stage_layers)))?;
+    }
+    output::line(format_args!("data     {}", info.data))?;
+    output::line(format_args!("licence  {}", info.licence))?;
+    info.training.iter().try_for_each(|step| output::line(format_args!("training {step}")))
+}
+
+fn show_model(model: &ModelSummary) -> Result<()> {
+    let ModelSummary { depth, width, parameters, macs, size_bytes, inheritance, .. } = model;
+    let quality = output::percent(model.expected_accuracy);
+    output::line("")?;
+    output::line(format_args!(
+        "depth {depth}, width {width}: {parameters} parameters, {macs} MACs, {size_bytes} bytes, measured {quality}"
+    ))?;
+    output::line(format_args!(
+        "layers by stage {}; tensors: {} copied, {} repeated, {} sliced, {} fresh",
+        output::list(&model.stage_layers),
+        inheritance.copied,
+        inheritance.repeated,
+        inheritance.sliced,
+        inheritance.fresh
+    ))
+}

@@ -1,0 +1,41 @@
+//! `genebank list`.
+
+use crate::{
+    bank::{GeneSummary, Registry},
+    cli::{args, config, output},
+    client::Client,
+    error::Result,
+};
+
+pub(in crate::cli) fn run(options: &args::List) -> Result<()> {
+    let genes = match &options.server {
+        Some(url) => super::small_runtime()?.block_on(async { Client::connect(url).await?.genes().await })?,
+        None => embedded(options)?,
+    };
+    if options.json {
+        return output::json(&genes);
+    }
+    let titles = ["GENE", "TRAINED", "STAGES", "DEPTHS", "WIDTHS", "CLASSES", "ACCURACY", "BYTES"];
+    let mut rows = vec![titles.map(ToOwned::to_owned).to_vec()];
+    rows.extend(genes.iter().map(row));
+    output::table(&rows)
+}
+
+fn embedded(options: &args::List) -> Result<Vec<GeneSummary>> {
+    let registry = Registry::open(&config::models(&options.models), None)?;
+    let default = registry.default_name();
+    Ok(registry.iter().map(|gene| GeneSummary::of(gene, gene.meta().name == default)).collect())
+}
+
+fn row(gene: &GeneSummary) -> Vec<String> {
+    vec![
+        gene.name.clone(),
+        format!("d{}-w{}", gene.trained_depth, gene.trained_width),
+        output::list(&gene.stages),
+        format!("{}..={}", gene.min_depth, gene.max_depth),
+        output::list(&gene.trained_widths),
+        gene.labels.len().to_string(),
+        output::percent(gene.accuracy()),
+        gene.size_bytes.to_string(),
+    ]
+}

@@ -1,0 +1,144 @@
+//! What the arguments mean: typed and checked.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::{
+    bank::{self, Length, ModelRequest, Tune},
+    error::{Error, Result},
+    gene::Size,
+    server,
+};
+
+use super::args;
+
+/// Where the genes are.
+pub(super) fn models(models: &args::Models) -> PathBuf {
+    let here = Path::new("models");
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("share/genebank/models"));
+    match &models.models {
+        Some(folder) => folder.clone(),
+        None if here.is_dir() => here.to_owned(),
+        // Named in the error where it is absent too.
+        None => beside().filter(|folder| folder.is_dir()).unwrap_or_else(|| here.to_owned()),
+    }
+}
+
+/// What a bank needs to open.
+pub(super) fn bank(options: args::BankOptions, default_gene: Option<String>) -> Result<bank::Config> {
+    for (flag, number) in [("--renders", options.renders), ("--tunings", options.tunings)] {
+        if number == 0 {
+            return Err(Error::invalid(flag, "0 would refuse everything; give at least 1"));
+        }
+    }
+    Ok(bank::Config {
+        models: models(&options.models),
+        default_gene,
+        data: options.data,
+        store: options.store,
+        cache_bytes: options.cache_mib.saturating_mul(1 << 20),
+        renders: options.renders,
+        tunings: options.tunings,
+    })
+}
+
+/// What a server needs to start.
+pub(super) fn server(options: args::Serve) -> Result<server::Config> {
+    let args::Serve { listen, default_gene, allow_remote_tuning, grace, bank: options } = options;
+    if options.data.is_some() && !listen.ip().is_loopback() && !allow_remote_tuning {
+        let reason = format!(
+            "everyone who reaches {listen} could start tuning jobs; add --allow-remote-tuning to accept that"
+        );
+        return Err(Error::invalid("--data", reason));
+    }
+    Ok(server::Config {
+        listen,
+        grace: Duration::from_secs(grace),
+        limits: server::Limits::default(),
+        bank: bank(options, default_gene)?,
+    })
+}
+
+/// The size that is asked for.
+pub(super) const fn size(options: &args::SizeOptions) -> Size {
+    let args::SizeOptions { depth, width, dtype, rule, allow_untrained_width } = options;
+    Size {
+        depth: *depth,
+        width: *width,
+        rule: *rule,
+        dtype: *dtype,
+        allow_untrained_width: *allow_untrained_width,
+    }
+}
+
+/// The model that is asked for.
+pub(super) fn request(options: &args::Init) -> Result<ModelRequest> {
+    let length = match options.length {
+        args::Length { tune_epochs: Some(epochs), .. } => Some(Length::Epochs(epochs)),
+        args::Length { tune_steps: Some(steps), .. } => Some(Length::Steps(steps)),
+        args::Length { tune_epochs: None, tune_steps: None } => None,
+    };
+    let learning_rate_e9 = options.tune_lr.map(rate_e9).transpose()?;
+    let tune = options.tune_dataset.clone().zip(length).map(|(dataset, length)| Tune {
+        dataset,
+        length,
+        learning_rate_e9,
+        seed: options.seed,
+    });
+    Ok(ModelRequest { gene: options.gene.clone(), size: size(&options.size), tune })
+}
+
+/// A learning rate in units of 1e-9: a float is in no key.
+fn rate_e9(rate: f64) -> Result<u64> {
+    let scaled = (rate * 1e9).round();
+    if (1.0..=1e9).contains(&scaled) {
+        return Ok(scaled as u64);
+    }
+    Err(Error::invalid("--tune-lr", format!("{rate} is beyond 1e-9..=1")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::{Arguments, Command};
+    use clap::Parser as _;
+
+    fn serve(text: &str) -> Result<server::Config> {
+        match Arguments::try_parse_from(text.split(' ')).unwrap().command {
+            Command::Serve(options) => server(options),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn tuning_beyond_loopback_needs_consent() {
+        serve("genebank serve --listen 127.0.0.1:0 --data data").unwrap();
+        serve("genebank serve --listen [::1]:0 --data data").unwrap();
+        serve("genebank serve --listen 0.0.0.0:0").unwrap();
+        serve("genebank serve --listen 0.0.0.0:0 --data data").unwrap_err();
+        serve("genebank serve --listen 0.0.0.0:0 --data data --allow-remote-tuning").unwrap();
+        serve("genebank serve --renders 0").unwrap_err();
+    }
+
+    #[test]
+    fn tuning_is_a_data_set_and_one_length() {
+        for text in [
+            "genebank init g -o x --tune-dataset d",
+            "genebank init g -o x --tune-epochs 1",
+            "genebank init g -o x --tune-dataset d --tune-epochs 1 --tune-steps 1",
+        ] {
+            Arguments::try_parse_from(text.split(' ')).unwrap_err();
+        }
+        let text = "genebank init g -o x --tune-dataset d --tune-steps 9 --tune-lr 0.0005";
+        let Command::Init(options) = Arguments::try_parse_from(text.split(' ')).unwrap().command else {
+            panic!()
+        };
+        let tune = request(&options).unwrap().tune.unwrap();
+        assert_eq!((tune.length, tune.learning_rate_e9), (Length::Steps(9), Some(500_000)));
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY, 2.0] {
+            rate_e9(rate).unwrap_err();
+        }
+    }
+}

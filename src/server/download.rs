@@ -1,0 +1,121 @@
+//! The stream of `InitModel`: header, progress while tuning, chunks, digest.
+//!
+//! The producer is one async function that is polled by the stream itself: it runs only as far as the client
+//! reads, and dropping the stream drops all of it, a tuning job's handle included.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::Stream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
+
+use crate::{
+    bank::{Delivery, ModelSummary, Plan},
+    blueprint::Artifact,
+    error::{Error, Result},
+    proto::{self, init_model_response::Event},
+    tensor::hex,
+};
+
+use super::{convert, status::status};
+
+/// The messages of one call.
+pub(super) struct Download {
+    producer: Option<Pin<Box<dyn Future<Output = Result<()>> + Send>>>,
+    messages: mpsc::Receiver<Event>,
+    failure: Option<Error>,
+}
+
+/// Begins the stream of `delivery`.
+pub(super) fn start(plan: Plan, delivery: Delivery, chunk_bytes: usize, digests: Arc<Semaphore>) -> Download {
+    let (sender, messages) = mpsc::channel(1);
+    let producer = produce(plan, delivery, chunk_bytes, digests, sender);
+    Download { producer: Some(Box::pin(producer)), messages, failure: None }
+}
+
+async fn produce(
+    plan: Plan,
+    delivery: Delivery,
+    chunk_bytes: usize,
+    digests: Arc<Semaphore>,
+    out: mpsc::Sender<Event>,
+) -> Result<()> {
+    let send = async |event| out.send(event).await.map_err(|_| Error::Cancelled);
+    let model = ModelSummary::of(&plan);
+    let artifact = match delivery {
+        Delivery::Ready(artifact) => artifact,
+        Delivery::Tuning(mut job) => {
+            send(Event::Header(convert::header(model.clone(), String::new()))).await?;
+            while let Some(progress) = job.progress().await {
+                send(Event::Progress(convert::progress(progress))).await?;
+            }
+            job.finish().await?
+        }
+    };
+    let size_bytes = artifact.size_bytes();
+    let manifest = off_runtime(&digests, &artifact, Artifact::manifest).await?;
+    let header = convert::header(ModelSummary { size_bytes, ..model }, manifest);
+    send(Event::Header(header)).await?;
+    // The digest of the file is computed while its chunks are under way.
+    let digest = {
+        let artifact = artifact.clone();
+        tokio::spawn(async move { off_runtime(&digests, &artifact, Artifact::sha256).await })
+    };
+    let digest = AbortOnDropHandle::new(digest);
+    for (offset, data) in artifact.chunks(0..size_bytes, chunk_bytes) {
+        send(Event::Chunk(proto::Chunk { offset, data })).await?;
+    }
+    let sha256 = digest.await.map_err(|_| Error::Cancelled)??;
+    send(Event::Completed(proto::Completed { sha256, size_bytes })).await
+}
+
+/// Hex of a digest that reads every byte, on a thread where that blocks nobody.
+pub(super) async fn off_runtime(
+    digests: &Arc<Semaphore>,
+    artifact: &Arc<Artifact>,
+    digest: fn(&Artifact) -> &[u8; 32],
+) -> Result<String> {
+    let permit = digests.clone().acquire_owned().await.map_err(|_| Error::Cancelled)?;
+    let artifact = artifact.clone();
+    let work = move || {
+        let text = hex(digest(&artifact));
+        drop(permit);
+        text
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Cancelled)
+}
+
+impl Stream for Download {
+    type Item = Result<proto::InitModelResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match self.messages.poll_recv(context) {
+                Poll::Ready(Some(event)) => return Poll::Ready(Some(Ok(message(event)))),
+                Poll::Ready(None) => {
+                    return Poll::Ready(self.failure.take().map(|error| Err(status(error))));
+                }
+                Poll::Pending => {}
+            }
+            let Some(producer) = &mut self.producer else { return Poll::Pending };
+            let Poll::Ready(ended) = producer.as_mut().poll(context) else {
+                // What it sent just now would wake nobody: the sender and the receiver are this one task.
+                return match self.messages.poll_recv(context) {
+                    Poll::Ready(Some(event)) => Poll::Ready(Some(Ok(message(event)))),
+                    Poll::Ready(None) | Poll::Pending => Poll::Pending,
+                };
+            };
+            self.failure = ended.err();
+            self.producer = None;
+        }
+    }
+}
+
+const fn message(event: Event) -> proto::InitModelResponse {
+    proto::InitModelResponse { event: Some(event) }
+}

@@ -1,0 +1,79 @@
+//! The gRPC service: decode, ask the bank, encode.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, service::Routes};
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use crate::{
+    bank::Bank,
+    error::{Error, Result},
+    proto::{
+        self,
+        gene_bank_server::{GeneBank, GeneBankServer},
+    },
+};
+
+use super::{convert, download, status::status};
+
+/// Largest message that a client may send, bytes: requests are a few numbers and names.
+const MAX_REQUEST_BYTES: usize = 64 << 10;
+
+/// The service under its name in health checks.
+pub(super) type Service = GeneBankServer<Handlers>;
+
+/// State of the handlers.
+#[derive(Debug, Clone)]
+pub(super) struct Handlers {
+    bank: Arc<Bank>,
+    digests: Arc<Semaphore>,
+}
+
+/// The service with health and reflection.
+pub(super) fn routes(
+    bank: Arc<Bank>,
+    digests: Arc<Semaphore>,
+    health: HealthServer<impl Health>,
+) -> Result<Routes> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| Error::invalid("protocol", error.to_string()))?;
+    let service = Service::new(Handlers { bank, digests }).max_decoding_message_size(MAX_REQUEST_BYTES);
+    Ok(Routes::new(service).add_service(health).add_service(reflection).prepare())
+}
+
+#[tonic::async_trait]
+impl GeneBank for Handlers {
+    async fn list_genes(
+        &self,
+        request: Request<proto::ListGenesRequest>,
+    ) -> Result<Response<proto::ListGenesResponse>, Status> {
+        let proto::ListGenesRequest {} = request.into_inner();
+        let genes = self.bank.genes().into_iter().map(convert::gene).collect();
+        Ok(Response::new(proto::ListGenesResponse { genes }))
+    }
+
+    async fn get_gene(
+        &self,
+        request: Request<proto::GetGeneRequest>,
+    ) -> Result<Response<proto::Gene>, Status> {
+        let proto::GetGeneRequest { gene } = request.into_inner();
+        self.bank.gene(&gene).map(convert::gene).map(Response::new).map_err(status)
+    }
+
+    type InitModelStream = download::Download;
+
+    async fn init_model(
+        &self,
+        request: Request<proto::InitModelRequest>,
+    ) -> Result<Response<Self::InitModelStream>, Status> {
+        let (request, chunk_bytes) = convert::model_request(request.into_inner()).map_err(status)?;
+        let plan = self.bank.plan(&request).map_err(status)?;
+        let delivery = self.bank.deliver(&plan).await.map_err(status)?;
+        let digests = self.digests.clone();
+        Ok(Response::new(download::start(plan, delivery, chunk_bytes, digests)))
+    }
+}

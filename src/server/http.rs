@@ -1,0 +1,254 @@
+//! The HTTP interface: genes as JSON, models as files.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, Query, Request, State as Extract, rejection::QueryRejection},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::body::Body as _;
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::{
+    bank::{Bank, Delivery, GeneSummary, ModelRequest, Plan},
+    blueprint::Artifact,
+    error::{Error, Result},
+    gene::Size,
+    tensor::hex,
+};
+
+use super::{
+    body::Slices,
+    download::off_runtime,
+    range::{self, Asked},
+    status::Problem,
+};
+
+/// Slices of at most this many bytes go to the socket: the best size that was measured for HTTP/1.1.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+pub(super) struct State {
+    pub(super) bank: Arc<Bank>,
+    /// Permits to compute file digests.
+    pub(super) digests: Arc<Semaphore>,
+    /// Cancelled once the server is to end.
+    pub(super) stop: CancellationToken,
+}
+
+/// Every route of the port.
+pub(super) fn router(state: State, grpc: Routes) -> Router {
+    Router::new()
+        .route("/v1/genes", get(genes))
+        .route("/v1/models/{gene}/{file}", get(model))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        .layer(middleware::from_fn(without_body))
+        .with_state(state)
+        .merge(grpc.into_axum_router())
+        .fallback(unknown)
+}
+
+/// No route takes a body, so none is read.
+async fn without_body(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    Problem::from(Error::invalid("body", "no body is expected")).into_response()
+}
+
+async fn unknown(request: Request) -> Response {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+        return tonic::Status::unimplemented("no such method").into_http::<Body>();
+    }
+    Problem::from(not_found("path", request.uri().path(), "/v1/genes, /v1/models/{gene}/{file}"))
+        .into_response()
+}
+
+async fn ready(Extract(state): Extract<State>) -> (StatusCode, &'static str) {
+    if state.stop.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ready\n")
+    }
+}
+
+async fn genes(Extract(state): Extract<State>) -> Json<Vec<GeneSummary>> {
+    Json(state.bank.genes())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelQuery {
+    dtype: Option<String>,
+    rule: Option<String>,
+    #[serde(default)]
+    allow_untrained_width: bool,
+    digest: Option<String>,
+}
+
+async fn model(
+    Extract(state): Extract<State>,
+    Path((gene, file)): Path<(String, String)>,
+    query: Result<Query<ModelQuery>, QueryRejection>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let Query(query) = query.map_err(|rejection| Error::invalid("query", rejection.body_text()))?;
+    let plan = state.bank.plan(&request(&gene, &file, &query)?)?;
+    if wants_digest(&query)? {
+        return Ok(digest(&state, &plan).await?);
+    }
+    let etag = etag(&plan, &gene, &file);
+    match conditional(&method, &headers, &etag, plan.size_bytes())? {
+        Answer::NotModified => Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response()),
+        Answer::Head => Ok(whole(plan.size_bytes(), etag, Body::empty())),
+        Answer::Whole => {
+            let artifact = untuned(&state.bank, &plan).await?;
+            let size = artifact.size_bytes();
+            Ok(whole(size, etag, Body::new(Slices::new(artifact.chunks(0..size, CHUNK_BYTES), size))))
+        }
+        Answer::Part(part) => Ok(partial(untuned(&state.bank, &plan).await?, part, etag)),
+    }
+}
+
+/// `d{depth}-w{width}.safetensors` and the query as a request.
+fn request(gene: &str, file: &str, query: &ModelQuery) -> Result<ModelRequest> {
+    let ModelQuery { dtype, rule, allow_untrained_width, digest: _ } = query;
+    let (depth, width) = sizes(file)
+        .ok_or_else(|| not_found("file", file, "d{depth}-w{width}.safetensors with numbers up to 2^64"))?;
+    let size = Size {
+        depth: Some(depth),
+        width: Some(width),
+        rule: rule.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
+        dtype: dtype.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
+        allow_untrained_width: *allow_untrained_width,
+    };
+    Ok(ModelRequest { gene: gene.to_owned(), size, tune: None })
+}
+
+fn sizes(file: &str) -> Option<(u64, u64)> {
+    let (depth, width) = file.strip_suffix(".safetensors")?.strip_prefix('d')?.split_once("-w")?;
+    Some((canonical(depth)?, canonical(width)?))
+}
+
+/// A number in the one form that it has: a file has one name.
+fn canonical(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number: &u64| number.to_string() == text)
+}
+
+fn wants_digest(query: &ModelQuery) -> Result<bool> {
+    match query.digest.as_deref() {
+        None => Ok(false),
+        Some("" | "true") => Ok(true),
+        Some(other) => {
+            Err(Error::invalid("digest", format!("\"{}\" is not a value of a flag", short(other))))
+        }
+    }
+}
+
+/// Names the bytes of a path: `"SHA-256(identity ‖ path)"`.
+fn etag(plan: &Plan, gene: &str, file: &str) -> HeaderValue {
+    let path = format!("/v1/models/{gene}/{file}");
+    let digest = Sha256::new().chain_update(plan.blueprint.identity.0).chain_update(path).finalize();
+    HeaderValue::try_from(format!("\"{}\"", hex(&digest))).expect("quoted hex is a header value")
+}
+
+/// What a request gets by its method and conditions.
+enum Answer {
+    NotModified,
+    Head,
+    Whole,
+    Part(std::ops::Range<u64>),
+}
+
+fn conditional(
+    method: &Method,
+    headers: &HeaderMap,
+    etag: &HeaderValue,
+    size: u64,
+) -> Result<Answer, Problem> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let own = etag.to_str().unwrap_or_default();
+    let matches = |list: &str| {
+        list.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == own)
+    };
+    if text(header::IF_NONE_MATCH).is_some_and(matches) {
+        return Ok(Answer::NotModified);
+    }
+    // A range is defined for GET only, and counts only while the file is the one that the client has a part of.
+    if method == Method::HEAD {
+        return Ok(Answer::Head);
+    }
+    let range = text(header::RANGE).filter(|_| text(header::IF_RANGE).is_none_or(|tag| tag == own));
+    match range.map(|value| range::asked(value, size)) {
+        None | Some(Asked::Whole) => Ok(Answer::Whole),
+        Some(Asked::Part(part)) => Ok(Answer::Part(part)),
+        Some(Asked::Unsatisfiable) => Err(Problem::unsatisfiable(size)),
+    }
+}
+
+fn whole(size: u64, etag: HeaderValue, body: Body) -> Response {
+    file(StatusCode::OK, size, etag, body)
+}
+
+fn partial(artifact: Arc<Artifact>, part: std::ops::Range<u64>, etag: HeaderValue) -> Response {
+    let (size, length) = (artifact.size_bytes(), part.end - part.start);
+    let content_range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+    let body = Body::new(Slices::new(artifact.chunks(part, CHUNK_BYTES), length));
+    let mut response = file(StatusCode::PARTIAL_CONTENT, length, etag, body);
+    let content_range = HeaderValue::try_from(content_range).expect("numbers are a header value");
+    response.headers_mut().insert(header::CONTENT_RANGE, content_range);
+    response
+}
+
+fn file(status: StatusCode, length: u64, etag: HeaderValue, body: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+        (header::CONTENT_LENGTH, length.into()),
+        (header::ETAG, etag),
+    ];
+    (status, headers, body).into_response()
+}
+
+/// The model of a plan without tuning, which is all that a path can name.
+async fn untuned(bank: &Arc<Bank>, plan: &Plan) -> Result<Arc<Artifact>> {
+    match bank.deliver(plan).await? {
+        Delivery::Ready(artifact) => Ok(artifact),
+        Delivery::Tuning(mut job) => job.finish().await,
+    }
+}
+
+async fn digest(state: &State, plan: &Plan) -> Result<Response> {
+    let artifact = untuned(&state.bank, plan).await?;
+    let answer = json!({
+        "identity": artifact.identity().to_string(),
+        "manifest": off_runtime(&state.digests, &artifact, Artifact::manifest).await?,
+        "sha256": off_runtime(&state.digests, &artifact, Artifact::sha256).await?,
+        "size_bytes": artifact.size_bytes(),
+    });
+    Ok(Json(answer).into_response())
+}
+
+fn not_found(what: &'static str, name: &str, known: &str) -> Error {
+    Error::NotFound { what, name: short(name), known: known.to_owned() }
+}
+
+/// A client's text as it comes back to it.
+fn short(text: &str) -> String {
+    text.chars().take(80).collect()
+}

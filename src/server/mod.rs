@@ -1,0 +1,142 @@
+//! One port, two protocols: gRPC and HTTP over the same bank.
+//!
+//! `Config` → [`Config::build`] → [`App`] → [`App::serve`]. The socket is bound first, so that a taken port fails
+//! before genes are read; requests are answered last, once every gene is loaded.
+
+mod body;
+mod convert;
+mod download;
+mod grpc;
+mod http;
+mod listen;
+mod range;
+mod status;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bank::{self, Bank},
+    error::{Error, Result},
+};
+
+/// File digests that are computed at the same time; further ones wait for their turn.
+const DIGESTS: usize = 2;
+
+/// What a server needs to start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Address to listen on; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// How long open downloads may go on after a shutdown began.
+    pub grace: Duration,
+    /// What one client can take.
+    pub limits: Limits,
+    /// Genes, caches and work at the same time.
+    pub bank: bank::Config,
+}
+
+/// What one client can take from the others.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at the same time; further ones wait in the system's queue.
+    pub connections: usize,
+    /// Time for a request's head to arrive, and for which an idle HTTP/1.1 connection is kept.
+    pub head_timeout: Duration,
+    /// Calls at the same time on one HTTP/2 connection.
+    pub streams: u32,
+    /// Bytes of a request's headers.
+    pub head_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 1024, head_timeout: Duration::from_secs(20), streams: 256, head_bytes: 16 << 10 }
+    }
+}
+
+impl Config {
+    /// Binds the socket and loads the genes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the address is taken; those of [`Bank::open`].
+    pub async fn build(self) -> Result<App> {
+        let address = self.listen.to_string();
+        let listener = TcpListener::bind(self.listen).await.map_err(Error::io(&address))?;
+        let local = listener.local_addr().map_err(Error::io(&address))?;
+        let bank = tokio::task::spawn_blocking(move || Bank::open(self.bank))
+            .await
+            .map_err(|_| Error::Cancelled)??;
+        Ok(App { listener, local, bank: Arc::new(bank), grace: self.grace, limits: self.limits })
+    }
+}
+
+/// A server that is bound and loaded.
+#[derive(Debug)]
+pub struct App {
+    listener: TcpListener,
+    local: SocketAddr,
+    bank: Arc<Bank>,
+    grace: Duration,
+    limits: Limits,
+}
+
+impl App {
+    /// The address that it listens on.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Answers until `stop` is cancelled, then drains: readiness goes off, no connection is accepted, open calls
+    /// have the grace period to end.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the reflection service refuses the compiled protocol.
+    pub async fn serve(self, stop: CancellationToken) -> Result<()> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<grpc::Service>().await;
+        let digests = Arc::new(Semaphore::new(DIGESTS));
+        let grpc = grpc::routes(self.bank.clone(), digests.clone(), health_service)?;
+        let router = http::router(http::State { bank: self.bank, digests, stop: stop.clone() }, grpc);
+        let draining = async {
+            stop.cancelled().await;
+            health.set_not_serving::<grpc::Service>().await;
+            health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        };
+        let accepting = listen::serve(self.listener, router, self.limits, self.grace, &stop);
+        tokio::join!(draining, accepting);
+        Ok(())
+    }
+}
+
+/// Cancels `stop` on SIGTERM or ctrl-c.
+pub async fn signals(stop: CancellationToken) {
+    let interrupt = async {
+        if let Err(error) = tokio::signal::ctrl_c().await {
+            tracing::error!(%error, "no handler for ctrl-c");
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(error) => {
+                tracing::error!(%error, "no handler for SIGTERM");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupt => {}
+        () = terminate => {}
+    }
+    tracing::info!("shutting down");
+    stop.cancel();
+}

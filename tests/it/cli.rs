@@ -1,0 +1,139 @@
+//! The program: exit codes, and nothing half-written.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use genebank::tensor::{TensorFile, hex, sha256};
+
+use crate::support::{GENE, Server, entries, gene_bytes, meta, models, weights};
+
+fn genebank(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_genebank"))
+        .args(arguments)
+        .env_remove("GENEBANK_MODELS")
+        .env_remove("GENEBANK_SERVER")
+        .env_remove("GENEBANK_DATA")
+        .output()
+        .unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn init(models: &Path, out: &Path, more: &[&str]) -> Output {
+    let (models, out) = (models.to_str().unwrap(), out.join("m.safetensors"));
+    let all = ["init", "--models", models, "-o", out.to_str().unwrap()];
+    genebank(&[&all, more].concat())
+}
+
+#[test]
+fn init_writes_a_whole_file() {
+    let (models, out) = (models(&gene_bytes()), tempfile::tempdir().unwrap());
+    let output = init(models.path(), out.path(), &[GENE, "--depth", "6", "--json"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let path = out.path().join("m.safetensors");
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["sha256"], hex(&sha256(&std::fs::read(&path).unwrap())));
+    assert_eq!(summary["depth"], 6);
+    TensorFile::open(&path).unwrap().tensor("blocks.5.attn.qkv.weight").unwrap();
+    assert_eq!(entries(out.path()), ["m.safetensors"]);
+
+    let piped =
+        genebank(&["init", GENE, "--depth", "6", "-o", "-", "--models", models.path().to_str().unwrap()]);
+    assert!(piped.stdout == std::fs::read(&path).unwrap());
+
+    let inspected = genebank(&["inspect", path.to_str().unwrap(), "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&inspected.stdout).unwrap();
+    assert_eq!(report["info"]["origin"]["gene"], GENE);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_gives_the_same_file() {
+    let server = Server::start().await;
+    let (url, models) = (server.url(), server.models());
+    let run = move || {
+        let out = tempfile::tempdir().unwrap();
+        let (near, far) = (out.path().join("near"), out.path().join("far"));
+        assert_eq!(code(&init(&models, &near, &[GENE, "--dtype", "bf16"])), 0);
+        assert_eq!(code(&init(&models, &far, &[GENE, "--dtype", "bf16", "--server", &url])), 0);
+        let read = |folder: &Path| std::fs::read(folder.join("m.safetensors")).unwrap();
+        assert!(read(&near) == read(&far));
+        assert_eq!(code(&init(&models, &out.path().join("no"), &["nobody", "--server", &url])), 3);
+        assert!(!out.path().join("no").exists());
+        let list = genebank(&["list", "--server", &url]);
+        assert!(String::from_utf8(list.stdout).unwrap().contains("d3-w16"));
+    };
+    tokio::task::spawn_blocking(run).await.unwrap();
+}
+
+#[test]
+fn exit_codes_follow_the_table() {
+    let (models, out) = (models(&gene_bytes()), tempfile::tempdir().unwrap());
+    for (more, exit) in [
+        (&["nobody"][..], 3),
+        (&[GENE, "--depth", "0"], 2),
+        (&[GENE, "--depth", "1000000000"], 2),
+        (&[GENE, "--width", "8"], 2),
+        (&[GENE, "--dtype", "f64"], 2),
+        (&[GENE, "--dept", "3"], 2),
+        (&[GENE, "--tune-dataset", "x", "--tune-epochs", "1"], 2),
+        (&[GENE, "--server", "http://127.0.0.1:1"], 1),
+    ] {
+        let output = init(models.path(), out.path(), more);
+        assert_eq!(code(&output), exit, "{more:?} {output:?}");
+        assert!(output.stdout.is_empty(), "{more:?}");
+        assert!(!output.stderr.is_empty(), "{more:?}");
+    }
+    assert!(entries(out.path()).is_empty());
+    assert_eq!(code(&genebank(&["--help"])), 0);
+    assert_eq!(code(&genebank(&[])), 2);
+    assert_eq!(code(&genebank(&["inspect", "nobody", "--models", models.path().to_str().unwrap()])), 3);
+    assert_eq!(code(&genebank(&["serve", "--listen", "0.0.0.0:0", "--data", "x"])), 2);
+}
+
+#[test]
+fn a_broken_gene_writes_nothing() {
+    let good = gene_bytes();
+    let changed = |change: fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        bytes
+    };
+    let broken = [
+        ("truncated", changed(|bytes| bytes.truncate(bytes.len() - 100))),
+        ("empty", Vec::new()),
+        ("a header of 2^60 bytes", changed(|bytes| bytes[..8].copy_from_slice(&(1u64 << 60).to_le_bytes()))),
+        (
+            "not finite",
+            changed(|bytes| {
+                let at = bytes.len() - 4;
+                bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
+            }),
+        ),
+        (
+            "another network than its probe's",
+            changed(|bytes| {
+                let at = bytes.len() - 2000;
+                for value in bytes[at..].chunks_exact_mut(4) {
+                    value.copy_from_slice(&1f32.to_le_bytes());
+                }
+            }),
+        ),
+    ];
+    for (what, bytes) in broken {
+        let (models, out) = (models(&bytes), tempfile::tempdir().unwrap());
+        let output = init(models.path(), out.path(), &[GENE]);
+        assert_eq!(code(&output), 1, "{what} {output:?}");
+        assert!(entries(out.path()).is_empty(), "{what}");
+    }
+}
+
+#[test]
+fn a_gene_under_another_name_is_refused() {
+    let other = genebank::gene::GeneMeta { name: "other".to_owned(), ..meta() };
+    let bytes = genebank::gene::store::render(other.clone(), &weights(&other), 1).unwrap().1;
+    assert_eq!(code(&genebank(&["list", "--models", models(&bytes).path().to_str().unwrap()])), 1);
+}

@@ -1,0 +1,162 @@
+//! Clients that misbehave, and a server that goes away.
+
+use std::time::Duration;
+
+use genebank::{
+    client::Client,
+    proto::{self, gene_bank_client::GeneBankClient},
+    server::Limits,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tonic::Code;
+
+use crate::support::Server;
+
+const FILE: &str = "/v1/models/tiny/d5-w16.safetensors";
+
+async fn still_serves(server: &Server) {
+    assert_eq!(server.get(FILE).await.status, 200);
+    Client::connect(&server.url()).await.unwrap().genes().await.unwrap();
+}
+
+#[tokio::test]
+async fn random_bytes_leave_the_server_serving() {
+    let server = Server::start().await;
+    for seed in 0..40 {
+        let values = genebank::tensor::Init::TruncNormal { std_e9: 1_000_000_000 }.values(seed, "noise", 500);
+        let mut bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+        if seed % 2 == 0 {
+            bytes.splice(0..0, *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        }
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        // The server may cut the connection before it has read everything.
+        let _ = timeout(Duration::from_millis(50), stream.read_to_end(&mut Vec::new())).await;
+    }
+    still_serves(&server).await;
+}
+
+#[tokio::test]
+async fn connections_that_say_too_little_are_closed() {
+    let limits = Limits { connections: 3, head_timeout: Duration::from_millis(300), ..Limits::default() };
+    let server = Server::with(limits).await;
+    let mut slow = Vec::new();
+    for start in ["", "PRI * HT", "GET / HTTP/1.1\r\nhost: x"] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    // Every connection is taken: this one is answered once they are closed.
+    timeout(Duration::from_secs(5), server.get("/healthz")).await.unwrap();
+    for mut stream in slow {
+        // An end or a reset: both are closed.
+        let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut Vec::new())).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn unknown_numbers_are_invalid_arguments() {
+    let server = Server::start().await;
+    let mut client = GeneBankClient::connect(server.url()).await.unwrap();
+    let none = proto::InitModelRequest::default();
+    for (request, code, word) in [
+        (proto::InitModelRequest { dtype: 99, ..none.clone() }, Code::InvalidArgument, "invalid"),
+        (proto::InitModelRequest { depth_rule: -3, ..none.clone() }, Code::InvalidArgument, "invalid"),
+        (proto::InitModelRequest { depth: Some(0), ..none.clone() }, Code::InvalidArgument, "invalid"),
+        (proto::InitModelRequest { gene: "x".repeat(50_000), ..none.clone() }, Code::NotFound, "not-found"),
+        (
+            proto::InitModelRequest { fine_tune: Some(proto::FineTune::default()), ..none },
+            Code::InvalidArgument,
+            "invalid",
+        ),
+    ] {
+        let status = client.init_model(request).await.unwrap_err();
+        assert_eq!(status.code(), code);
+        assert_eq!(status.metadata().get("error-kind").unwrap(), word);
+        assert!(status.message().len() < 8192);
+    }
+    // Beyond the limit of a request; refused before it is read.
+    let huge = proto::InitModelRequest { gene: "x".repeat(1 << 20), ..Default::default() };
+    client.init_model(huge).await.unwrap_err();
+    still_serves(&server).await;
+}
+
+#[tokio::test]
+async fn chunks_are_contiguous_and_end_with_the_digest() {
+    use proto::init_model_response::Event;
+    let server = Server::start().await;
+    let mut client = GeneBankClient::connect(server.url()).await.unwrap();
+    let request = proto::InitModelRequest { max_chunk_bytes: 1, ..Default::default() };
+    let mut stream = client.init_model(request).await.unwrap().into_inner();
+    let Some(Event::Header(header)) = stream.message().await.unwrap().unwrap().event else {
+        panic!("no header")
+    };
+    assert_eq!(header.manifest.len(), 64);
+    let (mut bytes, mut digest) = (Vec::new(), None);
+    while let Some(message) = stream.message().await.unwrap() {
+        match message.event.unwrap() {
+            Event::Chunk(chunk) => {
+                assert_eq!(chunk.offset, bytes.len() as u64);
+                bytes.extend_from_slice(&chunk.data);
+            }
+            Event::Completed(completed) => digest = Some(completed.sha256),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(bytes.len() as u64, header.size_bytes);
+    assert_eq!(digest.unwrap(), genebank::tensor::hex(&genebank::tensor::sha256(&bytes)));
+}
+
+#[tokio::test]
+async fn a_cancelled_stream_harms_nobody() {
+    let server = Server::start().await;
+    for _ in 0..20 {
+        let mut client = GeneBankClient::connect(server.url()).await.unwrap();
+        let mut stream = client.init_model(proto::InitModelRequest::default()).await.unwrap().into_inner();
+        stream.message().await.unwrap();
+    }
+    still_serves(&server).await;
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    let server = Server::start().await;
+    let channel = tonic::transport::Endpoint::new(server.url()).unwrap().connect().await.unwrap();
+    for service in ["", "genebank.v1.GeneBank"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let answer = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
+        assert_eq!(answer.status, 1, "{service}");
+    }
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest,
+    };
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = ServerReflectionClient::new(channel);
+    let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let text = format!("{:?}", answers.message().await.unwrap());
+    assert!(text.contains("genebank.v1.GeneBank"), "{text}");
+}
+
+#[tokio::test]
+async fn draining_turns_readiness_off_and_ends() {
+    let server = Server::start().await;
+    // A connection that is open and idle, and one in the middle of a head.
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    idle.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut start = [0; 12];
+    idle.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+    server.stop.cancel();
+    timeout(Duration::from_secs(2), idle.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    TcpStream::connect(server.address).await.unwrap_err();
+}

@@ -1,0 +1,90 @@
+//! HEAD, ranges, conditions and queries.
+
+use crate::support::Server;
+
+const FILE: &str = "/v1/models/tiny/d5-w16.safetensors";
+
+#[tokio::test]
+async fn head_says_what_get_would_send() {
+    let server = Server::start().await;
+    let (head, get) = (server.http("HEAD", FILE, "").await, server.get(FILE).await);
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    for name in ["content-length", "content-type", "etag", "accept-ranges"] {
+        assert_eq!(head.header(name), get.header(name), "{name}");
+        assert!(head.header(name).is_some(), "{name}");
+    }
+    assert_eq!(get.header("content-length").unwrap(), get.body.len().to_string());
+    assert_eq!(get.header("transfer-encoding"), None);
+}
+
+#[tokio::test]
+async fn one_range_is_a_part_of_the_file() {
+    let server = Server::start().await;
+    let whole = server.get(FILE).await;
+    let (size, etag) = (whole.body.len(), whole.header("etag").unwrap());
+    for (range, part) in [
+        ("bytes=0-0", 0..1),
+        ("bytes=100-4099", 100..4100),
+        ("bytes=100-", 100..size),
+        ("bytes=-7", size - 7..size),
+        ("bytes=5-99999999999", 5..size),
+    ] {
+        let answer = server.http("GET", FILE, &format!("range: {range}\r\n")).await;
+        assert_eq!(answer.status, 206, "{range}");
+        assert!(answer.body == whole.body[part.clone()], "{range}");
+        let expected = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+        assert_eq!(answer.header("content-range"), Some(expected.as_str()));
+        assert_eq!(answer.header("content-length"), Some(part.len().to_string().as_str()));
+    }
+    for (headers, status) in [
+        (format!("range: bytes={size}-\r\n"), 416),
+        ("range: bytes=0-1,3-4\r\n".to_owned(), 200),
+        (format!("range: bytes=0-0\r\nif-range: {etag}\r\n"), 206),
+        ("range: bytes=0-0\r\nif-range: \"other\"\r\n".to_owned(), 200),
+    ] {
+        let answer = server.http("GET", FILE, &headers).await;
+        assert_eq!(answer.status, status, "{headers}");
+        if status == 416 {
+            assert_eq!(answer.header("content-range"), Some(format!("bytes */{size}").as_str()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_known_file_is_not_sent_again() {
+    let server = Server::start().await;
+    let etag = server.http("HEAD", FILE, "").await.header("etag").unwrap().to_owned();
+    for (value, status) in [(etag.as_str(), 304), ("*", 304), ("\"a\", \"b\"", 200)] {
+        let answer = server.http("GET", FILE, &format!("if-none-match: {value}\r\n")).await;
+        assert_eq!(answer.status, status, "{value}");
+        assert_eq!(answer.header("etag"), Some(etag.as_str()));
+        assert_eq!(answer.body.is_empty(), status == 304);
+    }
+    let other = server.http("HEAD", &format!("{FILE}?dtype=f16"), "").await;
+    assert_ne!(other.header("etag"), Some(etag.as_str()));
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_refused() {
+    let server = Server::start().await;
+    for (path, status) in [
+        (format!("{FILE}?dtyp=f16"), 400),
+        (format!("{FILE}?dtype=f16&dtype=f32"), 400),
+        (format!("{FILE}?digest=no"), 400),
+        (format!("{FILE}?rule=random"), 400),
+        (format!("{FILE}?allow_untrained_width=yes"), 400),
+        ("/v1/models/tiny/d05-w16.safetensors".to_owned(), 404),
+        ("/v1/models/tiny/d5.safetensors".to_owned(), 404),
+        ("/v1/models/tiny/d5-w16.bin".to_owned(), 404),
+        ("/v1/models/%2e%2e/d5-w16.safetensors".to_owned(), 404),
+        ("/nowhere".to_owned(), 404),
+    ] {
+        let answer = server.get(&path).await;
+        assert_eq!(answer.status, status, "{path}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{path}");
+    }
+    assert_eq!(server.http("POST", FILE, "content-length: 0\r\n").await.status, 405);
+    assert_eq!(server.http("GET", FILE, "content-length: 1\r\n\r\nx").await.status, 400);
+    assert_eq!(server.get("/healthz").await.status, 200);
+    assert_eq!(server.get("/readyz").await.status, 200);
+}

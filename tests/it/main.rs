@@ -1,0 +1,7 @@
+//! Behaviour across modules: one binary, one file for each subject.
+
+mod cli;
+mod conformance;
+mod hostile;
+mod http;
+mod support;

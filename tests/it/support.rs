@@ -1,0 +1,179 @@
+//! A small gene, a server, and raw HTTP.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use genebank::{
+    bank,
+    blueprint::Preprocessing,
+    gene::{GeneMeta, Probe, Quality, meta, store},
+    nn::{
+        VitConfig,
+        config::{NORM_EPS, RawVitConfig},
+    },
+    server::{Config, Limits},
+    tensor::{Weights, codec},
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Name of the test gene.
+pub const GENE: &str = "tiny";
+
+/// What the test gene says about itself: three stages, width 16, heads of 8.
+pub fn meta() -> GeneMeta {
+    let raw = RawVitConfig {
+        image_size: 8,
+        patch_size: 4,
+        channels: 1,
+        classes: 3,
+        depth: 3,
+        width: 16,
+        heads: 2,
+        mlp_ratio: 4,
+    };
+    GeneMeta {
+        format: meta::FORMAT,
+        name: GENE.to_owned(),
+        family: "vit".to_owned(),
+        config: VitConfig::try_from(raw).unwrap(),
+        stages: vec![1, 1, 1],
+        trained_widths: vec![16],
+        depth_range: [1, 64],
+        head_dim: 8,
+        norm_eps: NORM_EPS,
+        pooling: meta::Pooling::Token,
+        preprocessing: Preprocessing { mean: vec![0.5], std: vec![0.5] },
+        labels: ["a", "b", "c"].map(ToOwned::to_owned).to_vec(),
+        licence: "none".to_owned(),
+        data: "none".to_owned(),
+        teacher: "none".to_owned(),
+        recipe: "seeded values".to_owned(),
+        probe: Probe { seed: 0, batch: 1, logits: vec![0.0; 3] },
+        quality: vec![Quality { depth: 3, width: 16, tuning_epochs: 0, accuracy: 0.5 }],
+    }
+}
+
+/// Seeded values for every tensor of the gene, the norms' scales and biases included.
+pub fn weights(meta: &GeneMeta) -> Weights {
+    let init = genebank::tensor::Init::TruncNormal { std_e9: 200_000_000 };
+    let tensor = |spec: &genebank::nn::ParamSpec| {
+        let shape = spec.shape(&meta.config);
+        let values = init.values(1, &spec.name, shape.iter().product());
+        candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap()
+    };
+    meta.schema().iter().map(|spec| (spec.name.clone(), tensor(spec))).collect()
+}
+
+/// The bytes of the test gene's file.
+pub fn gene_bytes() -> Vec<u8> {
+    let meta = meta();
+    store::render(meta.clone(), &weights(&meta), 7).unwrap().1.to_vec()
+}
+
+/// A folder with the test gene, or with `bytes` under its name.
+pub fn models(bytes: &[u8]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    codec::write_atomic(&folder.path().join(format!("{GENE}.safetensors")), [bytes]).unwrap();
+    folder
+}
+
+/// What opens the bank of `models`.
+pub fn bank_config(models: &Path) -> bank::Config {
+    bank::Config {
+        models: models.to_owned(),
+        default_gene: None,
+        data: None,
+        store: models.join("store"),
+        cache_bytes: 64 << 20,
+        renders: 4,
+        tunings: 1,
+    }
+}
+
+/// A server in this process; dropping it stops it.
+pub struct Server {
+    pub address: SocketAddr,
+    pub stop: CancellationToken,
+    models: TempDir,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::with(Limits { head_timeout: Duration::from_secs(1), ..Limits::default() }).await
+    }
+
+    pub async fn with(limits: Limits) -> Self {
+        let models = models(&gene_bytes());
+        let config = Config {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            grace: Duration::from_secs(2),
+            limits,
+            bank: bank_config(models.path()),
+        };
+        let app = config.build().await.unwrap();
+        let (address, stop) = (app.local_addr(), CancellationToken::new());
+        tokio::spawn(app.serve(stop.clone()));
+        Self { address, _stop: stop.clone().drop_guard(), stop, models }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn models(&self) -> PathBuf {
+        self.models.path().to_owned()
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.http("GET", path, "").await
+    }
+
+    /// One request on a connection of its own. `headers` are whole lines.
+    pub async fn http(&self, method: &str, path: &str, headers: &str) -> Answer {
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}\r\n");
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).await.unwrap();
+        Answer::read(&bytes)
+    }
+}
+
+/// An HTTP response, its body as it came.
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    fn read(bytes: &[u8]) -> Self {
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").expect("a head ends");
+        let head = std::str::from_utf8(&bytes[..end]).unwrap().to_ascii_lowercase();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Self { status, head, body: bytes[end + 4..].to_vec() }
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+/// Names of the entries of a folder.
+pub fn entries(folder: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    std::fs::read_dir(folder).unwrap().map(name).collect()
+}
