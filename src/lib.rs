@@ -12,5 +12,6 @@ pub mod gene;
 pub mod nn;
 pub mod proto;
 pub mod server;
+pub mod study;
 pub mod tensor;
 pub mod train;

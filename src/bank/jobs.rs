@@ -173,7 +173,8 @@ impl Jobs {
         if let Some(data) = datasets.get(name) {
             return Ok(data.clone());
         }
-        let root = self.data.as_ref().ok_or_else(|| Error::invalid("fine_tune", "this server has no data sets"))?;
+        let root =
+            self.data.as_ref().ok_or_else(|| Error::invalid("fine_tune", "this server has no data sets"))?;
         let data = Arc::new(Dataset::open(name, root)?);
         datasets.insert(name.to_owned(), data.clone());
         Ok(data)

@@ -28,6 +28,16 @@ pub enum Command {
     List(List),
     /// Show what a gene or model file holds
     Inspect(Inspect),
+    /// Train a model as a recipe says: an ancestor, or a control from scratch
+    Train(Train),
+    /// Learn a gene from an ancestor as a recipe says
+    Learn(Learn),
+    /// Tune a model file, or a gene's model, on a data set
+    Finetune(Finetune),
+    /// Measure the accuracy of a model file, or of a gene's model
+    Eval(Eval),
+    /// Measure a gene's models over depths and tuning epochs, beside controls from scratch
+    Study(Study),
 }
 
 /// Where genes are.
@@ -167,16 +177,136 @@ pub struct List {
 /// `inspect`.
 #[derive(Debug, Clone, Args)]
 pub struct Inspect {
-    /// A gene file, a model file, or the name of a gene
-    #[arg(value_name = "FILE_OR_GENE")]
-    pub subject: String,
+    /// What is shown.
+    #[command(flatten)]
+    pub subject: Subject,
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
-    /// Size and form.
+}
+
+/// Data, threads and state of a run.
+#[derive(Debug, Clone, Args)]
+pub struct RunOptions {
+    /// Folder of data sets
+    #[arg(long, value_name = "DIR", env = "GENEBANK_DATA")]
+    pub data: Option<PathBuf>,
+    /// Threads of computation; at most 4 are used while training. Without it: as many as the machine has. The
+    /// result does not depend on it
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// `train`.
+#[derive(Debug, Clone, Args)]
+pub struct Train {
+    /// Recipe, a TOML file
+    pub recipe: PathBuf,
+    /// Model file to write when the run has ended
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// State of the run, written after every epoch; a run that finds it goes on from there. Without it: OUTPUT
+    /// with the ending .ckpt
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+    /// Data and threads.
+    #[command(flatten)]
+    pub run: RunOptions,
+}
+
+/// `learn`.
+#[derive(Debug, Clone, Args)]
+pub struct Learn {
+    /// Model file of the ancestor. Without it: the recipe's
+    #[arg(long, value_name = "FILE")]
+    pub teacher: Option<PathBuf>,
+    /// Recipe, output and state.
+    #[command(flatten)]
+    pub train: Train,
+}
+
+/// A model file, or a gene and a size.
+#[derive(Debug, Clone, Args)]
+pub struct Subject {
+    /// A model file, a gene file, or the name of a gene
+    #[arg(value_name = "FILE_OR_GENE")]
+    pub subject: String,
+    /// Size of a gene's model.
     #[command(flatten)]
     pub size: SizeOptions,
     /// Where genes are.
     #[command(flatten)]
     pub models: Models,
+}
+
+/// `finetune`.
+#[derive(Debug, Clone, Args)]
+#[group(id = "finetune_length", required = true, multiple = false, args = ["epochs", "steps"])]
+pub struct Finetune {
+    /// What is tuned.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Name of the data set
+    #[arg(long, value_name = "NAME", default_value = "fashion-mnist")]
+    pub dataset: String,
+    /// Passes over the training part
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<u32>,
+    /// Optimiser steps
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u32>,
+    /// Peak learning rate. Without it: the recipe's
+    #[arg(long, value_name = "RATE")]
+    pub lr: Option<f64>,
+    /// Seed of order and augmentation
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Model file to write when the run has ended
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Data and threads.
+    #[command(flatten)]
+    pub run: RunOptions,
+}
+
+/// `eval`.
+#[derive(Debug, Clone, Args)]
+pub struct Eval {
+    /// What is measured.
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Name of the data set
+    #[arg(long, value_name = "NAME", default_value = "fashion-mnist")]
+    pub dataset: String,
+    /// Part of it: test, held-out, train or train-full. Choices are made on held-out; test is for the table
+    #[arg(long, value_name = "PART", default_value = "test")]
+    pub split: String,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Data and threads.
+    #[command(flatten)]
+    pub run: RunOptions,
+}
+
+/// `study`.
+#[derive(Debug, Clone, Args)]
+pub struct Study {
+    /// Plan of the study, a TOML file
+    pub plan: PathBuf,
+    /// Folder for the table, the plot and the finished cells. A study that finds finished cells does not repeat them
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Folder of trained models and of the states of runs
+    #[arg(long, value_name = "DIR", default_value = ".cache/genebank/study")]
+    pub cache: PathBuf,
+    /// Write the measured accuracies into the gene file. Its digest changes, its tensors do not
+    #[arg(long)]
+    pub store_quality: bool,
+    /// Where genes are.
+    #[command(flatten)]
+    pub models: Models,
+    /// Data and threads.
+    #[command(flatten)]
+    pub run: RunOptions,
 }

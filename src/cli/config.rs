@@ -61,6 +61,17 @@ pub(super) fn server(options: args::Serve) -> Result<server::Config> {
     })
 }
 
+/// Threads of computation.
+pub(super) fn threads(options: &args::RunOptions) -> Result<usize> {
+    match options.threads {
+        Some(0) => Err(Error::invalid("--threads", "0 threads do nothing; give at least 1")),
+        Some(threads) => Ok(threads),
+        None => {
+            std::thread::available_parallelism().map(usize::from).map_err(Error::io("number of processors"))
+        }
+    }
+}
+
 /// The size that is asked for.
 pub(super) const fn size(options: &args::SizeOptions) -> Size {
     let args::SizeOptions { depth, width, dtype, rule, allow_untrained_width } = options;

@@ -4,6 +4,7 @@ pub mod args;
 mod commands;
 mod config;
 mod output;
+mod progress;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -40,5 +41,10 @@ fn command(command: Command) -> Result<()> {
         Command::Init(options) => commands::init::run(&options),
         Command::List(options) => commands::list::run(&options),
         Command::Inspect(options) => commands::inspect::run(&options),
+        Command::Train(options) => commands::train::train(&options),
+        Command::Learn(options) => commands::train::learn(&options),
+        Command::Finetune(options) => commands::train::finetune(&options),
+        Command::Eval(options) => commands::eval::run(&options),
+        Command::Study(options) => commands::study::run(&options),
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         Vit, VitConfig,
         config::{NORM_EPS, RawVitConfig},
     },
-    tensor::{Params, TensorFile, Weights, hex, sha256},
+    tensor::{Dtype, Params, TensorFile, Weights, codec, hex, sha256},
 };
 
 use super::{
@@ -46,6 +46,15 @@ impl Model {
         let model = Self { info, weights: Weights::from_file(&file, &Device::Cpu)? };
         model.vit()?;
         Ok(model)
+    }
+
+    /// Writes the model file whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Tensor`] where a tensor cannot be read.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let file = codec::render(&self.info.metadata(), &self.weights.to_bytes(Dtype::F32)?);
+        codec::write_atomic(path, [file.as_ref()])
     }
 
     /// The network.
@@ -196,7 +205,7 @@ impl Run<'_> {
     fn identity(&self, what: &str, weights: &Weights) -> Result<String> {
         let recipe = serde_json::to_string(self.recipe).expect("a recipe of finite numbers serialises");
         let mut parts = format!("{}\n{recipe}\n{what}\n", self.data.train.digest());
-        for (name, tensor) in weights.to_bytes(crate::tensor::Dtype::F32)? {
+        for (name, tensor) in weights.to_bytes(Dtype::F32)? {
             parts += &format!("{name} {}\n", hex(&sha256(&tensor.bytes)));
         }
         Ok(hex(&sha256(parts.as_bytes())))

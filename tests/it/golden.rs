@@ -52,7 +52,8 @@ impl Golden {
 
     fn weights(&self) -> Weights {
         let all = Weights::from_file(&self.file, &Device::Cpu).unwrap();
-        let weights = all.iter().filter_map(|(name, t)| Some((name.strip_prefix("weight/")?.to_owned(), t.clone())));
+        let weights =
+            all.iter().filter_map(|(name, t)| Some((name.strip_prefix("weight/")?.to_owned(), t.clone())));
         weights.collect()
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use genebank::{
     blueprint::{
-        Blueprint, Canonical, Entry, Inheritance, ModelInfo, Piece, Slices, Source, Span, assemble::assemble, entry::matrix_view,
-        expand,
+        Blueprint, Canonical, Entry, Inheritance, ModelInfo, Piece, Slices, Source, Span, assemble::assemble,
+        entry::matrix_view, expand,
     },
     gene::{DepthRule, Learngene, Size},
     nn::{Vit, schema},
@@ -68,9 +68,10 @@ fn entry(index: usize) -> impl Strategy<Value = Entry> {
             (vec![rows, cols.len()], Source::Pieces(pieces))
         })
     });
-    let fresh = (1usize..9, 1usize..9, any::<u64>(), 1u32..1_000_000_000).prop_map(|(rows, cols, seed, std_e9)| {
-        (vec![rows, cols], Source::Fresh { init: Init::TruncNormal { std_e9 }, seed })
-    });
+    let fresh =
+        (1usize..9, 1usize..9, any::<u64>(), 1u32..1_000_000_000).prop_map(|(rows, cols, seed, std_e9)| {
+            (vec![rows, cols], Source::Fresh { init: Init::TruncNormal { std_e9 }, seed })
+        });
     (prop_oneof![4 => pieces, 1 => fresh], dtype()).prop_map(move |((shape, source), dtype)| Entry {
         name: format!("tensor.{index}"),
         shape,
@@ -129,7 +130,8 @@ fn logits(model: &Vit, images: &Tensor) -> Vec<f32> {
 fn images(gene: &Learngene) -> Tensor {
     let config = gene.meta().config;
     let values = genebank::gene::Probe::input(99, 5, &config);
-    Tensor::from_vec(values, (5, config.channels(), config.image_size(), config.image_size()), &Device::Cpu).unwrap()
+    Tensor::from_vec(values, (5, config.channels(), config.image_size(), config.image_size()), &Device::Cpu)
+        .unwrap()
 }
 
 #[test]
@@ -138,11 +140,15 @@ fn the_trained_depth_is_the_auxiliary_model_bit_for_bit() {
     let images = images(&gene);
     let auxiliary = genebank::gene::store::auxiliary(gene.meta()).unwrap();
     // Over variables, as while learning: the graph must not change a bit either.
-    let params = genebank::tensor::Params::new(&Weights::from_file(gene.file(), &Device::Cpu).unwrap()).unwrap();
+    let params =
+        genebank::tensor::Params::new(&Weights::from_file(gene.file(), &Device::Cpu).unwrap()).unwrap();
     let learned = expand(&auxiliary, &params.weights(), &Device::Cpu).unwrap();
     let expected = logits(&Vit::new(auxiliary.info.config, &learned).unwrap(), &images);
     let served = served_logits(&gene, &Size::default(), &images);
-    assert_eq!(served.iter().map(|l| l.to_bits()).collect::<Vec<_>>(), expected.iter().map(|l| l.to_bits()).collect::<Vec<_>>());
+    assert_eq!(
+        served.iter().map(|l| l.to_bits()).collect::<Vec<_>>(),
+        expected.iter().map(|l| l.to_bits()).collect::<Vec<_>>()
+    );
     assert_ne!(served_logits(&gene, &Size { depth: Some(4), ..Size::default() }, &images), expected);
 }
 
@@ -163,7 +169,8 @@ fn depth_costs_no_memory() {
 #[test]
 fn a_narrower_tensor_is_a_slice_of_the_wider() {
     let gene = gene();
-    let blueprint = gene.blueprint(&Size { width: Some(8), allow_untrained_width: true, ..Size::default() }).unwrap();
+    let blueprint =
+        gene.blueprint(&Size { width: Some(8), allow_untrained_width: true, ..Size::default() }).unwrap();
     let narrow = Weights::from_file(&assembled(&blueprint, gene.file()), &Device::Cpu).unwrap();
     let wide = Weights::from_file(gene.file(), &Device::Cpu).unwrap();
     let rows = |w: &Weights, name: &str| w.get(name).unwrap().to_vec2::<f32>().unwrap();
@@ -178,7 +185,8 @@ fn a_narrower_tensor_is_a_slice_of_the_wider() {
 fn the_report_counts_every_tensor_once() {
     let gene = gene();
     let report = |depth, width| {
-        let size = Size { depth: Some(depth), width: Some(width), allow_untrained_width: true, ..Size::default() };
+        let size =
+            Size { depth: Some(depth), width: Some(width), allow_untrained_width: true, ..Size::default() };
         Inheritance::of(&gene.blueprint(&size).unwrap())
     };
     assert_eq!(report(3, 16), Inheritance { copied: 8 + 3 * 12, ..Inheritance::default() });
@@ -193,7 +201,9 @@ fn chunks_give_back_the_file_at_any_size_and_offset() {
     let blueprint = gene.blueprint(&Size { depth: Some(5), ..Size::default() }).unwrap();
     let artifact = Arc::new(assemble(&blueprint, &Slices::new(gene.file().clone())).unwrap());
     let whole: Vec<u8> = artifact.parts().flat_map(|part| part.to_vec()).collect();
-    for (start, end, size) in [(0, u64::MAX, 1000), (17, 5000, 1), (whole.len() as u64 - 1, u64::MAX, 7), (40, 40, 9)] {
+    for (start, end, size) in
+        [(0, u64::MAX, 1000), (17, 5000, 1), (whole.len() as u64 - 1, u64::MAX, 7), (40, 40, 9)]
+    {
         let mut at = start;
         let mut bytes = Vec::new();
         for (offset, chunk) in artifact.clone().chunks(start..end, size) {

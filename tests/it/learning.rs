@@ -59,10 +59,17 @@ fn gene_recipe() -> GeneRecipe {
 
 fn bits(weights: &Weights) -> Vec<(String, Vec<u32>)> {
     let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    weights.iter().map(|(name, t)| (name.to_owned(), values(t).iter().map(|v| v.to_bits()).collect())).collect()
+    weights
+        .iter()
+        .map(|(name, t)| (name.to_owned(), values(t).iter().map(|v| v.to_bits()).collect()))
+        .collect()
 }
 
-fn first_batch(data: &DatasetPair, recipe: &Recipe, model: &Model) -> (std::sync::Arc<genebank::data::Loader>, Batch) {
+fn first_batch(
+    data: &DatasetPair,
+    recipe: &Recipe,
+    model: &Model,
+) -> (std::sync::Arc<genebank::data::Loader>, Batch) {
     let (dataset, indices) = data.select(Split::Train, 0);
     let loader = genebank::data::Loader::new(
         dataset,
@@ -78,10 +85,17 @@ fn first_batch(data: &DatasetPair, recipe: &Recipe, model: &Model) -> (std::sync
 }
 
 /// Asserts that every parameter has a finite gradient that is not zero, and that every one moves in one step.
-fn assert_alive(objective: &dyn Objective, initial: &Weights, model: &Model, data: &DatasetPair, recipe: &Recipe) {
+fn assert_alive(
+    objective: &dyn Objective,
+    initial: &Weights,
+    model: &Model,
+    data: &DatasetPair,
+    recipe: &Recipe,
+) {
     let (loader, batch) = first_batch(data, recipe, model);
     let config = model.info.config;
-    let trainer = Trainer { objective, loader: &loader, config, optim: &recipe.optim, threads: 2, checkpoint: None };
+    let trainer =
+        Trainer { objective, loader: &loader, config, optim: &recipe.optim, threads: 2, checkpoint: None };
     let params = Params::new(initial).unwrap();
     let before = bits(&params.snapshot().unwrap());
     let (_, gradients) = trainer.gradients(&params, &batch, 0).unwrap();
@@ -131,7 +145,14 @@ fn gradients_are_finite_differences() {
     let objective = Classification::new(model.info.config, &recipe.optim, 0);
     let (loader, batch) = first_batch(&data, &recipe, &model);
     let config = model.info.config;
-    let trainer = Trainer { objective: &objective, loader: &loader, config, optim: &recipe.optim, threads: 2, checkpoint: None };
+    let trainer = Trainer {
+        objective: &objective,
+        loader: &loader,
+        config,
+        optim: &recipe.optim,
+        threads: 2,
+        checkpoint: None,
+    };
     let params = Params::new(&model.weights).unwrap();
     let (_, gradients) = trainer.gradients(&params, &batch, 0).unwrap();
     for (name, gradient) in &gradients {
@@ -139,7 +160,8 @@ fn gradients_are_finite_differences() {
         let start = params.values(name).unwrap();
         let step = 1e-2;
         let loss_at = |h: f64| {
-            let moved = start.iter().zip(gradient).map(|(v, g)| (f64::from(*v) + h * f64::from(*g) / norm) as f32);
+            let moved =
+                start.iter().zip(gradient).map(|(v, g)| (f64::from(*v) + h * f64::from(*g) / norm) as f32);
             params.set(name, moved.collect(), &Device::Cpu).unwrap();
             trainer.gradients(&params, &batch, 0).unwrap().0
         };
@@ -169,7 +191,8 @@ fn a_resumed_run_is_the_undisturbed_run() {
     let model = Model::fresh(&recipe, &data.train).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.ckpt");
-    let run = |checkpoint| Run { recipe: &recipe, data: &data, threads: 2, checkpoint, watch_held_out: false };
+    let run =
+        |checkpoint| Run { recipe: &recipe, data: &data, threads: 2, checkpoint, watch_held_out: false };
     let whole = run(None).classify(&model, &AtomicBool::new(false), &mut |_| ()).unwrap();
     // 19 batches make an epoch; the run is cancelled in the second and has the state of the first.
     let cancel = AtomicBool::new(false);

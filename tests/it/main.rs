@@ -2,6 +2,9 @@
 
 mod cli;
 mod conformance;
+mod golden;
 mod hostile;
 mod http;
+mod laws;
+mod learning;
 mod support;

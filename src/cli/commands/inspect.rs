@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::subject::{self, is_gene};
 use crate::{
-    bank::{GeneSummary, ModelRequest, ModelSummary, Plan, Registry},
+    bank::{GeneSummary, ModelRequest, ModelSummary, Plan},
     blueprint::{ModelInfo, model::METADATA_KEY},
     cli::{args, config, output},
     error::{Error, Result},
@@ -37,30 +38,12 @@ struct TensorLine {
 }
 
 pub(in crate::cli) fn run(options: &args::Inspect) -> Result<()> {
-    let path = find(options)?;
-    let report = report(&path, options)?;
+    let path = subject::find(&options.subject)?;
+    let report = report(&path, &options.subject)?;
     if options.json { output::json(&report) } else { show(&report) }
 }
 
-/// A file that exists, else the gene of that name.
-fn find(options: &args::Inspect) -> Result<PathBuf> {
-    let path = Path::new(&options.subject);
-    if path.is_file() {
-        return Ok(path.to_owned());
-    }
-    let folder = config::models(&options.models);
-    let file = folder.join(format!("{}.safetensors", options.subject));
-    if meta::check_name(&options.subject).is_ok() && file.is_file() {
-        return Ok(file);
-    }
-    let known = Registry::open(&folder, None).map_or_else(
-        |_| String::new(),
-        |genes| genes.iter().map(|gene| gene.meta().name.clone()).collect::<Vec<_>>().join(", "),
-    );
-    Err(Error::NotFound { what: "file or gene", name: options.subject.clone(), known })
-}
-
-fn report(path: &Path, options: &args::Inspect) -> Result<Report> {
+fn report(path: &Path, options: &args::Subject) -> Result<Report> {
     let origin = path.display().to_string();
     let file = TensorFile::open(path)?;
     let line = |(name, tensor): (&str, &crate::tensor::TensorBytes)| TensorLine {
@@ -86,12 +69,6 @@ fn report(path: &Path, options: &args::Inspect) -> Result<Report> {
         report.info = Some(ModelInfo::from_file(&file, &origin)?);
     }
     Ok(report)
-}
-
-/// Both kinds of file keep their record under one key; only a gene has stages.
-fn is_gene(file: &TensorFile) -> bool {
-    let record = file.metadata(METADATA_KEY).and_then(|json| serde_json::from_str::<Value>(json).ok());
-    record.is_some_and(|record| record.get("stages").is_some())
 }
 
 fn show(report: &Report) -> Result<()> {

@@ -1,0 +1,56 @@
+//! What a command works on: a model file, a gene file, or a gene by name.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use serde_json::Value;
+
+use crate::{
+    bank::Registry,
+    blueprint::model::METADATA_KEY,
+    cli::{args, config},
+    error::{Error, Result},
+    gene::{Learngene, meta},
+    tensor::TensorFile,
+    train::run::Model,
+};
+
+/// A file that exists, else the gene of that name.
+pub(super) fn find(options: &args::Subject) -> Result<PathBuf> {
+    let path = Path::new(&options.subject);
+    if path.is_file() {
+        return Ok(path.to_owned());
+    }
+    let folder = config::models(&options.models);
+    let file = folder.join(format!("{}.safetensors", options.subject));
+    if meta::check_name(&options.subject).is_ok() && file.is_file() {
+        return Ok(file);
+    }
+    let known = Registry::open(&folder, None).map_or_else(
+        |_| String::new(),
+        |genes| genes.iter().map(|gene| gene.meta().name.clone()).collect::<Vec<_>>().join(", "),
+    );
+    Err(Error::NotFound { what: "file or gene", name: options.subject.clone(), known })
+}
+
+/// Both kinds of file keep their record under one key; only a gene has stages.
+pub(super) fn is_gene(file: &TensorFile) -> bool {
+    let record = file.metadata(METADATA_KEY).and_then(|json| serde_json::from_str::<Value>(json).ok());
+    record.is_some_and(|record| record.get("stages").is_some())
+}
+
+/// The model file, or the gene's model of the size that is asked for.
+pub(super) fn model(options: &args::Subject) -> Result<Model> {
+    let path = find(options)?;
+    let file = TensorFile::open(&path)?;
+    if !is_gene(&file) {
+        let size = &options.size;
+        if size.depth.is_some() || size.width.is_some() {
+            return Err(Error::invalid("--depth, --width", "a model file has its size; these are for genes"));
+        }
+        return Model::open(&path);
+    }
+    let gene = Learngene::from_file(file, &path.display().to_string())?;
+    let (info, weights) = gene.expand(&config::size(&options.size), &Device::Cpu)?;
+    Ok(Model { info, weights })
+}
