@@ -16,7 +16,7 @@ use tonic::Code;
 
 use crate::support::Server;
 
-const FILE: &str = "/v1/models/tiny/d5-w16.safetensors";
+const FILE: &str = "/v1/models/tiny/d5-w24.safetensors";
 
 async fn still_serves(server: &Server) {
     assert_eq!(server.get(FILE).await.status, 200);

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 /// Name of the test gene.
 pub const GENE: &str = "tiny";
 
-/// What the test gene says about itself: three stages, width 16, heads of 8.
+/// What the test gene says about itself: three stages, width 24, heads of 8.
 pub fn meta() -> GeneMeta {
     let raw = RawVitConfig {
         image_size: 8,
@@ -35,8 +35,8 @@ pub fn meta() -> GeneMeta {
         channels: 1,
         classes: 3,
         depth: 3,
-        width: 16,
-        heads: 2,
+        width: 24,
+        heads: 3,
         mlp_ratio: 4,
     };
     GeneMeta {
@@ -45,7 +45,7 @@ pub fn meta() -> GeneMeta {
         family: "vit".to_owned(),
         config: VitConfig::try_from(raw).unwrap(),
         stages: vec![1, 1, 1],
-        trained_widths: vec![16],
+        trained_widths: vec![8, 24],
         depth_range: [1, 64],
         head_dim: 8,
         norm_eps: NORM_EPS,
@@ -57,7 +57,7 @@ pub fn meta() -> GeneMeta {
         teacher: "none".to_owned(),
         recipe: "seeded values".to_owned(),
         probe: Probe { seed: 0, batch: 1, logits: vec![0.0; 3] },
-        quality: vec![Quality { depth: 3, width: 16, tuning_epochs: 0, accuracy: 0.5 }],
+        quality: vec![Quality { depth: 3, width: 24, tuning_epochs: 0, accuracy: 0.5 }],
     }
 }
 
@@ -112,12 +112,17 @@ impl Server {
     }
 
     pub async fn with(limits: Limits) -> Self {
+        Self::of(limits, 4).await
+    }
+
+    /// With room for this many renders at the same time.
+    pub async fn of(limits: Limits, renders: usize) -> Self {
         let models = models(&gene_bytes());
         let config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             grace: Duration::from_secs(2),
             limits,
-            bank: bank_config(models.path()),
+            bank: bank::Config { renders, ..bank_config(models.path()) },
         };
         let app = config.build().await.unwrap();
         let (address, stop) = (app.local_addr(), CancellationToken::new());
