@@ -1,5 +1,7 @@
 //! Imports point down only: the arrows of one package, which a workspace would have enforced.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -158,6 +160,6 @@ fn a_planted_violation_is_found() {
         ("cli", "use clap::Parser;\nuse crate::{client, server};"),
         ("gene", "use crate::gene::meta; fn f() { mycrate::server::g() }"),
     ] {
-        assert_eq!(violations(module, text), [String::new(); 0], "{text}");
+        assert!(violations(module, text).is_empty(), "{text}");
     }
 }

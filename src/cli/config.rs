@@ -117,10 +117,9 @@ mod tests {
     use clap::Parser as _;
 
     fn serve(text: &str) -> Result<server::Config> {
-        match Arguments::try_parse_from(text.split(' ')).unwrap().command {
-            Command::Serve(options) => server(options),
-            other => panic!("{other:?}"),
-        }
+        let command = Arguments::try_parse_from(text.split(' ')).unwrap().command;
+        let Command::Serve(options) = command else { panic!("{command:?}") };
+        server(options)
     }
 
     #[test]

@@ -29,11 +29,10 @@ fn message(error: &Error) -> String {
 
 /// When a retry is worth it, seconds.
 fn retry_after(error: &Error) -> Option<u64> {
-    match error {
-        Error::Overloaded { retry_after_s, .. } => Some(*retry_after_s),
-        Error::Shared(error) => retry_after(error),
-        _ => None,
+    if let Error::Shared(error) = error {
+        return retry_after(error);
     }
+    if let Error::Overloaded { retry_after_s, .. } = error { Some(*retry_after_s) } else { None }
 }
 
 /// `error` as a gRPC status.

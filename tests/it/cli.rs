@@ -1,8 +1,9 @@
 //! The program: exit codes, and nothing half-written.
 
 use std::{
+    io::{BufRead as _, BufReader},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use genebank::tensor::{TensorFile, hex, sha256};
@@ -64,7 +65,7 @@ async fn a_server_gives_the_same_file() {
         assert_eq!(code(&init(&models, &out.path().join("no"), &["nobody", "--server", &url])), 3);
         assert!(!out.path().join("no").exists());
         let list = genebank(&["list", "--server", &url]);
-        assert!(String::from_utf8(list.stdout).unwrap().contains("d3-w16"));
+        assert!(String::from_utf8(list.stdout).unwrap().contains("d3-w24"));
     };
     tokio::task::spawn_blocking(run).await.unwrap();
 }
@@ -76,7 +77,7 @@ fn exit_codes_follow_the_table() {
         (&["nobody"][..], 3),
         (&[GENE, "--depth", "0"], 2),
         (&[GENE, "--depth", "1000000000"], 2),
-        (&[GENE, "--width", "8"], 2),
+        (&[GENE, "--width", "16"], 2),
         (&[GENE, "--dtype", "f64"], 2),
         (&[GENE, "--dept", "3"], 2),
         (&[GENE, "--tune-dataset", "x", "--tune-epochs", "1"], 2),
@@ -136,4 +137,38 @@ fn a_gene_under_another_name_is_refused() {
     let other = genebank::gene::GeneMeta { name: "other".to_owned(), ..meta() };
     let bytes = genebank::gene::store::render(other.clone(), &weights(&other), 1).unwrap().1;
     assert_eq!(code(&genebank(&["list", "--models", models(&bytes).path().to_str().unwrap()])), 1);
+}
+
+#[test]
+fn serve_says_where_it_listens_and_ends_on_sigterm() {
+    let models = models(&gene_bytes());
+    let mut server = Command::new(env!("CARGO_BIN_EXE_genebank"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--models", models.path().to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim_end().strip_prefix("listening on ").unwrap();
+    assert_eq!(code(&genebank(&["list", "--server", url])), 0);
+    let address = url.strip_prefix("http://").unwrap();
+    assert_eq!(
+        code(&genebank(&["serve", "--listen", address, "--models", models.path().to_str().unwrap()])),
+        1
+    );
+    assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());
+    assert_eq!(server.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let models = models(&gene_bytes());
+    let mut list = Command::new(env!("CARGO_BIN_EXE_genebank"))
+        .args(["inspect", GENE, "--json", "--models", models.path().to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(list.stdout.take());
+    assert_eq!(list.wait().unwrap().code(), Some(0));
 }

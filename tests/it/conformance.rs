@@ -7,6 +7,7 @@ use genebank::{
     client::Client,
     error::{Error, Kind},
     gene::Size,
+    server::Limits,
     tensor::{hex, sha256},
 };
 
@@ -32,7 +33,7 @@ struct Asked {
     untrained: bool,
 }
 
-const GOOD: Asked = Asked { gene: GENE, depth: 5, width: 16, dtype: "f32", untrained: false };
+const GOOD: Asked = Asked { gene: GENE, depth: 5, width: 24, dtype: "f32", untrained: false };
 
 impl Asked {
     fn request(self) -> Result<ModelRequest, Error> {
@@ -99,7 +100,8 @@ async fn every_way_gives_the_same_bytes() {
         GOOD,
         Asked { depth: 1, ..GOOD },
         Asked { depth: 64, dtype: "bf16", ..GOOD },
-        Asked { width: 8, dtype: "f16", untrained: true, ..GOOD },
+        Asked { width: 8, ..GOOD },
+        Asked { width: 16, dtype: "f16", untrained: true, ..GOOD },
     ] {
         let (bytes, digest) = ask(&server, Target::Embedded, asked).await.unwrap();
         assert_eq!(hex(&sha256(&bytes)), digest);
@@ -119,7 +121,7 @@ async fn every_way_refuses_with_the_same_kind() {
         (Asked { depth: 1_000_000_000, ..GOOD }, Kind::Invalid),
         (Asked { depth: u64::MAX, ..GOOD }, Kind::Invalid),
         (Asked { width: 0, ..GOOD }, Kind::Invalid),
-        (Asked { width: 8, ..GOOD }, Kind::Invalid),
+        (Asked { width: 16, ..GOOD }, Kind::Invalid),
         (Asked { width: 12, untrained: true, ..GOOD }, Kind::Invalid),
         (Asked { width: 1_000_000_000, untrained: true, ..GOOD }, Kind::Invalid),
         (Asked { dtype: "f64", ..GOOD }, Kind::Invalid),
@@ -133,7 +135,7 @@ async fn every_way_refuses_with_the_same_kind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_first_requests_are_one_render() {
-    let server = Arc::new(Server::start().await);
+    let server = Arc::new(Server::of(Limits::default(), 1).await);
     let client = Client::connect(&server.url()).await.unwrap();
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let mut calls = tokio::task::JoinSet::new();
@@ -141,7 +143,7 @@ async fn two_hundred_first_requests_are_one_render() {
         let (server, client, folder) = (server.clone(), client.clone(), folder.clone());
         calls.spawn(async move {
             if i % 2 == 0 {
-                return hex(&sha256(&server.get("/v1/models/tiny/d9-w16.safetensors").await.body));
+                return hex(&sha256(&server.get("/v1/models/tiny/d9-w24.safetensors").await.body));
             }
             let path = folder.path().join(format!("{i}"));
             let asked = Asked { depth: 9, ..GOOD };
@@ -159,4 +161,16 @@ async fn genes_are_the_same_over_both_protocols() {
     assert_eq!(server.get("/v1/genes").await.json(), serde_json::to_value(&genes).unwrap());
     let gene = &genes[0];
     assert_eq!((gene.name.as_str(), gene.default, gene.accuracy()), (GENE, true, Some(0.5)));
+}
+
+#[tokio::test]
+async fn overload_is_refused_before_any_byte() {
+    let server = Server::of(Limits::default(), 0).await;
+    for target in [Target::Grpc, Target::Http] {
+        assert_eq!(ask(&server, target, GOOD).await.unwrap_err(), Kind::Overloaded, "{target:?}");
+    }
+    let path = "/v1/models/tiny/d5-w24.safetensors";
+    assert_eq!(server.get(path).await.header("retry-after"), Some("1"));
+    // What needs no render is answered all the same.
+    assert_eq!(server.http("HEAD", path, "").await.status, 200);
 }

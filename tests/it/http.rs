@@ -2,7 +2,7 @@
 
 use crate::support::Server;
 
-const FILE: &str = "/v1/models/tiny/d5-w16.safetensors";
+const FILE: &str = "/v1/models/tiny/d5-w24.safetensors";
 
 #[tokio::test]
 async fn head_says_what_get_would_send() {
@@ -73,10 +73,10 @@ async fn what_is_not_known_is_refused() {
         (format!("{FILE}?digest=no"), 400),
         (format!("{FILE}?rule=random"), 400),
         (format!("{FILE}?allow_untrained_width=yes"), 400),
-        ("/v1/models/tiny/d05-w16.safetensors".to_owned(), 404),
+        ("/v1/models/tiny/d05-w24.safetensors".to_owned(), 404),
         ("/v1/models/tiny/d5.safetensors".to_owned(), 404),
-        ("/v1/models/tiny/d5-w16.bin".to_owned(), 404),
-        ("/v1/models/%2e%2e/d5-w16.safetensors".to_owned(), 404),
+        ("/v1/models/tiny/d5-w24.bin".to_owned(), 404),
+        ("/v1/models/%2e%2e/d5-w24.safetensors".to_owned(), 404),
         ("/nowhere".to_owned(), 404),
     ] {
         let answer = server.get(&path).await;

@@ -1,6 +1,9 @@
 //! Behaviour across modules: one binary, one file for each subject.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod cli;
+mod client;
 mod conformance;
 mod golden;
 mod hostile;

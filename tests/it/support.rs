@@ -25,18 +25,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// Name of the test gene.
-pub const GENE: &str = "tiny";
+pub(crate) const GENE: &str = "tiny";
 
-/// What the test gene says about itself: three stages, width 16, heads of 8.
-pub fn meta() -> GeneMeta {
+/// What the test gene says about itself: three stages, width 24, heads of 8.
+pub(crate) fn meta() -> GeneMeta {
     let raw = RawVitConfig {
         image_size: 8,
         patch_size: 4,
         channels: 1,
         classes: 3,
         depth: 3,
-        width: 16,
-        heads: 2,
+        width: 24,
+        heads: 3,
         mlp_ratio: 4,
     };
     GeneMeta {
@@ -45,7 +45,7 @@ pub fn meta() -> GeneMeta {
         family: "vit".to_owned(),
         config: VitConfig::try_from(raw).unwrap(),
         stages: vec![1, 1, 1],
-        trained_widths: vec![16],
+        trained_widths: vec![8, 24],
         depth_range: [1, 64],
         head_dim: 8,
         norm_eps: NORM_EPS,
@@ -57,12 +57,12 @@ pub fn meta() -> GeneMeta {
         teacher: "none".to_owned(),
         recipe: "seeded values".to_owned(),
         probe: Probe { seed: 0, batch: 1, logits: vec![0.0; 3] },
-        quality: vec![Quality { depth: 3, width: 16, tuning_epochs: 0, accuracy: 0.5 }],
+        quality: vec![Quality { depth: 3, width: 24, tuning_epochs: 0, accuracy: 0.5 }],
     }
 }
 
 /// Seeded values for every tensor of the gene, the norms' scales and biases included.
-pub fn weights(meta: &GeneMeta) -> Weights {
+pub(crate) fn weights(meta: &GeneMeta) -> Weights {
     let init = genebank::tensor::Init::TruncNormal { std_e9: 200_000_000 };
     let tensor = |spec: &genebank::nn::ParamSpec| {
         let shape = spec.shape(&meta.config);
@@ -73,20 +73,20 @@ pub fn weights(meta: &GeneMeta) -> Weights {
 }
 
 /// The bytes of the test gene's file.
-pub fn gene_bytes() -> Vec<u8> {
+pub(crate) fn gene_bytes() -> Vec<u8> {
     let meta = meta();
     store::render(meta.clone(), &weights(&meta), 7).unwrap().1.to_vec()
 }
 
 /// A folder with the test gene, or with `bytes` under its name.
-pub fn models(bytes: &[u8]) -> TempDir {
+pub(crate) fn models(bytes: &[u8]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     codec::write_atomic(&folder.path().join(format!("{GENE}.safetensors")), [bytes]).unwrap();
     folder
 }
 
 /// What opens the bank of `models`.
-pub fn bank_config(models: &Path) -> bank::Config {
+pub(crate) fn bank_config(models: &Path) -> bank::Config {
     bank::Config {
         models: models.to_owned(),
         default_gene: None,
@@ -99,25 +99,30 @@ pub fn bank_config(models: &Path) -> bank::Config {
 }
 
 /// A server in this process; dropping it stops it.
-pub struct Server {
-    pub address: SocketAddr,
-    pub stop: CancellationToken,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) stop: CancellationToken,
     models: TempDir,
     _stop: tokio_util::sync::DropGuard,
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(Limits { head_timeout: Duration::from_secs(1), ..Limits::default() }).await
     }
 
-    pub async fn with(limits: Limits) -> Self {
+    pub(crate) async fn with(limits: Limits) -> Self {
+        Self::of(limits, 4).await
+    }
+
+    /// With room for this many renders at the same time.
+    pub(crate) async fn of(limits: Limits, renders: usize) -> Self {
         let models = models(&gene_bytes());
         let config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             grace: Duration::from_secs(2),
             limits,
-            bank: bank_config(models.path()),
+            bank: bank::Config { renders, ..bank_config(models.path()) },
         };
         let app = config.build().await.unwrap();
         let (address, stop) = (app.local_addr(), CancellationToken::new());
@@ -125,20 +130,20 @@ impl Server {
         Self { address, _stop: stop.clone().drop_guard(), stop, models }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub fn models(&self) -> PathBuf {
+    pub(crate) fn models(&self) -> PathBuf {
         self.models.path().to_owned()
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.http("GET", path, "").await
     }
 
     /// One request on a connection of its own. `headers` are whole lines.
-    pub async fn http(&self, method: &str, path: &str, headers: &str) -> Answer {
+    pub(crate) async fn http(&self, method: &str, path: &str, headers: &str) -> Answer {
         let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}\r\n");
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -149,10 +154,10 @@ impl Server {
 }
 
 /// An HTTP response, its body as it came.
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: Vec<u8>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Answer {
@@ -163,17 +168,17 @@ impl Answer {
         Self { status, head, body: bytes[end + 4..].to_vec() }
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap()
     }
 }
 
 /// Names of the entries of a folder.
-pub fn entries(folder: &Path) -> Vec<String> {
+pub(crate) fn entries(folder: &Path) -> Vec<String> {
     let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
     std::fs::read_dir(folder).unwrap().map(name).collect()
 }

@@ -1,0 +1,124 @@
+//! The client believes nothing that it has not checked.
+
+use std::path::Path;
+
+use genebank::{
+    bank::ModelRequest,
+    client::{Client, Summary},
+    error::{Error, Kind},
+    proto::{
+        self, Chunk, Completed, ModelHeader,
+        gene_bank_server::{GeneBank, GeneBankServer},
+        init_model_response::Event,
+    },
+    tensor::{codec, hex, sha256},
+};
+use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+
+use crate::support::entries;
+
+type Script = Vec<Result<proto::InitModelResponse, Status>>;
+
+/// A server that says what it was told to say.
+struct Scripted(Script);
+
+#[tonic::async_trait]
+impl GeneBank for Scripted {
+    type InitModelStream = tokio_stream::Iter<std::vec::IntoIter<Result<proto::InitModelResponse, Status>>>;
+
+    async fn list_genes(
+        &self,
+        _: Request<proto::ListGenesRequest>,
+    ) -> Result<Response<proto::ListGenesResponse>, Status> {
+        Err(Status::unavailable("not today"))
+    }
+
+    async fn get_gene(&self, _: Request<proto::GetGeneRequest>) -> Result<Response<proto::Gene>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn init_model(
+        &self,
+        _: Request<proto::InitModelRequest>,
+    ) -> Result<Response<Self::InitModelStream>, Status> {
+        Ok(Response::new(tokio_stream::iter(self.0.clone())))
+    }
+}
+
+async fn receive(script: Script, path: &Path) -> Result<Summary, Error> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = tonic::transport::Server::builder().add_service(GeneBankServer::new(Scripted(script)));
+    let task = tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    let client = Client::connect(&url).await?;
+    assert_eq!(client.genes().await.unwrap_err().kind(), Kind::Internal);
+    let result = client.init_model(&ModelRequest::default(), path, |_| {}).await;
+    task.abort();
+    result
+}
+
+fn header(size_bytes: u64) -> Event {
+    Event::Header(ModelHeader { size_bytes, ..Default::default() })
+}
+
+fn chunk(offset: u64, data: &'static [u8]) -> Event {
+    Event::Chunk(Chunk { offset, data: data.into() })
+}
+
+fn completed(data: &[u8], size_bytes: u64) -> Event {
+    Event::Completed(Completed { sha256: hex(&sha256(data)), size_bytes })
+}
+
+fn script(events: Vec<Event>) -> Script {
+    events.into_iter().map(|event| Ok(proto::InitModelResponse { event: Some(event) })).collect()
+}
+
+#[tokio::test]
+async fn a_stream_that_keeps_its_word_becomes_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/m");
+    // A second header is the tuned file's.
+    let events = vec![header(9), header(4), chunk(0, b"ab"), chunk(2, b"cd"), completed(b"abcd", 4)];
+    let mut script = script(events);
+    // An event of a later version.
+    script.insert(2, Ok(proto::InitModelResponse { event: None }));
+    let summary = receive(script, &path).await.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"abcd");
+    assert_eq!(summary.sha256, hex(&sha256(b"abcd")));
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_its_word_leaves_the_old_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    codec::write_atomic(&path, [b"old".as_slice()]).unwrap();
+    let full = || vec![header(4), chunk(0, b"ab"), chunk(2, b"cd")];
+    let with = |event| {
+        let mut events = full();
+        events.push(event);
+        events
+    };
+    for (what, events) in [
+        ("wrong digest", with(completed(b"abce", 4))),
+        ("no digest", full()),
+        ("another size", with(completed(b"abcd", 5))),
+        ("more than announced", vec![header(3), chunk(0, b"ab"), chunk(2, b"cd"), completed(b"abcd", 4)]),
+        ("less than announced", vec![header(5), chunk(0, b"abcd"), completed(b"abcd", 4)]),
+        ("a gap", vec![header(4), chunk(0, b"a"), chunk(2, b"cd"), completed(b"acd", 3)]),
+        ("a repetition", vec![header(4), chunk(0, b"ab"), chunk(0, b"ab"), completed(b"abab", 4)]),
+        ("an end of numbers", vec![header(4), chunk(u64::MAX, b"ab"), completed(b"ab", 2)]),
+        ("no header", vec![chunk(0, b"ab"), completed(b"ab", 2)]),
+        ("a header in between", vec![header(4), chunk(0, b"ab"), header(4), chunk(2, b"cd")]),
+        ("beyond the limit", vec![header(codec::MAX_FILE_BYTES + 1)]),
+        ("nothing", vec![]),
+    ] {
+        let error = receive(script(events), &path).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::DataLoss, "{what}: {error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"old", "{what}");
+        assert_eq!(entries(folder.path()), ["m"], "{what}");
+    }
+    let mut broken = script(full());
+    broken.push(Err(Status::resource_exhausted("later")));
+    assert_eq!(receive(broken, &path).await.unwrap_err().kind(), Kind::Overloaded);
+    assert_eq!(entries(folder.path()), ["m"]);
+}
