@@ -9,20 +9,26 @@ use super::simd::LANES;
 use pulp::{Simd, WithSimd};
 use std::array;
 
-/// Rows of the left operand: `a[i, k]` lies at `i * stride + k`, or at `k * stride + i` if `TRANSPOSED`.
+/// The product `out[i, j] = Σ_k a[i, k] b[k, j]`.
 ///
-/// `out[i, j] = Σ_k a[i, k] b[k, j]` with `b` and `out` row-major, `width` values a row.
+/// `a[i, k]` lies at `i * stride + k`, or at `k * stride + i` if `TRANSPOSED`; `b` and `out` are row-major.
 pub(super) struct Multiply<'a, const TRANSPOSED: bool> {
-    /// The result, `[rows, width]`; overwritten.
-    pub(super) out: &'a mut [f32],
-    /// The left operand, `[rows, depth]` or its transpose.
-    pub(super) a: &'a [f32],
-    /// Distance between the stored rows of `a`.
-    pub(super) stride: usize,
-    /// The right operand, `[depth, width]`.
-    pub(super) b: &'a [f32],
-    /// Length of a row of `out` and `b`, a multiple of [`LANES`].
-    pub(super) width: usize,
+    out: &'a mut [f32],
+    a: &'a [f32],
+    stride: usize,
+    b: &'a [f32],
+    width: usize,
+}
+
+impl<'a, const TRANSPOSED: bool> Multiply<'a, TRANSPOSED> {
+    /// Overwrites `out`, `[rows, width]`, with the product of `a` and `b`, `[depth, width]`.
+    ///
+    /// # Panics
+    /// If `width` is not a positive multiple of [`LANES`].
+    pub(super) fn new(out: &'a mut [f32], a: &'a [f32], stride: usize, b: &'a [f32], width: usize) -> Self {
+        assert!(width > 0 && width.is_multiple_of(LANES), "rows are padded to whole vectors");
+        Self { out, a, stride, b, width }
+    }
 }
 
 impl<const TRANSPOSED: bool> WithSimd for Multiply<'_, TRANSPOSED> {
@@ -30,7 +36,6 @@ impl<const TRANSPOSED: bool> WithSimd for Multiply<'_, TRANSPOSED> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        assert_eq!(self.width % LANES, 0, "rows are padded to whole vectors");
         let vectors = self.width / S::F32_LANES;
         let mut column = 0;
         // The blocks leave room in the register file for a row of `b` and one broadcast value.
@@ -93,30 +98,29 @@ impl<const TRANSPOSED: bool> Multiply<'_, TRANSPOSED> {
         if TRANSPOSED {
             for (k, b) in b_rows.enumerate() {
                 let a = &self.a[k * self.stride + row..][..ROWS];
-                for i in 0..ROWS {
-                    let a = simd.splat_f32s(a[i]);
-                    for j in 0..COLUMNS {
-                        sums[i][j] = simd.mul_add_f32s(a, b[j], sums[i][j]);
-                    }
+                for (sums, a) in sums.iter_mut().zip(a) {
+                    accumulate(simd, sums, *a, b);
                 }
             }
         } else {
             let a: [&[f32]; ROWS] = array::from_fn(|i| &self.a[(row + i) * self.stride..][..depth]);
             for (k, b) in b_rows.enumerate().take(depth) {
-                for i in 0..ROWS {
-                    let a = simd.splat_f32s(a[i][k]);
-                    for j in 0..COLUMNS {
-                        sums[i][j] = simd.mul_add_f32s(a, b[j], sums[i][j]);
-                    }
+                for (sums, a) in sums.iter_mut().zip(a) {
+                    accumulate(simd, sums, a[k], b);
                 }
             }
         }
-        for i in 0..ROWS {
-            let out = &mut self.out[(row + i) * self.width..][start..end];
-            let out = S::as_mut_simd_f32s(out).0;
-            for j in 0..COLUMNS {
-                out[j] = sums[i][j];
-            }
+        for (out, sums) in self.out[row * self.width..].chunks_exact_mut(self.width).zip(sums) {
+            S::as_mut_simd_f32s(&mut out[start..end]).0.copy_from_slice(&sums);
         }
+    }
+}
+
+/// `sums += a * b`
+#[inline(always)]
+fn accumulate<S: Simd, const N: usize>(simd: S, sums: &mut [S::f32s; N], a: f32, b: [S::f32s; N]) {
+    let a = simd.splat_f32s(a);
+    for (sum, b) in sums.iter_mut().zip(b) {
+        *sum = simd.mul_add_f32s(a, b, *sum);
     }
 }
