@@ -167,7 +167,9 @@ impl Kind {
         match self {
             Self::Invalid => Codes { grpc: 3, http: 400, hub: "BadRequest", exit: 2, word: "invalid" },
             Self::NotFound => Codes { grpc: 5, http: 404, hub: "EntryNotFound", exit: 3, word: "not-found" },
-            Self::Overloaded => Codes { grpc: 8, http: 429, hub: "TooManyRequests", exit: 4, word: "overloaded" },
+            Self::Overloaded => {
+                Codes { grpc: 8, http: 429, hub: "TooManyRequests", exit: 4, word: "overloaded" }
+            }
             Self::Cancelled => Codes { grpc: 1, http: 499, hub: "Cancelled", exit: 1, word: "cancelled" },
             Self::DataLoss => Codes { grpc: 15, http: 500, hub: "DataLoss", exit: 1, word: "data-loss" },
             Self::Internal => Codes { grpc: 13, http: 500, hub: "Internal", exit: 1, word: "internal" },

@@ -120,7 +120,7 @@ mod tests {
 
             let mut sum = vec![1.0; m * n];
             add_product(&mut sum, a, b);
-            assert!(sum.iter().zip(&expected).all(|(sum, expected)| *sum == expected + 1.0));
+            assert_eq!(sum, expected.iter().map(|expected| expected + 1.0).collect::<Vec<f32>>());
         }
     }
 

@@ -124,3 +124,42 @@ fn accumulate<S: Simd, const N: usize>(simd: S, sums: &mut [S::f32s; N], a: f32,
         *sum = simd.mul_add_f32s(a, b, *sum);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::ops::simd::arch;
+    use pulp::Scalar;
+
+    fn counted(n: usize) -> Vec<f32> {
+        (0..n).map(|i| (i * 7 % 13) as f32 - 6.0).collect()
+    }
+
+    #[test]
+    fn products_are_exact_on_small_integers_on_every_instruction_set() {
+        for (rows, depth, width) in
+            [(1, 1, 16), (2, 24, 16), (50, 24, 64), (50, 50, 32), (13, 3, 112), (3, 0, 16)]
+        {
+            let (a, b, stride) = (counted(rows * (depth + 2)), counted(depth * width), depth + 2);
+            let across: Vec<f32> = (0..depth * rows).map(|ki| a[ki % rows * stride + ki / rows]).collect();
+            let entry =
+                |i: usize, j: usize| (0..depth).map(|k| a[i * stride + k] * b[k * width + j]).sum::<f32>();
+            let expected: Vec<f32> = (0..rows * width).map(|ij| entry(ij / width, ij % width)).collect();
+
+            let mut out = vec![f32::NAN; rows * width];
+            arch().dispatch(Multiply::<false>::new(&mut out, &a, stride, &b, width));
+            assert_eq!(out, expected);
+            arch().dispatch(Multiply::<true>::new(&mut out, &across, rows, &b, width));
+            assert_eq!(out, expected);
+            Simd::vectorize(Scalar::new(), Multiply::<false>::new(&mut out, &a, stride, &b, width));
+            assert_eq!(out, expected);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(simd) = pulp::x86::V3::try_new() {
+                Simd::vectorize(simd, Multiply::<false>::new(&mut out, &a, stride, &b, width));
+                assert_eq!(out, expected);
+                Simd::vectorize(simd, Multiply::<true>::new(&mut out, &across, rows, &b, width));
+                assert_eq!(out, expected);
+            }
+        }
+    }
+}
