@@ -5,15 +5,18 @@
 //!
 //! | symbol | scratch | shape |
 //! | --- | --- | --- |
-//! | P, then ∂L/∂s | `weights`, `scores` | `[tokens, padded tokens]` |
-//! | kᵀ, vᵀ | `across` | `[head_dim, padded tokens]` |
+//! | Pᵀ; Dᵀ, then ∂L/∂sᵀ | `weights`; `scores` | `[tokens (keys), padded tokens (queries)]` |
+//! | qᵀ, gᵀ | `across` | `[head_dim, padded tokens]` |
 //! | v, g, k, q | `along` | `[tokens, padded head_dim]` |
+//!
+//! The token matrices are stored transposed, queries along the vector, so that the maximum and the sums of a
+//! softmax run down the rows, a vector of queries at a time; no padded query reaches a result.
 //!
 //! The backward pass computes P again: one of six small products, all in the nearest cache, against writing and
 //! reading `heads · tokens²` values per image. Only one head is in scratch at a time; `qkv` is read in place.
 
 use super::multiply::Multiply;
-use super::simd::{LANES, arch, dot, exp, sum};
+use super::simd::{LANES, arch, exp};
 use super::{fused, naive, new_tensor, slice, values};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use pulp::{Simd, WithSimd};
@@ -111,29 +114,17 @@ impl WithSimd for Forward<'_> {
         let Sizes { tokens, width, head_dim, padded_tokens, padded_dim, scale } = sizes;
         let packed = 3 * width;
         let mut scratch = Scratch::new(sizes);
-        let Buffers { weights, across, along, tile, .. } = scratch.buffers(sizes);
+        let Buffers { weights, across, along, tile, max, total, .. } = scratch.buffers(sizes);
         let images =
             qkv.chunks_exact((tokens * packed).max(1)).zip(out.chunks_exact_mut((tokens * width).max(1)));
         for (qkv, out) in images {
             for head in (0..width).step_by(head_dim) {
                 let (q, k, v) = (&qkv[head..], &qkv[width + head..], &qkv[2 * width + head..]);
-                pack_across(across, k, packed, sizes);
-                simd.vectorize(Multiply::<false> {
-                    out: weights,
-                    a: q,
-                    stride: packed,
-                    b: across,
-                    width: padded_tokens,
-                });
-                softmax(weights, scale, sizes);
+                pack_across(across, q, packed, sizes);
+                simd.vectorize(Multiply::<false>::new(weights, k, packed, across, padded_tokens));
+                softmax(weights, scale, max, total);
                 pack_along(along, v, packed, sizes);
-                simd.vectorize(Multiply::<false> {
-                    out: tile,
-                    a: weights,
-                    stride: padded_tokens,
-                    b: along,
-                    width: padded_dim,
-                });
+                simd.vectorize(Multiply::<true>::new(tile, weights, padded_tokens, along, padded_dim));
                 unpack(&mut out[head..], width, tile, sizes);
             }
         }
@@ -156,7 +147,7 @@ impl WithSimd for Backward<'_> {
         let Sizes { tokens, width, head_dim, padded_tokens, padded_dim, scale } = sizes;
         let packed = 3 * width;
         let mut scratch = Scratch::new(sizes);
-        let Buffers { weights, scores, across, along, tile } = scratch.buffers(sizes);
+        let Buffers { weights, scores, across, along, tile, max, total } = scratch.buffers(sizes);
         let images = qkv
             .chunks_exact((tokens * packed).max(1))
             .zip(grad.chunks_exact((tokens * width).max(1)))
@@ -165,54 +156,24 @@ impl WithSimd for Backward<'_> {
             for head in (0..width).step_by(head_dim) {
                 let (q, k, v) = (&qkv[head..], &qkv[width + head..], &qkv[2 * width + head..]);
                 let g = &grad[head..];
-                pack_across(across, k, packed, sizes);
-                simd.vectorize(Multiply::<false> {
-                    out: weights,
-                    a: q,
-                    stride: packed,
-                    b: across,
-                    width: padded_tokens,
-                });
-                softmax(weights, scale, sizes);
+                pack_across(across, q, packed, sizes);
+                simd.vectorize(Multiply::<false>::new(weights, k, packed, across, padded_tokens));
+                softmax(weights, scale, max, total);
 
                 pack_along(along, g, width, sizes);
-                simd.vectorize(Multiply::<true> {
-                    out: tile,
-                    a: weights,
-                    stride: padded_tokens,
-                    b: along,
-                    width: padded_dim,
-                });
+                simd.vectorize(Multiply::<false>::new(tile, weights, padded_tokens, along, padded_dim));
                 unpack(&mut dqkv[2 * width + head..], packed, tile, sizes);
 
-                pack_across(across, v, packed, sizes);
-                simd.vectorize(Multiply::<false> {
-                    out: scores,
-                    a: g,
-                    stride: width,
-                    b: across,
-                    width: padded_tokens,
-                });
-                softmax_backward(weights, scores, scale, sizes);
+                pack_across(across, g, width, sizes);
+                simd.vectorize(Multiply::<false>::new(scores, v, packed, across, padded_tokens));
+                softmax_backward(weights, scores, scale, total);
 
                 pack_along(along, k, packed, sizes);
-                simd.vectorize(Multiply::<false> {
-                    out: tile,
-                    a: scores,
-                    stride: padded_tokens,
-                    b: along,
-                    width: padded_dim,
-                });
+                simd.vectorize(Multiply::<true>::new(tile, scores, padded_tokens, along, padded_dim));
                 unpack(&mut dqkv[head..], packed, tile, sizes);
 
                 pack_along(along, q, packed, sizes);
-                simd.vectorize(Multiply::<true> {
-                    out: tile,
-                    a: scores,
-                    stride: padded_tokens,
-                    b: along,
-                    width: padded_dim,
-                });
+                simd.vectorize(Multiply::<false>::new(tile, scores, padded_tokens, along, padded_dim));
                 unpack(&mut dqkv[width + head..], packed, tile, sizes);
             }
         }
@@ -230,12 +191,14 @@ struct Buffers<'a> {
     across: &'a mut [f32],
     along: &'a mut [f32],
     tile: &'a mut [f32],
+    max: &'a mut [f32],
+    total: &'a mut [f32],
 }
 
 impl Scratch {
     fn new(sizes: Sizes) -> Self {
         let Sizes { tokens, head_dim, padded_tokens, padded_dim, .. } = sizes;
-        let len = 2 * tokens * padded_tokens + head_dim * padded_tokens + 2 * tokens * padded_dim;
+        let len = (2 * tokens + head_dim + 2) * padded_tokens + 2 * tokens * padded_dim;
         Self { memory: vec![0.0; len + LANES] }
     }
 
@@ -247,7 +210,9 @@ impl Scratch {
         let (scores, rest) = rest.split_at_mut(tokens * padded_tokens);
         let (across, rest) = rest.split_at_mut(head_dim * padded_tokens);
         let (along, rest) = rest.split_at_mut(tokens * padded_dim);
-        Buffers { weights, scores, across, along, tile: &mut rest[..tokens * padded_dim] }
+        let (tile, rest) = rest.split_at_mut(tokens * padded_dim);
+        let (max, rest) = rest.split_at_mut(padded_tokens);
+        Buffers { weights, scores, across, along, tile, max, total: &mut rest[..padded_tokens] }
     }
 }
 
@@ -278,40 +243,79 @@ fn unpack(to: &mut [f32], stride: usize, from: &[f32], sizes: Sizes) {
     }
 }
 
-/// Replaces each row by `softmax(scale * row)`, zero in the padding.
+/// Replaces each column by `softmax(scale * column)`; `max` and `total` hold one value per column.
 #[inline(always)]
-fn softmax(rows: &mut [f32], scale: f32, sizes: Sizes) {
-    for row in rows.chunks_exact_mut(sizes.padded_tokens) {
-        row[sizes.tokens..].fill(f32::NEG_INFINITY);
-        let (chunks, _) = row.as_chunks_mut::<LANES>();
-        let mut max = [f32::NEG_INFINITY; LANES];
-        for chunk in chunks.iter() {
+fn softmax(weights: &mut [f32], scale: f32, max: &mut [f32], total: &mut [f32]) {
+    let width = max.len();
+    max.fill(f32::NEG_INFINITY);
+    for row in weights.chunks_exact(width) {
+        for (max, value) in vectors(max).zip(row.as_chunks::<LANES>().0) {
+            let (mut m, value) = (*max, *value);
             for lane in 0..LANES {
-                max[lane] = if chunk[lane] > max[lane] { chunk[lane] } else { max[lane] };
+                m[lane] = if value[lane] > m[lane] { value[lane] } else { m[lane] };
             }
+            *max = m;
         }
-        let max = max.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
-        for chunk in chunks.iter_mut() {
-            for value in chunk {
-                *value = exp((*value - max) * scale);
+    }
+    total.fill(0.0);
+    for row in weights.chunks_exact_mut(width) {
+        for ((value, total), max) in vectors(row).zip(vectors(total)).zip(max.as_chunks::<LANES>().0) {
+            let (mut e, mut sum, max) = (*value, *total, *max);
+            for lane in 0..LANES {
+                e[lane] = exp((e[lane] - max[lane]) * scale);
             }
+            for lane in 0..LANES {
+                sum[lane] += e[lane];
+            }
+            (*value, *total) = (e, sum);
         }
-        row[sizes.tokens..].fill(0.0);
-        let inverse = 1.0 / sum(row);
-        for value in row {
-            *value *= inverse;
+    }
+    for total in total.iter_mut() {
+        *total = 1.0 / *total;
+    }
+    for row in weights.chunks_exact_mut(width) {
+        for (value, inverse) in vectors(row).zip(total.as_chunks::<LANES>().0) {
+            let (mut weight, inverse) = (*value, *inverse);
+            for lane in 0..LANES {
+                weight[lane] *= inverse[lane];
+            }
+            *value = weight;
         }
     }
 }
 
-/// Replaces `D` by `scale * P ∘ (D - rowsum(P ∘ D))`.
+/// Replaces `D` by `scale * P ∘ (D - sum(P ∘ D))`, the sum running down each column; `total` holds one per column.
 #[inline(always)]
-fn softmax_backward(weights: &[f32], scores: &mut [f32], scale: f32, sizes: Sizes) {
-    let rows = weights.chunks_exact(sizes.padded_tokens).zip(scores.chunks_exact_mut(sizes.padded_tokens));
-    for (p, d) in rows {
-        let mean = dot(p, d);
-        for (d, p) in d.iter_mut().zip(p) {
-            *d = scale * p * (*d - mean);
+fn softmax_backward(weights: &[f32], scores: &mut [f32], scale: f32, total: &mut [f32]) {
+    let width = total.len();
+    total.fill(0.0);
+    for (p, d) in weights.chunks_exact(width).zip(scores.chunks_exact(width)) {
+        let (p, d) = (p.as_chunks::<LANES>().0, d.as_chunks::<LANES>().0);
+        for ((p, d), total) in p.iter().zip(d).zip(vectors(total)) {
+            let (p, d, mut sum) = (*p, *d, *total);
+            for lane in 0..LANES {
+                sum[lane] = p[lane].mul_add(d[lane], sum[lane]);
+            }
+            *total = sum;
         }
     }
+    for (p, d) in weights.chunks_exact(width).zip(scores.chunks_exact_mut(width)) {
+        let totals = total.as_chunks::<LANES>().0;
+        for ((p, d), total) in p.as_chunks::<LANES>().0.iter().zip(vectors(d)).zip(totals) {
+            let (p, mut ds, total) = (*p, *d, *total);
+            for lane in 0..LANES {
+                ds[lane] = scale * p[lane] * (ds[lane] - total[lane]);
+            }
+            *d = ds;
+        }
+    }
+}
+
+/// The whole vectors of padded memory.
+///
+/// The loops above work on copies of them: the compiler keeps a copy in a register, but could not know that two
+/// slices do not overlap.
+#[inline(always)]
+fn vectors(x: &mut [f32]) -> std::slice::IterMut<'_, [f32; LANES]> {
+    x.as_chunks_mut::<LANES>().0.iter_mut()
 }

@@ -33,7 +33,7 @@ impl<'a> Matrix<'a> {
     /// Distance between neighbours in a row, then in a column.
     fn strides(&self) -> (isize, isize) {
         // A slice never holds more than `isize::MAX` bytes, so the casts are exact.
-        if self.transposed { (self.rows as isize, 1) } else { (1, self.cols as isize) }
+        if self.transposed { (self.rows.cast_signed(), 1) } else { (1, self.cols.cast_signed()) }
     }
 }
 
@@ -79,7 +79,7 @@ unsafe fn run(out: *mut f32, accumulate: bool, a: Matrix<'_>, b: Matrix<'_>) {
             a.cols,
             out,
             1,
-            b.cols as isize,
+            b.cols.cast_signed(),
             accumulate,
             a.data.as_ptr(),
             a_col,
@@ -120,7 +120,7 @@ mod tests {
 
             let mut sum = vec![1.0; m * n];
             add_product(&mut sum, a, b);
-            assert!(sum.iter().zip(&expected).all(|(sum, expected)| *sum == expected + 1.0));
+            assert_eq!(sum, expected.iter().map(|expected| expected + 1.0).collect::<Vec<f32>>());
         }
     }
 

@@ -7,6 +7,10 @@
 //!
 //! Parallelism belongs to the caller (one shard of a batch per thread): an operation's result is the same bits
 //! whatever the number of threads.
+#![expect(
+    clippy::inline_always,
+    reason = "a kernel has the caller's instruction set only where it is inlined"
+)]
 
 mod attention;
 mod gelu;

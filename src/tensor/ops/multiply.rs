@@ -9,20 +9,26 @@ use super::simd::LANES;
 use pulp::{Simd, WithSimd};
 use std::array;
 
-/// Rows of the left operand: `a[i, k]` lies at `i * stride + k`, or at `k * stride + i` if `TRANSPOSED`.
+/// The product `out[i, j] = Σ_k a[i, k] b[k, j]`.
 ///
-/// `out[i, j] = Σ_k a[i, k] b[k, j]` with `b` and `out` row-major, `width` values a row.
+/// `a[i, k]` lies at `i * stride + k`, or at `k * stride + i` if `TRANSPOSED`; `b` and `out` are row-major.
 pub(super) struct Multiply<'a, const TRANSPOSED: bool> {
-    /// The result, `[rows, width]`; overwritten.
-    pub(super) out: &'a mut [f32],
-    /// The left operand, `[rows, depth]` or its transpose.
-    pub(super) a: &'a [f32],
-    /// Distance between the stored rows of `a`.
-    pub(super) stride: usize,
-    /// The right operand, `[depth, width]`.
-    pub(super) b: &'a [f32],
-    /// Length of a row of `out` and `b`, a multiple of [`LANES`].
-    pub(super) width: usize,
+    out: &'a mut [f32],
+    a: &'a [f32],
+    stride: usize,
+    b: &'a [f32],
+    width: usize,
+}
+
+impl<'a, const TRANSPOSED: bool> Multiply<'a, TRANSPOSED> {
+    /// Overwrites `out`, `[rows, width]`, with the product of `a` and `b`, `[depth, width]`.
+    ///
+    /// # Panics
+    /// If `width` is not a positive multiple of [`LANES`].
+    pub(super) fn new(out: &'a mut [f32], a: &'a [f32], stride: usize, b: &'a [f32], width: usize) -> Self {
+        assert!(width > 0 && width.is_multiple_of(LANES), "rows are padded to whole vectors");
+        Self { out, a, stride, b, width }
+    }
 }
 
 impl<const TRANSPOSED: bool> WithSimd for Multiply<'_, TRANSPOSED> {
@@ -30,7 +36,6 @@ impl<const TRANSPOSED: bool> WithSimd for Multiply<'_, TRANSPOSED> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        assert_eq!(self.width % LANES, 0, "rows are padded to whole vectors");
         let vectors = self.width / S::F32_LANES;
         let mut column = 0;
         // The blocks leave room in the register file for a row of `b` and one broadcast value.
@@ -93,29 +98,67 @@ impl<const TRANSPOSED: bool> Multiply<'_, TRANSPOSED> {
         if TRANSPOSED {
             for (k, b) in b_rows.enumerate() {
                 let a = &self.a[k * self.stride + row..][..ROWS];
-                for i in 0..ROWS {
-                    let a = simd.splat_f32s(a[i]);
-                    for j in 0..COLUMNS {
-                        sums[i][j] = simd.mul_add_f32s(a, b[j], sums[i][j]);
-                    }
+                for (sums, a) in sums.iter_mut().zip(a) {
+                    accumulate(simd, sums, *a, b);
                 }
             }
         } else {
             let a: [&[f32]; ROWS] = array::from_fn(|i| &self.a[(row + i) * self.stride..][..depth]);
             for (k, b) in b_rows.enumerate().take(depth) {
-                for i in 0..ROWS {
-                    let a = simd.splat_f32s(a[i][k]);
-                    for j in 0..COLUMNS {
-                        sums[i][j] = simd.mul_add_f32s(a, b[j], sums[i][j]);
-                    }
+                for (sums, a) in sums.iter_mut().zip(a) {
+                    accumulate(simd, sums, a[k], b);
                 }
             }
         }
-        for i in 0..ROWS {
-            let out = &mut self.out[(row + i) * self.width..][start..end];
-            let out = S::as_mut_simd_f32s(out).0;
-            for j in 0..COLUMNS {
-                out[j] = sums[i][j];
+        for (out, sums) in self.out[row * self.width..].chunks_exact_mut(self.width).zip(sums) {
+            S::as_mut_simd_f32s(&mut out[start..end]).0.copy_from_slice(&sums);
+        }
+    }
+}
+
+/// `sums += a * b`
+#[inline(always)]
+fn accumulate<S: Simd, const N: usize>(simd: S, sums: &mut [S::f32s; N], a: f32, b: [S::f32s; N]) {
+    let a = simd.splat_f32s(a);
+    for (sum, b) in sums.iter_mut().zip(b) {
+        *sum = simd.mul_add_f32s(a, b, *sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::ops::simd::arch;
+    use pulp::Scalar;
+
+    fn counted(n: usize) -> Vec<f32> {
+        (0..n).map(|i| (i * 7 % 13) as f32 - 6.0).collect()
+    }
+
+    #[test]
+    fn products_are_exact_on_small_integers_on_every_instruction_set() {
+        for (rows, depth, width) in
+            [(1, 1, 16), (2, 24, 16), (50, 24, 64), (50, 50, 32), (13, 3, 112), (3, 0, 16)]
+        {
+            let (a, b, stride) = (counted(rows * (depth + 2)), counted(depth * width), depth + 2);
+            let across: Vec<f32> = (0..depth * rows).map(|ki| a[ki % rows * stride + ki / rows]).collect();
+            let entry =
+                |i: usize, j: usize| (0..depth).map(|k| a[i * stride + k] * b[k * width + j]).sum::<f32>();
+            let expected: Vec<f32> = (0..rows * width).map(|ij| entry(ij / width, ij % width)).collect();
+
+            let mut out = vec![f32::NAN; rows * width];
+            arch().dispatch(Multiply::<false>::new(&mut out, &a, stride, &b, width));
+            assert_eq!(out, expected);
+            arch().dispatch(Multiply::<true>::new(&mut out, &across, rows, &b, width));
+            assert_eq!(out, expected);
+            Simd::vectorize(Scalar::new(), Multiply::<false>::new(&mut out, &a, stride, &b, width));
+            assert_eq!(out, expected);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(simd) = pulp::x86::V3::try_new() {
+                Simd::vectorize(simd, Multiply::<false>::new(&mut out, &a, stride, &b, width));
+                assert_eq!(out, expected);
+                Simd::vectorize(simd, Multiply::<true>::new(&mut out, &across, rows, &b, width));
+                assert_eq!(out, expected);
             }
         }
     }

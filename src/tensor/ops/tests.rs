@@ -3,7 +3,7 @@
 use super::{attention, cross_entropy, gelu, kl_divergence, layer_norm, linear, naive};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-/// Relative distance that an operation may have from the `f64` oracle; the worst seen is below 2e-6.
+/// Relative distance that an operation may have from the `f64` oracle; the worst seen is below 1e-6.
 const TOLERANCE: f64 = 1e-5;
 
 type Operation<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
