@@ -35,6 +35,6 @@ pub fn recipe(data: &str, length: Length, learning_rate: Option<f64>, seed: u64)
         drop_path: 0.0,
     };
     optim.check()?;
-    let augment = Augment { crop_padding: 2, flip: true, erase: None };
-    Ok(Recipe { data: data.to_owned(), seed, model: None, optim, augment, gene: None })
+    let augment = Augment { crop_padding: 0, flip: true, erase: None };
+    Ok(Recipe { data: data.to_owned(), seed, model: None, start: None, optim, augment, gene: None })
 }

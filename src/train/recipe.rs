@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     data::Augment,
     error::{Error, Result},
-    gene::DepthRule,
 };
 
 /// Everything that decides the result of a run, together with the data.
@@ -22,6 +21,9 @@ pub struct Recipe {
     /// Shape of the network; of the auxiliary model, where a gene is learned. Absent: given by what is tuned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelShape>,
+    /// Model file to go on from, relative to the recipe's folder, instead of fresh values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     /// Optimiser and schedule.
     pub optim: Optim,
     /// Augmentation of training images.
@@ -121,9 +123,9 @@ pub struct GeneRecipe {
     pub alpha: f64,
     /// Temperature of the distillation term; the paper's is 1.
     pub temperature: f64,
-    /// Rule of the expansion while learning.
+    /// First values: the teacher's where true, fresh ones (as published) where false.
     #[serde(default)]
-    pub rule: DepthRule,
+    pub from_teacher: bool,
 }
 
 impl Recipe {

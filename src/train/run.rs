@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     gene::{GeneMeta, Learngene, Probe, meta, store},
     nn::{
-        Vit, VitConfig,
+        Vit, VitConfig, schema,
         config::{NORM_EPS, RawVitConfig},
     },
     tensor::{Dtype, Params, TensorFile, Weights, codec, hex, sha256},
@@ -150,7 +150,7 @@ impl Run<'_> {
     ) -> Result<(Learngene, bytes::Bytes)> {
         let meta = self.gene_meta(gene, teacher)?;
         let auxiliary = store::auxiliary(&meta)?;
-        let initial = initial_gene(&meta, self.recipe.seed)?;
+        let initial = if gene.from_teacher { inherited_gene(&meta, teacher)? } else { initial_gene(&meta, self.recipe.seed)? };
         let vit = teacher.vit()?;
         let objective = StageSharing::new(auxiliary.clone(), vit, gene, &self.recipe.optim, self.recipe.seed);
         let config = meta.config;
@@ -292,6 +292,24 @@ fn initial_gene(meta: &GeneMeta, seed: u64) -> Result<Weights> {
         Ok((spec.name, tensor))
     });
     tensors.collect()
+}
+
+/// First values of a gene from its teacher: shared tensors as they are, and for stage `s` of `M` the layer
+/// `⌊s (L - 1) / (M - 1)⌉` of `L`.
+fn inherited_gene(meta: &GeneMeta, teacher: &Model) -> Result<Weights> {
+    let (layers, stages) = (teacher.info.config.depth(), meta.stages.len());
+    if teacher.info.config.resized(meta.config.depth(), teacher.info.config.width())? != meta.config {
+        return Err(Error::invalid("gene.from_teacher", "the teacher's shape differs in more than depth"));
+    }
+    let shared = schema::stem(&meta.config).into_iter().chain(schema::tail(&meta.config));
+    let shared = shared.map(|spec| (spec.name.clone(), spec.name));
+    let block = schema::block(&meta.config);
+    let stage = |s: usize| {
+        let layer = (2 * s * (layers - 1) + (stages - 1)) / (2 * (stages - 1).max(1));
+        block.iter().map(move |spec| (meta::stage_name(s, &spec.name), schema::block_name(layer, &spec.name)))
+    };
+    let pairs = shared.chain((0..stages).flat_map(stage));
+    pairs.map(|(name, teachers)| Ok((name, teacher.weights.get(&teachers)?.clone()))).collect()
 }
 
 fn model_info(recipe: &Recipe, data: &Dataset, preprocessing: Preprocessing) -> Result<ModelInfo> {

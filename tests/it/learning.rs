@@ -28,6 +28,7 @@ fn recipe(steps: u32) -> Recipe {
         data: "fashion-mnist".to_owned(),
         seed: 5,
         model: Some(ModelShape { patch_size: 7, depth: 3, width: 16, heads: 2, mlp_ratio: 4 }),
+        start: None,
         optim: Optim {
             length: Length::Steps(steps),
             batch: 50,
@@ -53,7 +54,7 @@ fn gene_recipe() -> GeneRecipe {
         teacher: "teacher".into(),
         alpha: 1.0,
         temperature: 1.0,
-        rule: Default::default(),
+        from_teacher: false,
     }
 }
 

@@ -3,15 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::subject::{self, is_gene};
 use crate::{
     bank::{GeneSummary, ModelRequest, ModelSummary, Plan},
     blueprint::{ModelInfo, model::METADATA_KEY},
     cli::{args, config, output},
-    error::{Error, Result},
-    gene::{Learngene, meta},
+    error::Result,
+    gene::Learngene,
     tensor::TensorFile,
 };
 

@@ -26,7 +26,11 @@ pub(in crate::cli) fn train(options: &args::Train) -> Result<()> {
         return Err(Error::invalid("[gene]", "this recipe learns a gene; use genebank learn"));
     }
     let data = open_data(&recipe.data, &options.run)?;
-    let model = Model::fresh(&recipe, &data.train)?;
+    let folder = options.recipe.parent().unwrap_or(Path::new("."));
+    let model = match &recipe.start {
+        Some(start) => Model::open(&folder.join(start))?,
+        None => Model::fresh(&recipe, &data.train)?,
+    };
     let checkpoint = checkpoint(options);
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.run, Some(&checkpoint), true)?;
