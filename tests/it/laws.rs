@@ -95,7 +95,7 @@ proptest! {
     }
 
     #[test]
-    fn executors_agree_on_every_size(depth in 1u64..=20, width in 1u64..=2, dtype in dtype(), cyclic in any::<bool>()) {
+    fn executors_agree_on_every_size(depth in 1u64..=20, width in 1u64..=3, dtype in dtype(), cyclic in any::<bool>()) {
         let rule = if cyclic { DepthRule::Cyclic } else { DepthRule::Trained };
         let size = Size { depth: Some(depth), width: Some(8 * width), rule, dtype, allow_untrained_width: true };
         let gene = gene();
@@ -176,8 +176,8 @@ fn a_narrower_tensor_is_a_slice_of_the_wider() {
     let rows = |w: &Weights, name: &str| w.get(name).unwrap().to_vec2::<f32>().unwrap();
     let (narrow, wide) = (rows(&narrow, "blocks.1.attn.qkv.weight"), rows(&wide, "stages.1.attn.qkv.weight"));
     for (i, row) in narrow.iter().enumerate() {
-        // q, k and v are three groups of 16 rows, of which the first 8 are kept.
-        assert_eq!(row[..], wide[(i / 8) * 16 + i % 8][..8]);
+        // q, k and v are three groups of 24 rows, of which the first 8 are kept.
+        assert_eq!(row[..], wide[(i / 8) * 24 + i % 8][..8]);
     }
 }
 
@@ -189,8 +189,8 @@ fn the_report_counts_every_tensor_once() {
             Size { depth: Some(depth), width: Some(width), allow_untrained_width: true, ..Size::default() };
         Inheritance::of(&gene.blueprint(&size).unwrap())
     };
-    assert_eq!(report(3, 16), Inheritance { copied: 8 + 3 * 12, ..Inheritance::default() });
-    assert_eq!(report(4, 16), Inheritance { copied: 8 + 2 * 12, repeated: 2 * 12, ..Inheritance::default() });
+    assert_eq!(report(3, 24), Inheritance { copied: 8 + 3 * 12, ..Inheritance::default() });
+    assert_eq!(report(4, 24), Inheritance { copied: 8 + 2 * 12, repeated: 2 * 12, ..Inheritance::default() });
     // The head's bias is as long at every width.
     assert_eq!(report(3, 8), Inheritance { copied: 1, sliced: 7 + 3 * 12, ..Inheritance::default() });
 }

@@ -159,7 +159,8 @@ fn gradients_are_finite_differences() {
     for (name, gradient) in &gradients {
         let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
         let start = params.values(name).unwrap();
-        let step = 1e-2;
+        // The class token starts small, so the loss bends soon in its direction.
+        let step = 2e-3;
         let loss_at = |h: f64| {
             let moved =
                 start.iter().zip(gradient).map(|(v, g)| (f64::from(*v) + h * f64::from(*g) / norm) as f32);
@@ -169,7 +170,7 @@ fn gradients_are_finite_differences() {
         let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
         params.set(name, start.clone(), &Device::Cpu).unwrap();
         // The loss is summed in f32: about 1e-7 / step of noise on the slope.
-        assert!((slope - norm).abs() < 0.02 * norm + 1e-4, "{name}: slope {slope}, norm {norm}");
+        assert!((slope - norm).abs() < 0.02 * norm + 5e-4, "{name}: slope {slope}, norm {norm}");
     }
 }
 
