@@ -193,6 +193,6 @@ fn name(cell: &Cell) -> String {
     };
     match cell.epochs {
         0 => format!("{arm}-d{}-e0", cell.depth),
-        epochs => format!("{arm}-d{}-e{epochs}-lr{:e}", cell.depth, cell.learning_rate_e9 as f64 * 1e-9),
+        epochs => format!("{arm}-d{}-e{epochs}-lr{:e}", cell.depth, cell.learning_rate_e9 as f64 / 1e9),
     }
 }

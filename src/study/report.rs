@@ -45,7 +45,7 @@ impl Row {
             arm: cell.arm,
             depth: cell.depth,
             epochs: cell.epochs,
-            learning_rate: cell.learning_rate_e9 as f64 * 1e-9,
+            learning_rate: cell.learning_rate_e9 as f64 / 1e9,
             held_out: finished.held_out,
             test: finished.test.ok_or_else(missing)?,
             parameters: finished.parameters,

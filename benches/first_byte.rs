@@ -1,0 +1,130 @@
+//! First byte of a depth that was never asked for, and resident memory after every depth.
+//!
+//! Starts the release program on loopback, asks for each depth 1..=24 of a gene once over a fresh connection, and
+//! does that with several fresh servers. Prints medians; run with `cargo bench --bench first_byte`.
+
+#![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
+
+use std::{
+    error::Error,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use genebank::proto::{InitModelRequest, gene_bank_client::GeneBankClient, init_model_response::Event};
+
+const GENE: &str = "fashion-s";
+const WIDTH: u64 = 96;
+const DEPTHS: std::ops::RangeInclusive<u32> = 1..=24;
+const SERVERS: usize = 5;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start() -> Outcome<Self> {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_genebank"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--models"])
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/models"))
+            .env("GENEBANK_LOG", "warn")
+            .env_remove("GENEBANK_DATA")
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+        let address = line.trim().strip_prefix("listening on http://").ok_or("no address")?.to_owned();
+        Ok(Self { process, address })
+    }
+
+    /// Resident memory, bytes.
+    fn resident(&self) -> Outcome<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+
+    /// Time from the request to the first byte of the answer, and the bytes of the answer.
+    fn get(&self, depth: u32) -> Outcome<(Duration, u64)> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        stream.set_nodelay(true)?;
+        let path = format!("/v1/models/{GENE}/d{depth}-w{WIDTH}.safetensors");
+        let start = Instant::now();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+        let mut first = [0];
+        stream.read_exact(&mut first)?;
+        let elapsed = start.elapsed();
+        let rest = std::io::copy(&mut stream, &mut std::io::sink())?;
+        Ok((elapsed, rest + 1))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Time from the call to the first chunk of weights.
+async fn init_model(client: &mut GeneBankClient<tonic::transport::Channel>, depth: u32) -> Outcome<Duration> {
+    let request = InitModelRequest { gene: GENE.to_owned(), depth: Some(depth), ..InitModelRequest::default() };
+    let start = Instant::now();
+    let mut stream = client.init_model(request).await?.into_inner();
+    let mut first = None;
+    while let Some(message) = stream.message().await? {
+        if let Some(Event::Chunk(_)) = message.event {
+            first.get_or_insert_with(|| start.elapsed());
+        }
+    }
+    first.ok_or_else(|| "no chunk".into())
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn show(what: &str, times: &[Duration]) {
+    let mut milliseconds: Vec<f64> = times.iter().map(|time| time.as_secs_f64() * 1e3).collect();
+    let median = median(&mut milliseconds);
+    let (least, most) = (milliseconds[0], milliseconds[milliseconds.len() - 1]);
+    println!("{what}: median {median:.3} ms, {least:.3} to {most:.3}, {} requests", milliseconds.len());
+}
+
+fn main() -> Outcome<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let (mut http, mut grpc, mut growth, mut largest) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    for _ in 0..SERVERS {
+        let server = Server::start()?;
+        // A warm process, but no depth of the range: the path to an error runs through all but the rendering.
+        server.get(1000)?;
+        let before = server.resident()?;
+        for depth in DEPTHS {
+            let (time, bytes) = server.get(depth)?;
+            http.push(time);
+            largest = largest.max(bytes);
+        }
+        growth.push((server.resident()? as f64 - before as f64) / 1e6);
+        let server = Server::start()?;
+        let url = format!("http://{}", server.address);
+        runtime.block_on(async {
+            let mut client = GeneBankClient::connect(url).await?;
+            for depth in DEPTHS {
+                grpc.push(init_model(&mut client, depth).await?);
+            }
+            Ok::<_, Box<dyn Error>>(())
+        })?;
+    }
+    show("HTTP/1.1, first byte of a new depth", &http);
+    show("gRPC, first chunk of a new depth", &grpc);
+    let median = median(&mut growth);
+    println!("resident memory after all depths: +{median:.2} MB; the largest model has {:.2} MB", largest as f64 / 1e6);
+    Ok(())
+}
