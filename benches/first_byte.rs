@@ -74,7 +74,8 @@ impl Drop for Server {
 
 /// Time from the call to the first chunk of weights.
 async fn init_model(client: &mut GeneBankClient<tonic::transport::Channel>, depth: u32) -> Outcome<Duration> {
-    let request = InitModelRequest { gene: GENE.to_owned(), depth: Some(depth), ..InitModelRequest::default() };
+    let request =
+        InitModelRequest { gene: GENE.to_owned(), depth: Some(depth), ..InitModelRequest::default() };
     let start = Instant::now();
     let mut stream = client.init_model(request).await?.into_inner();
     let mut first = None;
@@ -125,6 +126,9 @@ fn main() -> Outcome<()> {
     show("HTTP/1.1, first byte of a new depth", &http);
     show("gRPC, first chunk of a new depth", &grpc);
     let median = median(&mut growth);
-    println!("resident memory after all depths: +{median:.2} MB; the largest model has {:.2} MB", largest as f64 / 1e6);
+    println!(
+        "resident memory after all depths: +{median:.2} MB; the largest model has {:.2} MB",
+        largest as f64 / 1e6
+    );
     Ok(())
 }

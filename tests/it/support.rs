@@ -72,6 +72,22 @@ pub(crate) fn weights(meta: &GeneMeta) -> Weights {
     meta.schema().iter().map(|spec| (spec.name.clone(), tensor(spec))).collect()
 }
 
+/// The test gene in the shape of Fashion-MNIST.
+pub(crate) fn fashion_meta() -> GeneMeta {
+    let meta = meta();
+    let raw = RawVitConfig { image_size: 28, patch_size: 7, classes: 10, ..meta.config.into() };
+    GeneMeta {
+        config: VitConfig::try_from(raw).unwrap(),
+        labels: genebank::data::KNOWN[0].classes.iter().map(ToString::to_string).collect(),
+        ..meta
+    }
+}
+
+/// The folder of the sample of Fashion-MNIST.
+pub(crate) fn sample_data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")
+}
+
 /// The bytes of the test gene's file.
 pub(crate) fn gene_bytes() -> Vec<u8> {
     let meta = meta();
@@ -118,12 +134,14 @@ impl Server {
     /// With room for this many renders at the same time.
     pub(crate) async fn of(limits: Limits, renders: usize) -> Self {
         let models = models(&gene_bytes());
-        let config = Config {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            grace: Duration::from_secs(2),
-            limits,
-            bank: bank::Config { renders, ..bank_config(models.path()) },
-        };
+        let bank = bank::Config { renders, ..bank_config(models.path()) };
+        Self::on(limits, models, bank).await
+    }
+
+    /// Over a bank of its own.
+    pub(crate) async fn on(limits: Limits, models: TempDir, bank: bank::Config) -> Self {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let config = Config { listen, grace: Duration::from_secs(2), limits, bank };
         let app = config.build().await.unwrap();
         let (address, stop) = (app.local_addr(), CancellationToken::new());
         tokio::spawn(app.serve(stop.clone()));
