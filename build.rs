@@ -1,5 +1,7 @@
 //! Compiles the protocol with protox, so that no system `protoc` is needed.
 
+use std::io::Write as _;
+
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -8,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed={proto}");
     let descriptors = protox::compile([proto], ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?).join("genebank_descriptor.bin");
-    std::fs::write(out, descriptors.encode_to_vec())?;
+    std::fs::File::create(out)?.write_all(&descriptors.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
     Ok(())
 }

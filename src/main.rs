@@ -27,7 +27,10 @@ fn quiet_candle() {
         const THREADS: &str = "CANDLE_NUM_THREADS";
         if let (None, Ok(program)) = (std::env::var_os(THREADS), std::env::current_exe()) {
             // Only returns where it failed; then this process goes on, more slowly.
-            let _ = std::process::Command::new(program).args(std::env::args_os().skip(1)).env(THREADS, "1").exec();
+            let _ = std::process::Command::new(program)
+                .args(std::env::args_os().skip(1))
+                .env(THREADS, "1")
+                .exec();
         }
     }
 }

@@ -227,6 +227,7 @@ impl Work {
             recipe: &recipe,
             data: &self.data,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
+            device: Device::Cpu,
             checkpoint: None,
             watch_held_out: false,
         };

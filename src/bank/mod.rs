@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     blueprint::{Artifact, Identity, Slices, assemble::assemble},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     gene::Learngene,
     tensor::Dtype,
 };
@@ -74,8 +74,8 @@ impl Bank {
         let kib = |bytes: u64| u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let slices = Cache::builder()
             .max_capacity(config.cache_bytes / 1024)
-            .weigher(move |(_, _, dtype): &(String, usize, Dtype), slices: &Arc<Slices>| {
-                kib(slices.most_owned_bytes(*dtype))
+            .weigher(move |(_, width, dtype): &(String, usize, Dtype), slices: &Arc<Slices>| {
+                kib(slices.most_owned_bytes(*width, *dtype))
             })
             .build();
         let artifacts = Cache::builder()
@@ -134,6 +134,20 @@ impl Bank {
         }
     }
 
+    /// The untuned model of `plan`, as long as it takes: for a caller that was already told that it exists.
+    ///
+    /// # Errors
+    /// Those of rendering.
+    pub async fn fetch(self: &Arc<Self>, plan: &Plan) -> Result<Arc<Artifact>> {
+        loop {
+            match self.artifact(plan).await {
+                // Each try waits behind the renders that are in the way.
+                Err(error) if error.kind() == Kind::Overloaded => drop(self.renders.acquire().await),
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// The untuned model of `plan`. Concurrent calls for one identity render once.
     async fn artifact(self: &Arc<Self>, plan: &Plan) -> Result<Arc<Artifact>> {
         let identity = plan.blueprint.identity;
@@ -161,6 +175,8 @@ impl Bank {
 
     async fn slices(&self, gene: &Arc<Learngene>, plan: &Plan) -> Arc<Slices> {
         let key = (gene.digest().to_owned(), plan.blueprint.info.config.width(), plan.dtype);
-        self.slices.get_with(key, async { Arc::new(Slices::new(gene.file().clone())) }).await
+        self.slices
+            .get_with(key, async { Arc::new(Slices::new(gene.file().clone(), gene.meta().config.width())) })
+            .await
     }
 }

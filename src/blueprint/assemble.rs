@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     error::{Error, Result},
-    tensor::{Dtype, TensorBytes, TensorFile, codec},
+    tensor::{Dtype, TensorFile, codec},
 };
 
 use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Source};
@@ -41,19 +41,20 @@ impl Slice {
 #[derive(Debug)]
 pub struct Slices {
     stored: TensorFile,
+    stored_width: usize,
     ready: Mutex<BTreeMap<(Source, Dtype), Arc<Slice>>>,
 }
 
 impl Slices {
-    /// Nothing made yet from `stored`.
-    pub fn new(stored: TensorFile) -> Self {
-        Self { stored, ready: Mutex::default() }
+    /// Nothing made yet from `stored`, whose tensors are of a network of `stored_width`.
+    pub fn new(stored: TensorFile, stored_width: usize) -> Self {
+        Self { stored, stored_width, ready: Mutex::default() }
     }
 
-    /// Bytes that may come to be held beside the stored file when everything is wanted as `dtype`.
-    pub fn most_owned_bytes(&self, dtype: Dtype) -> u64 {
-        let elements = |t: &TensorBytes| t.shape.iter().product::<usize>() * dtype.size_bytes();
-        self.stored.tensors().map(|(_, tensor)| elements(tensor) as u64).sum()
+    /// Most bytes that come to be held beside the stored file when everything is wanted at `width` as `dtype`.
+    pub fn most_owned_bytes(&self, width: usize, dtype: Dtype) -> u64 {
+        let made = self.stored.tensors().filter(|(_, t)| width != self.stored_width || t.dtype != dtype);
+        made.map(|(_, t)| (t.shape.iter().product::<usize>() * dtype.size_bytes()) as u64).sum()
     }
 
     fn get(&self, entry: &Entry) -> Result<Arc<Slice>> {
@@ -78,10 +79,10 @@ impl Slices {
                 entry.dtype.write(init.values(*seed, &entry.name, count).into_iter(), &mut out);
             }
             Source::Pieces(pieces) => {
-                if let [piece] = pieces.as_slice() {
-                    if let Some(bytes) = self.contiguous(piece, entry.dtype)? {
-                        return Ok(bytes);
-                    }
+                if let [piece] = pieces.as_slice()
+                    && let Some(bytes) = self.contiguous(piece, entry.dtype)?
+                {
+                    return Ok(bytes);
                 }
                 out.reserve_exact(count * entry.dtype.size_bytes());
                 for piece in pieces {

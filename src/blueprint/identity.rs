@@ -34,6 +34,7 @@ impl Canonical {
     }
 
     /// Adds text.
+    #[must_use]
     pub fn text(mut self, text: &str) -> Self {
         self.0.update([b't']);
         self.0.update((text.len() as u64).to_le_bytes());
@@ -42,6 +43,7 @@ impl Canonical {
     }
 
     /// Adds an integer.
+    #[must_use]
     pub fn integer(mut self, value: u64) -> Self {
         self.0.update([b'i']);
         self.0.update(value.to_le_bytes());
@@ -49,6 +51,7 @@ impl Canonical {
     }
 
     /// Adds every number of a network's shape.
+    #[must_use]
     pub fn config(self, config: &VitConfig) -> Self {
         [
             config.image_size(),

@@ -195,6 +195,9 @@ pub struct RunOptions {
     /// result does not depend on it
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Where to compute: cpu, or cuda:N in a build with CUDA
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
 }
 
 /// `train`.
@@ -230,7 +233,7 @@ pub struct Learn {
 pub struct Subject {
     /// A model file, a gene file, or the name of a gene
     #[arg(value_name = "FILE_OR_GENE")]
-    pub subject: String,
+    pub source: String,
     /// Size of a gene's model.
     #[command(flatten)]
     pub size: SizeOptions,

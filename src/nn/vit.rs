@@ -69,6 +69,11 @@ impl Vit {
         &self.config
     }
 
+    /// The device of its weights.
+    pub fn device(&self) -> &candle_core::Device {
+        self.class_token.device()
+    }
+
     /// Logits of a batch with every branch kept.
     ///
     /// # Shapes

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::{
-    bank::{Bank, Delivery, GeneSummary, ModelRequest, Plan},
+    bank::{Bank, GeneSummary, ModelRequest, Plan},
     blueprint::Artifact,
     error::{Error, Result},
     gene::Size,
@@ -117,11 +117,11 @@ async fn model(
         Answer::NotModified => Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response()),
         Answer::Head => Ok(whole(plan.size_bytes(), etag, Body::empty())),
         Answer::Whole => {
-            let artifact = untuned(&state.bank, &plan).await?;
+            let artifact = state.bank.fetch(&plan).await?;
             let size = artifact.size_bytes();
             Ok(whole(size, etag, Body::new(Slices::new(artifact.chunks(0..size, CHUNK_BYTES), size))))
         }
-        Answer::Part(part) => Ok(partial(untuned(&state.bank, &plan).await?, part, etag)),
+        Answer::Part(part) => Ok(partial(state.bank.fetch(&plan).await?, part, etag)),
     }
 }
 
@@ -225,16 +225,8 @@ fn file(status: StatusCode, length: u64, etag: HeaderValue, body: Body) -> Respo
     (status, headers, body).into_response()
 }
 
-/// The model of a plan without tuning, which is all that a path can name.
-async fn untuned(bank: &Arc<Bank>, plan: &Plan) -> Result<Arc<Artifact>> {
-    match bank.deliver(plan).await? {
-        Delivery::Ready(artifact) => Ok(artifact),
-        Delivery::Tuning(mut job) => job.finish().await,
-    }
-}
-
 async fn digest(state: &State, plan: &Plan) -> Result<Response> {
-    let artifact = untuned(&state.bank, plan).await?;
+    let artifact = state.bank.fetch(plan).await?;
     let answer = json!({
         "identity": artifact.identity().to_string(),
         "manifest": off_runtime(&state.digests, &artifact, Artifact::manifest).await?,

@@ -78,10 +78,7 @@ impl<'a> Cells<'a> {
             BTreeMap::new()
         };
         let scratch = Recipe::open(&study.plan.scratch_recipe)?;
-        let mut tensors = String::new();
-        for (name, tensor) in study.gene.file().tensors() {
-            tensors += &format!("{name} {}\n", hex(&sha256(&tensor.bytes)));
-        }
+        let tensors = codec::digests(study.gene.file().tensors());
         let base = format!("{}\n{tensors}", study.data.train.digest());
         Ok(Self { study, scratch, base, path, finished })
     }
@@ -128,7 +125,7 @@ impl<'a> Cells<'a> {
         cancel: &AtomicBool,
         say: &mut dyn FnMut(&str, Option<Report>),
     ) -> Result<Model> {
-        let Study { data, threads, cache, .. } = self.study;
+        let Study { data, threads, device, cache, .. } = self.study;
         let recipe = self.recipe(&cell)?;
         let initial = match cell.arm {
             Arm::Gene => {
@@ -146,8 +143,14 @@ impl<'a> Cells<'a> {
             return Model::open(&file);
         }
         let checkpoint = cache.join(format!("{key}.ckpt"));
-        let run =
-            Run { recipe: &recipe, data, threads, checkpoint: Some(&checkpoint), watch_held_out: false };
+        let run = Run {
+            recipe: &recipe,
+            data,
+            threads,
+            device: device.clone(),
+            checkpoint: Some(&checkpoint),
+            watch_held_out: false,
+        };
         let label = name(&cell);
         let model = run.classify(&initial, cancel, &mut |report| say(&label, Some(report)))?;
         model.write(&file)?;

@@ -10,6 +10,8 @@ mod report;
 
 use std::{path::Path, sync::atomic::AtomicBool};
 
+use candle_core::Device;
+
 use crate::{
     data::{DatasetPair, Split},
     error::{Error, Result},
@@ -37,8 +39,10 @@ pub struct Study<'a> {
     pub output: &'a Path,
     /// Folder of trained models and of the states of runs.
     pub cache: &'a Path,
-    /// Threads of computation.
+    /// Threads of computation on the CPU.
     pub threads: usize,
+    /// Where is computed.
+    pub device: &'a Device,
 }
 
 impl Study<'_> {
@@ -56,7 +60,7 @@ impl Study<'_> {
             .collect();
         for (arm, arm_plan) in [(Arm::Gene, &self.plan.gene_arm), (Arm::Scratch, &self.plan.scratch_arm)] {
             for epochs in &arm_plan.epochs {
-                let learning_rate_e9 = self.pick(&mut cells, arm, arm_plan, *epochs, cancel, say)?;
+                let learning_rate_e9 = Self::pick(&mut cells, arm, arm_plan, *epochs, cancel, say)?;
                 let cell = |depth: &usize| Cell { arm, depth: *depth, epochs: *epochs, learning_rate_e9 };
                 chosen.extend(arm_plan.depths.iter().map(cell));
             }
@@ -73,7 +77,6 @@ impl Study<'_> {
 
     /// The learning rate with the best held-out accuracy at the arm's pick depth.
     fn pick(
-        &self,
         cells: &mut cell::Cells<'_>,
         arm: Arm,
         plan: &ArmPlan,

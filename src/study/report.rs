@@ -103,9 +103,9 @@ fn markdown(series: &[Series<'_>], ancestor: f64) -> String {
     depths.sort_unstable();
     depths.dedup();
     let mut text = "| depth |".to_owned();
-    series.iter().for_each(|(name, _)| {
+    for (name, _) in series {
         let _ = write!(text, " {name} |");
-    });
+    }
     let _ = writeln!(text, "\n|{}", " ---: |".repeat(series.len() + 1));
     for depth in depths {
         let _ = write!(text, "| {depth} |");

@@ -83,16 +83,11 @@ impl TensorFile {
         let data = bytes.slice(8 + header_bytes as usize..);
         let mut tensors = BTreeMap::new();
         for (name, info) in header.tensors() {
-            let dtype = match info.dtype {
-                safetensors::Dtype::F32 => Dtype::F32,
-                safetensors::Dtype::F16 => Dtype::F16,
-                safetensors::Dtype::BF16 => Dtype::Bf16,
-                other => {
-                    return Err(corrupt(format!(
-                        "tensor \"{name}\" has dtype {other:?}, not F32, F16 or BF16"
-                    )));
-                }
-            };
+            let found = info.dtype.to_string();
+            let dtype =
+                Dtype::ALL.into_iter().find(|dtype| dtype.safetensors_name() == found).ok_or_else(|| {
+                    corrupt(format!("tensor \"{name}\" has dtype {found}, not F32, F16 or BF16"))
+                })?;
             let bytes = data.slice(info.data_offsets.0..info.data_offsets.1);
             tensors.insert(name.clone(), TensorBytes { dtype, shape: info.shape.clone(), bytes });
         }
@@ -158,6 +153,14 @@ pub fn header<'a>(
     let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(json.as_bytes());
     bytes.into()
+}
+
+/// One line for each tensor, of its name and the SHA-256 of its bytes: what a result depends on.
+pub fn digests<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a TensorBytes)>) -> String {
+    let line = |(name, tensor): (&str, &TensorBytes)| {
+        format!("{name} {}\n", super::hex(&super::sha256(&tensor.bytes)))
+    };
+    tensors.into_iter().map(line).collect()
 }
 
 /// A whole safetensors file in memory.

@@ -27,6 +27,14 @@ impl Weights {
             .collect()
     }
 
+    /// The same tensors on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the device refuses.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        self.iter().map(|(name, t)| Ok((name.to_owned(), t.to_device(device).context(name)?))).collect()
+    }
+
     /// The tensor called `name`.
     ///
     /// # Errors

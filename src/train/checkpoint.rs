@@ -58,10 +58,10 @@ impl Checkpoint {
                     checkpoint.values.insert(name.to_owned(), values);
                 }
                 Some(("first", name)) => {
-                    checkpoint.moments.entry(name.to_owned()).or_default().first = values
+                    checkpoint.moments.entry(name.to_owned()).or_default().first = values;
                 }
                 Some(("second", name)) => {
-                    checkpoint.moments.entry(name.to_owned()).or_default().second = values
+                    checkpoint.moments.entry(name.to_owned()).or_default().second = values;
                 }
                 _ => return Err(Error::UnexpectedTensor { name: name.to_owned() }),
             }

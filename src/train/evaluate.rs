@@ -61,7 +61,7 @@ pub fn evaluate(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Acc
 }
 
 fn batch(model: &Vit, batch: &Batch) -> Result<(u64, f64)> {
-    let input = images(batch, 0, batch.labels.len(), model.config())?;
+    let input = images(batch, 0, batch.labels.len(), model.config(), model.device())?;
     let logits: Vec<Vec<f32>> =
         model.forward(&input).and_then(|logits| logits.to_vec2()).context("evaluation")?;
     let mut totals = (0, 0.0);

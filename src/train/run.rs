@@ -1,17 +1,21 @@
 //! Whole runs: from a recipe and a data set to a model or gene.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use candle_core::Device;
 
 use crate::{
-    blueprint::{Blueprint, ModelInfo, Preprocessing, expand},
+    blueprint::{Blueprint, ModelInfo, Preprocessing, expand, model::METADATA_KEY},
     data::{Dataset, DatasetPair, Loader, Split, known},
     error::{Error, Result},
     gene::{GeneMeta, Learngene, Probe, meta, store},
     nn::{
-        Vit, VitConfig, schema,
+        Vit, VitConfig,
         config::{NORM_EPS, RawVitConfig},
+        schema,
     },
     tensor::{Dtype, Params, TensorFile, Weights, codec, hex, sha256},
 };
@@ -98,12 +102,25 @@ pub struct Run<'a> {
     pub recipe: &'a Recipe,
     /// Training and test images.
     pub data: &'a DatasetPair,
-    /// Threads of computation.
+    /// Threads of computation on the CPU.
     pub threads: usize,
+    /// Where is computed.
+    pub device: Device,
     /// Where the state is kept; absent: nowhere.
     pub checkpoint: Option<&'a Path>,
     /// Measure the held-out part after every epoch.
     pub watch_held_out: bool,
+}
+
+/// What is trained, and how a network is made of it.
+struct Task<'a> {
+    objective: &'a dyn Objective,
+    network: &'a dyn Fn(&Weights) -> Result<Vit>,
+    initial: Weights,
+    /// Changes with everything that the result depends on.
+    identity: String,
+    preprocessing: &'a Preprocessing,
+    config: VitConfig,
 }
 
 impl Run<'_> {
@@ -114,24 +131,19 @@ impl Run<'_> {
     pub fn classify(
         &self,
         model: &Model,
-        cancel: &std::sync::atomic::AtomicBool,
+        cancel: &AtomicBool,
         report: &mut dyn FnMut(Report),
     ) -> Result<Model> {
         let config = model.info.config;
-        let objective = Classification::new(config, &self.recipe.optim, self.recipe.seed);
-        let identity =
-            self.identity(&model.info.metadata()[crate::blueprint::model::METADATA_KEY], &model.weights)?;
-        let network = |weights: &Weights| Vit::new(config, weights);
-        let weights = self.train(
-            &objective,
-            &model.info.preprocessing,
+        let task = Task {
+            objective: &Classification::new(config, &self.recipe.optim, self.recipe.seed),
+            network: &|weights| Vit::new(config, weights),
+            initial: model.weights.to_device(&self.device)?,
+            identity: self.identity(&model.info.metadata()[METADATA_KEY], &model.weights)?,
+            preprocessing: &model.info.preprocessing,
             config,
-            &model.weights,
-            &identity,
-            &network,
-            cancel,
-            report,
-        )?;
+        };
+        let weights = self.train(task, cancel, report)?;
         let mut info = model.info.clone();
         info.training.push(self.note());
         Ok(Model { info, weights })
@@ -145,37 +157,33 @@ impl Run<'_> {
         &self,
         gene: &GeneRecipe,
         teacher: &Model,
-        cancel: &std::sync::atomic::AtomicBool,
+        cancel: &AtomicBool,
         report: &mut dyn FnMut(Report),
     ) -> Result<(Learngene, bytes::Bytes)> {
-        let meta = self.gene_meta(gene, teacher)?;
+        let (meta, device) = (self.gene_meta(gene, teacher)?, &self.device);
+        let initial = if gene.from_teacher {
+            inherited_gene(&meta, teacher)?
+        } else {
+            initial_gene(&meta, self.recipe.seed)?
+        };
         let auxiliary = store::auxiliary(&meta)?;
-        let initial = if gene.from_teacher { inherited_gene(&meta, teacher)? } else { initial_gene(&meta, self.recipe.seed)? };
-        let vit = teacher.vit()?;
-        let objective = StageSharing::new(auxiliary.clone(), vit, gene, &self.recipe.optim, self.recipe.seed);
-        let config = meta.config;
-        let network = |weights: &Weights| Vit::new(config, &expand(&auxiliary, weights, &Device::Cpu)?);
+        let vit = Vit::new(teacher.info.config, &teacher.weights.to_device(device)?)?;
         let json = serde_json::to_string(&meta).expect("a record of finite numbers and text serialises");
-        let identity = self.identity(&json, &teacher.weights)?;
-        let preprocessing = &teacher.info.preprocessing;
-        let weights =
-            self.train(&objective, preprocessing, config, &initial, &identity, &network, cancel, report)?;
-        store::render(meta, &weights, self.recipe.seed)
+        let task = Task {
+            network: &|weights| Vit::new(meta.config, &expand(&auxiliary, weights, device)?),
+            initial: initial.to_device(device)?,
+            identity: self.identity(&json, &teacher.weights)?,
+            preprocessing: &teacher.info.preprocessing,
+            config: meta.config,
+            objective: &StageSharing::new(auxiliary.clone(), vit, gene, &self.recipe.optim, self.recipe.seed),
+        };
+        let weights = self.train(task, cancel, report)?;
+        store::render(meta, &weights.to_device(&Device::Cpu)?, self.recipe.seed)
     }
 
-    /// Trains and reports the held-out accuracy of `network` after every epoch.
-    #[expect(clippy::too_many_arguments, reason = "the two runs differ in exactly these")]
-    fn train(
-        &self,
-        objective: &dyn Objective,
-        preprocessing: &Preprocessing,
-        config: VitConfig,
-        initial: &Weights,
-        identity: &str,
-        network: &dyn Fn(&Weights) -> Result<Vit>,
-        cancel: &std::sync::atomic::AtomicBool,
-        report: &mut dyn FnMut(Report),
-    ) -> Result<Weights> {
+    /// Trains and reports the held-out accuracy of the network after every epoch.
+    fn train(&self, task: Task<'_>, cancel: &AtomicBool, report: &mut dyn FnMut(Report)) -> Result<Weights> {
+        let Task { objective, network, initial, identity, preprocessing, config } = task;
         let recipe = self.recipe;
         let (dataset, indices) = self.data.select(Split::Train, SPLIT_SEED);
         check_data(&dataset, &config)?;
@@ -188,7 +196,7 @@ impl Run<'_> {
             config,
             optim: &recipe.optim,
             threads: self.threads,
-            checkpoint: self.checkpoint.map(|path| (path, identity)),
+            checkpoint: self.checkpoint.map(|path| (path, identity.as_str())),
         };
         let mut on_event = |event: Event, params: &Params| {
             report(Report::Trainer(event));
@@ -198,16 +206,15 @@ impl Run<'_> {
             }
             Ok(())
         };
-        trainer.run(initial, &mut Control { cancel, on_event: &mut on_event })
+        trainer.run(&initial, &mut Control { cancel, on_event: &mut on_event })
     }
 
     /// What the result depends on: recipe, data, and what is trained.
     fn identity(&self, what: &str, weights: &Weights) -> Result<String> {
         let recipe = serde_json::to_string(self.recipe).expect("a recipe of finite numbers serialises");
-        let mut parts = format!("{}\n{recipe}\n{what}\n", self.data.train.digest());
-        for (name, tensor) in weights.to_bytes(Dtype::F32)? {
-            parts += &format!("{name} {}\n", hex(&sha256(&tensor.bytes)));
-        }
+        let tensors = weights.to_bytes(Dtype::F32)?;
+        let tensors = codec::digests(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)));
+        let parts = format!("{}\n{recipe}\n{what}\n{tensors}", self.data.train.digest());
         Ok(hex(&sha256(parts.as_bytes())))
     }
 
@@ -261,7 +268,7 @@ pub fn loader_of(data: &DatasetPair, split: Split, preprocessing: &Preprocessing
     Loader::evaluation(dataset, indices, EVALUATION_BATCH, preprocessing).map(Arc::new)
 }
 
-/// Accuracy of `model` on a part of `data`.
+/// Accuracy of `model`, on the device of its weights, on a part of `data`.
 ///
 /// # Errors
 /// [`Error::Invalid`] where model and data do not fit; [`Error::Tensor`].

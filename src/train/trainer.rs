@@ -101,12 +101,12 @@ impl Trainer<'_> {
         let params = Params::new(initial)?;
         let mut adamw = AdamW::default();
         let mut step = 0;
-        if let Some((path, run)) = self.checkpoint {
-            if let Some(checkpoint) = Checkpoint::open(path, run)? {
-                step = checkpoint.restore(&params)?;
-                adamw = AdamW::from_moments(checkpoint.moments);
-                (control.on_event)(Event::Resumed { step }, &params)?;
-            }
+        if let Some((path, run)) = self.checkpoint
+            && let Some(checkpoint) = Checkpoint::open(path, run)?
+        {
+            step = checkpoint.restore(&params)?;
+            adamw = AdamW::from_moments(checkpoint.moments);
+            (control.on_event)(Event::Resumed { step }, &params)?;
         }
         while step < total {
             let epoch = step / per_epoch;
@@ -199,8 +199,9 @@ impl Trainer<'_> {
             let zeros = params.iter().map(|(name, var)| (name.to_owned(), vec![0.0; var.elem_count()]));
             return Ok((0.0, zeros.collect()));
         }
+        let device = params.iter().next().map_or(&Device::Cpu, |(_, var)| var.device());
         let shard = Shard {
-            images: images(batch, start, end, &self.config)?,
+            images: images(batch, start, end, &self.config, device)?,
             labels: batch.labels[start..end].to_vec(),
             step,
             first: start,
@@ -223,12 +224,18 @@ impl Trainer<'_> {
     }
 }
 
-/// Images `start..end` of `batch`, `[images, channels, height, width]`.
+/// Images `start..end` of `batch` on `device`, `[images, channels, height, width]`.
 ///
 /// # Errors
 /// [`Error::Tensor`] where the images have another shape.
-pub fn images(batch: &Batch, start: usize, end: usize, config: &VitConfig) -> Result<Tensor> {
+pub fn images(
+    batch: &Batch,
+    start: usize,
+    end: usize,
+    config: &VitConfig,
+    device: &Device,
+) -> Result<Tensor> {
     let (values, side) = (config.image_values(), config.image_size());
     let shape = (end - start, config.channels(), side, side);
-    Tensor::from_slice(&batch.images[start * values..end * values], shape, &Device::Cpu).context("images")
+    Tensor::from_slice(&batch.images[start * values..end * values], shape, device).context("images")
 }

@@ -23,7 +23,7 @@ fn gene() -> Learngene {
 
 /// The assembled file of `blueprint`, and its tensors by name.
 fn assembled(blueprint: &Blueprint, file: &TensorFile) -> TensorFile {
-    let artifact = assemble(blueprint, &Slices::new(file.clone())).unwrap();
+    let artifact = assemble(blueprint, &Slices::new(file.clone(), 24)).unwrap();
     let bytes: Vec<u8> = artifact.parts().flat_map(|part| part.to_vec()).collect();
     assert_eq!(bytes.len() as u64, artifact.size_bytes());
     TensorFile::from_bytes(bytes.into(), "assembled").unwrap()
@@ -155,7 +155,7 @@ fn the_trained_depth_is_the_auxiliary_model_bit_for_bit() {
 #[test]
 fn depth_costs_no_memory() {
     let gene = gene();
-    let slices = Slices::new(gene.file().clone());
+    let slices = Slices::new(gene.file().clone(), 24);
     let memory = gene.file().bytes().as_ptr_range();
     for depth in 1..=20 {
         let blueprint = gene.blueprint(&Size { depth: Some(depth), ..Size::default() }).unwrap();
@@ -199,7 +199,7 @@ fn the_report_counts_every_tensor_once() {
 fn chunks_give_back_the_file_at_any_size_and_offset() {
     let gene = gene();
     let blueprint = gene.blueprint(&Size { depth: Some(5), ..Size::default() }).unwrap();
-    let artifact = Arc::new(assemble(&blueprint, &Slices::new(gene.file().clone())).unwrap());
+    let artifact = Arc::new(assemble(&blueprint, &Slices::new(gene.file().clone(), 24)).unwrap());
     let whole: Vec<u8> = artifact.parts().flat_map(|part| part.to_vec()).collect();
     for (start, end, size) in
         [(0, u64::MAX, 1000), (17, 5000, 1), (whole.len() as u64 - 1, u64::MAX, 7), (40, 40, 9)]

@@ -125,7 +125,14 @@ fn no_parameter_of_a_gene_is_dead_and_the_teacher_has_no_gradient() {
     let mut gene = recipe.clone();
     gene.model = Some(ModelShape { depth: 4, ..recipe.model.unwrap() });
     gene.seed = 6;
-    let run = Run { recipe: &gene, data: &data, threads: 2, checkpoint: None, watch_held_out: false };
+    let run = Run {
+        recipe: &gene,
+        data: &data,
+        threads: 2,
+        device: Device::Cpu,
+        checkpoint: None,
+        watch_held_out: false,
+    };
     let (learned, _) = run.learn(&gene_recipe(), &teacher, &AtomicBool::new(false), &mut |_| ()).unwrap();
     let initial = Weights::from_file(learned.file(), &Device::Cpu).unwrap();
     for alpha in [1.0, 0.5] {
@@ -179,7 +186,14 @@ fn the_number_of_threads_changes_no_bit() {
     let (data, recipe) = (data(), recipe(6));
     let model = Model::fresh(&recipe, &data.train).unwrap();
     let train = |threads| {
-        let run = Run { recipe: &recipe, data: &data, threads, checkpoint: None, watch_held_out: false };
+        let run = Run {
+            recipe: &recipe,
+            data: &data,
+            threads,
+            device: Device::Cpu,
+            checkpoint: None,
+            watch_held_out: false,
+        };
         bits(&run.classify(&model, &AtomicBool::new(false), &mut |_| ()).unwrap().weights)
     };
     let one = train(1);
@@ -193,8 +207,14 @@ fn a_resumed_run_is_the_undisturbed_run() {
     let model = Model::fresh(&recipe, &data.train).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.ckpt");
-    let run =
-        |checkpoint| Run { recipe: &recipe, data: &data, threads: 2, checkpoint, watch_held_out: false };
+    let run = |checkpoint| Run {
+        recipe: &recipe,
+        data: &data,
+        threads: 2,
+        device: Device::Cpu,
+        checkpoint,
+        watch_held_out: false,
+    };
     let whole = run(None).classify(&model, &AtomicBool::new(false), &mut |_| ()).unwrap();
     // 19 batches make an epoch; the run is cancelled in the second and has the state of the first.
     let cancel = AtomicBool::new(false);
@@ -216,7 +236,14 @@ fn a_resumed_run_is_the_undisturbed_run() {
     assert_eq!(bits(&whole.weights), bits(&resumed.weights));
 
     let other = Recipe { seed: 6, ..recipe.clone() };
-    let run = Run { recipe: &other, data: &data, threads: 2, checkpoint: Some(&path), watch_held_out: false };
+    let run = Run {
+        recipe: &other,
+        data: &data,
+        threads: 2,
+        device: Device::Cpu,
+        checkpoint: Some(&path),
+        watch_held_out: false,
+    };
     let refused = run.classify(&model, &AtomicBool::new(false), &mut |_| ()).unwrap_err();
     assert!(refused.to_string().contains("another recipe"), "{refused}");
 }
@@ -226,11 +253,25 @@ fn a_descendant_starts_ahead_of_a_fresh_model() {
     let data = data();
     let cancel = AtomicBool::new(false);
     let recipe = recipe(150);
-    let run = Run { recipe: &recipe, data: &data, threads: 2, checkpoint: None, watch_held_out: false };
+    let run = Run {
+        recipe: &recipe,
+        data: &data,
+        threads: 2,
+        device: Device::Cpu,
+        checkpoint: None,
+        watch_held_out: false,
+    };
     let teacher = run.classify(&Model::fresh(&recipe, &data.train).unwrap(), &cancel, &mut |_| ()).unwrap();
     let mut gene = recipe.clone();
     gene.model = Some(ModelShape { depth: 4, ..recipe.model.unwrap() });
-    let run = Run { recipe: &gene, data: &data, threads: 2, checkpoint: None, watch_held_out: false };
+    let run = Run {
+        recipe: &gene,
+        data: &data,
+        threads: 2,
+        device: Device::Cpu,
+        checkpoint: None,
+        watch_held_out: false,
+    };
     let (learned, _) = run.learn(&gene_recipe(), &teacher, &cancel, &mut |_| ()).unwrap();
     let accuracy = |model: &Model| measure(model, &data, Split::Test, 2).unwrap().share();
     let teacher_accuracy = accuracy(&teacher);
@@ -248,7 +289,14 @@ fn a_wrong_teacher_or_data_set_is_refused() {
     let mut model = Model::fresh(&recipe, &data.train).unwrap();
     model.info.config = model.info.config.resized(2, 16).unwrap();
     assert!(matches!(Vit::new(model.info.config, &model.weights), Err(Error::UnexpectedTensor { .. })));
-    let run = Run { recipe: &recipe, data: &data, threads: 1, checkpoint: None, watch_held_out: false };
+    let run = Run {
+        recipe: &recipe,
+        data: &data,
+        threads: 1,
+        device: Device::Cpu,
+        checkpoint: None,
+        watch_held_out: false,
+    };
     let refused = run.classify(&model, &AtomicBool::new(false), &mut |_| ()).unwrap_err();
     assert!(refused.to_string().contains("blocks.2"), "{refused}");
 }

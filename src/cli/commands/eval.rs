@@ -6,6 +6,7 @@ use crate::{
     cli::{args, config, output},
     data::Split,
     error::{Error, Result},
+    tensor::device,
     train::run::measure,
 };
 
@@ -24,7 +25,8 @@ struct Report {
 pub(in crate::cli) fn run(options: &args::Eval) -> Result<()> {
     let split: Split = serde_json::from_value(options.split.clone().into())
         .map_err(|_| Error::invalid("--split", "use one of test, held-out, train, train-full"))?;
-    let model = subject::model(&options.subject)?;
+    let mut model = subject::model(&options.subject)?;
+    model.weights = model.weights.to_device(&device::open(&options.run.device)?)?;
     let data = open_data(&options.dataset, &options.run)?;
     let result = measure(&model, &data, split, config::threads(&options.run)?)?;
     let report = Report {

@@ -7,6 +7,7 @@ use crate::{
     error::Result,
     gene::Learngene,
     study::{Plan, Study, store_quality},
+    tensor::device,
     train::{Recipe, run::Model},
 };
 
@@ -27,6 +28,7 @@ pub(in crate::cli) fn run(options: &args::Study) -> Result<()> {
         output: &options.output,
         cache: &options.cache,
         threads: config::threads(&options.run)?,
+        device: &device::open(&options.run.device)?,
     };
     let watch = Watch::new();
     let cancel = watch.cancel();

@@ -17,20 +17,20 @@ use crate::{
 
 /// A file that exists, else the gene of that name.
 pub(super) fn find(options: &args::Subject) -> Result<PathBuf> {
-    let path = Path::new(&options.subject);
+    let path = Path::new(&options.source);
     if path.is_file() {
         return Ok(path.to_owned());
     }
     let folder = config::models(&options.models);
-    let file = folder.join(format!("{}.safetensors", options.subject));
-    if meta::check_name(&options.subject).is_ok() && file.is_file() {
+    let file = folder.join(format!("{}.safetensors", options.source));
+    if meta::check_name(&options.source).is_ok() && file.is_file() {
         return Ok(file);
     }
     let known = Registry::open(&folder, None).map_or_else(
         |_| String::new(),
         |genes| genes.iter().map(|gene| gene.meta().name.clone()).collect::<Vec<_>>().join(", "),
     );
-    Err(Error::NotFound { what: "file or gene", name: options.subject.clone(), known })
+    Err(Error::NotFound { what: "file or gene", name: options.source.clone(), known })
 }
 
 /// Both kinds of file keep their record under one key; only a gene has stages.

@@ -6,7 +6,7 @@ use crate::{
     cli::{args, config, progress::Watch},
     data::{Dataset, DatasetPair, data_root},
     error::{Error, Result},
-    tensor::codec,
+    tensor::{codec, device},
     train::{
         Length, Recipe, finetune,
         run::{Model, Run},
@@ -76,7 +76,8 @@ fn run<'a>(
     checkpoint: Option<&'a Path>,
     watch_held_out: bool,
 ) -> Result<Run<'a>> {
-    Ok(Run { recipe, data, threads: config::threads(options)?, checkpoint, watch_held_out })
+    let (threads, device) = (config::threads(options)?, device::open(&options.device)?);
+    Ok(Run { recipe, data, threads, device, checkpoint, watch_held_out })
 }
 
 fn checkpoint(options: &args::Train) -> PathBuf {
