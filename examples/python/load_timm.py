@@ -1,0 +1,146 @@
+"""Loads a model file of genebank into timm, with nothing missing and nothing left over.
+
+    pip install torch timm safetensors
+    python examples/python/load_timm.py m.safetensors
+    python examples/python/load_timm.py m.safetensors --data DIR
+    python examples/python/load_timm.py m.safetensors --compare models/fashion-s.safetensors
+
+DIR holds the Fashion-MNIST test set (t10k-*-ubyte, with or without .gz), or a folder fashion-mnist with it.
+A gene carries a probe: the logits that its trained network gives for a seeded input. --compare computes them with
+timm, for a model of the trained depth. With another model file it compares the two on noise.
+"""
+
+import argparse
+import gzip
+import hashlib
+import json
+import pathlib
+import struct
+
+import safetensors
+import safetensors.torch
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+
+def record(path):
+    """What genebank says about the file at `path`."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["genebank"])
+
+
+def load(path):
+    """The network of the file at `path`, and its record."""
+    info = record(path)
+    if "stages" in info:
+        raise SystemExit(f"{path} is a gene; make a model of it with: genebank init {info['name']} -o m.safetensors")
+    config = info["config"]
+    model = VisionTransformer(
+        img_size=config["image_size"],
+        patch_size=config["patch_size"],
+        in_chans=config["channels"],
+        num_classes=config["classes"],
+        embed_dim=config["width"],
+        depth=config["depth"],
+        num_heads=config["heads"],
+        mlp_ratio=config["mlp_ratio"],
+        class_token=True,
+        global_pool="token",
+    )
+    # Half-precision files are cast up on loading.
+    model.load_state_dict(safetensors.torch.load_file(path), strict=True)
+    return model.eval(), info
+
+
+def idx(folder, name):
+    """The values of an IDX file, as a tensor of bytes."""
+    for place in (folder / "fashion-mnist", folder):
+        for path in (place / name, place / f"{name}.gz"):
+            if path.is_file():
+                data = path.read_bytes()
+                data = gzip.decompress(data) if path.suffix == ".gz" else data
+                axes = data[3]
+                shape = [int.from_bytes(data[4 + 4 * a : 8 + 4 * a], "big") for a in range(axes)]
+                return torch.frombuffer(bytearray(data[4 + 4 * axes :]), dtype=torch.uint8).reshape(shape)
+    raise SystemExit(f"{folder} does not hold {name} or {name}.gz")
+
+
+def pixels(images, info):
+    """Bytes `[images, height, width]` as the network's input `[images, channels, height, width]`."""
+    mean, std = (torch.tensor(info["preprocessing"][key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
+    return (images[:, None].float() / 255 - mean) / std
+
+
+@torch.no_grad()
+def accuracy(model, info, folder):
+    """Right answers and images of the Fashion-MNIST test set."""
+    images, labels = idx(folder, "t10k-images-idx3-ubyte"), idx(folder, "t10k-labels-idx1-ubyte")
+    right = 0
+    for part, truth in zip(images.split(250), labels.split(250)):
+        right += (model(pixels(part, info)).argmax(1) == truth).sum().item()
+    return right, len(labels)
+
+
+def chacha20(key, words):
+    """The first `words` 32-bit words of the ChaCha20 stream of `key`, counter and nonce from 0."""
+    constants, mask, out = struct.unpack("<4I", b"expand 32-byte k"), 0xFFFFFFFF, []
+    quarters = [(0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15)]
+    quarters += [(0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14)]
+    for counter in range(-(-words // 16)):
+        start = [*constants, *struct.unpack("<8I", key), counter, 0, 0, 0]
+        x = start.copy()
+        for a, b, c, d in quarters * 10:
+            for i, j, k, bits in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
+                x[i] = (x[i] + x[j]) & mask
+                x[k] ^= x[i]
+                x[k] = (x[k] << bits | x[k] >> (32 - bits)) & mask
+        out += [(a + b) & mask for a, b in zip(x, start)]
+    return out[:words]
+
+
+def probe_input(seed, shape):
+    """The input of a gene's probe: uniform in [-1, 1), a multiple of 2^-23."""
+    key = hashlib.sha256(struct.pack("<Q", seed) + b"probe").digest()
+    words = torch.tensor(chacha20(key, torch.Size(shape).numel()))
+    return ((words >> 8).double() / 2**23 - 1).float().reshape(shape)
+
+
+@torch.no_grad()
+def compare(model, info, path):
+    """Largest difference of `model`'s logits from those of the file at `path`, and the largest logit of the file."""
+    theirs_info, config = record(path), info["config"]
+    image = (config["channels"], config["image_size"], config["image_size"])
+    if "stages" not in theirs_info:
+        theirs, _ = load(path)
+        images = torch.randn(16, *image, generator=torch.Generator().manual_seed(0))
+        expected = theirs(images)
+    elif theirs_info["config"] == config:
+        probe = theirs_info["probe"]
+        images = probe_input(probe["seed"], (probe["batch"], *image))
+        expected = torch.tensor(probe["logits"]).reshape(probe["batch"], -1)
+    else:
+        trained = theirs_info["config"]
+        raise SystemExit(f"the probe is for depth {trained['depth']} and width {trained['width']}")
+    return (model(images) - expected).abs().max().item(), expected.abs().max().item()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=pathlib.Path)
+    parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="measure accuracy on the test set")
+    parser.add_argument("--compare", type=pathlib.Path, metavar="FILE", help="compare logits with a gene's probe, or with a model")
+    options = parser.parse_args()
+
+    model, info = load(options.file)
+    config, parameters = info["config"], sum(p.numel() for p in model.parameters())
+    print(f"{options.file}: depth {config['depth']}, width {config['width']}, {parameters} parameters, all keys matched")
+    if options.data:
+        right, images = accuracy(model, info, options.data)
+        print(f"{right / images:.2%}: {right} of {images} images")
+    if options.compare:
+        difference, largest = compare(model, info, options.compare)
+        print(f"largest difference of logits {difference:.3e}, largest logit {largest:.3e}")
+
+
+if __name__ == "__main__":
+    main()
