@@ -1,6 +1,6 @@
 //! The program.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use tracing_subscriber::EnvFilter;
 
@@ -11,7 +11,8 @@ fn main() -> ExitCode {
     quiet_candle();
     let filter =
         EnvFilter::try_from_env("GENEBANK_LOG").unwrap_or_else(|_| EnvFilter::new("warn,genebank=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     genebank::cli::run(std::env::args_os())
 }
 

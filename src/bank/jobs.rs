@@ -236,7 +236,10 @@ impl Work {
                 self.progress.send_replace(Progress { step, total_steps: total, loss });
             }
         };
-        let tuned = run.classify(&model, &self.cancel, &mut report)?;
+        let mut tuned = run.classify(&model, &self.cancel, &mut report)?;
+        if let Some(origin) = &mut tuned.info.origin {
+            origin.identity = identity.to_string();
+        }
         let path = self.jobs.store.join(format!("{identity}.safetensors"));
         let file = codec::render(&tuned.info.metadata(), &tuned.weights.to_bytes(self.plan.dtype)?);
         codec::write_atomic(&path, [file.as_ref()])?;

@@ -79,7 +79,7 @@ pub struct Plan {
     pub dtype: Dtype,
     /// Tuning on the server.
     pub tune: Option<Tune>,
-    /// Measured accuracy at this size on the gene's test set, before tuning.
+    /// Measured accuracy at this size on the gene's test set; absent where the model is to be tuned.
     pub expected_accuracy: Option<f64>,
     /// The width was not trained.
     pub untrained_width: bool,
@@ -102,7 +102,11 @@ impl Plan {
         Ok(Self {
             dtype: request.size.dtype,
             tune: request.tune.clone(),
-            expected_accuracy: gene.quality(config.depth(), config.width(), 0).map(|q| q.accuracy),
+            expected_accuracy: match request.tune {
+                None => gene.quality(config.depth(), config.width(), 0).map(|q| q.accuracy),
+                // The grid knows one recipe on one data set; this may be any.
+                Some(_) => None,
+            },
             untrained_width: !gene.meta().trained_widths.contains(&config.width()),
             gene: gene.clone(),
             blueprint,

@@ -121,7 +121,7 @@ pub struct ModelSummary {
 }
 
 impl ModelSummary {
-    /// What there is to say about the model of `plan`.
+    /// What there is to say about the model of `plan` before it is tuned.
     pub fn of(plan: &Plan) -> Self {
         let config = &plan.blueprint.info.config;
         Self {

@@ -64,7 +64,8 @@ pub struct BankOptions {
     /// Memory for narrower widths and other element types, beside the genes. Less means that they are made again
     #[arg(long, value_name = "MIB", default_value_t = 512)]
     pub cache_mib: u64,
-    /// Models rendered at the same time; one more is answered with RESOURCE_EXHAUSTED or 429
+    /// Models rendered at the same time; one more call is answered with RESOURCE_EXHAUSTED, one more HTTP
+    /// download waits
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub renders: usize,
     /// Tuning jobs at the same time; one more is answered with RESOURCE_EXHAUSTED
@@ -205,7 +206,7 @@ pub struct RunOptions {
 pub struct Train {
     /// Recipe, a TOML file
     pub recipe: PathBuf,
-    /// Model file to write when the run has ended
+    /// File to write: a model, or a gene, whose file must have its name, when the run has ended
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// State of the run, written after every epoch; a run that finds it goes on from there. Without it: OUTPUT

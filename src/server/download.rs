@@ -50,7 +50,8 @@ async fn produce(
     let artifact = match delivery {
         Delivery::Ready(artifact) => artifact,
         Delivery::Tuning(mut job) => {
-            send(Event::Header(convert::header(model.clone(), String::new()))).await?;
+            let model = ModelSummary { identity: job.identity().to_string(), ..model.clone() };
+            send(Event::Header(convert::header(model, String::new()))).await?;
             while let Some(progress) = job.progress().await {
                 send(Event::Progress(convert::progress(progress))).await?;
             }
@@ -59,7 +60,8 @@ async fn produce(
     };
     let size_bytes = artifact.size_bytes();
     let manifest = off_runtime(&digests, &artifact, Artifact::manifest).await?;
-    let header = convert::header(ModelSummary { size_bytes, ..model }, manifest);
+    let identity = artifact.identity().to_string();
+    let header = convert::header(ModelSummary { identity, size_bytes, ..model }, manifest);
     send(Event::Header(header)).await?;
     // The digest of the file is computed while its chunks are under way.
     let digest = {

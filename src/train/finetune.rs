@@ -13,8 +13,8 @@ pub const RECIPE_VERSION: u64 = 1;
 pub const MAX_STEPS: u32 = 100_000;
 /// Most epochs of a tuning on a server.
 pub const MAX_EPOCHS: u32 = 100;
-/// Peak learning rate where none is given: the best of three on held-out images (docs/results/sws.md).
-pub const LEARNING_RATE: f64 = 5e-4;
+/// Peak learning rate where none is given: the best of three on held-out images (docs/results/sws).
+pub const LEARNING_RATE: f64 = 1e-3;
 
 /// The recipe of a tuning.
 ///

@@ -67,7 +67,11 @@ async fn embedded(options: &args::Init, request: &ModelRequest) -> Result<Summar
         artifact.write(&options.output)?;
     }
     Ok(Summary {
-        model: ModelSummary { size_bytes: artifact.size_bytes(), ..ModelSummary::of(&plan) },
+        model: ModelSummary {
+            identity: artifact.identity().to_string(),
+            size_bytes: artifact.size_bytes(),
+            ..ModelSummary::of(&plan)
+        },
         manifest: hex(artifact.manifest()),
         sha256: hex(artifact.sha256()),
     })
