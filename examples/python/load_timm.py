@@ -3,9 +3,11 @@
     pip install torch timm safetensors
     python examples/python/load_timm.py m.safetensors
     python examples/python/load_timm.py m.safetensors --data DIR
+    python examples/python/load_timm.py m.safetensors --data DIR --logits logits.safetensors
     python examples/python/load_timm.py m.safetensors --compare models/fashion-s.safetensors
 
 DIR holds the Fashion-MNIST test set (t10k-*-ubyte, with or without .gz), or a folder fashion-mnist with it.
+--logits takes what `genebank eval m.safetensors --logits FILE` wrote, and compares it with timm's on the test set.
 A gene carries a probe: the logits that its trained network gives for a seeded input. --compare computes them with
 timm, for a model of the trained depth. With another model file it compares the two on noise.
 """
@@ -73,12 +75,10 @@ def pixels(images, info):
 
 @torch.no_grad()
 def accuracy(model, info, folder):
-    """Right answers and images of the Fashion-MNIST test set."""
+    """Right answers on the Fashion-MNIST test set, and the logits `[images, classes]`."""
     images, labels = idx(folder, "t10k-images-idx3-ubyte"), idx(folder, "t10k-labels-idx1-ubyte")
-    right = 0
-    for part, truth in zip(images.split(250), labels.split(250)):
-        right += (model(pixels(part, info)).argmax(1) == truth).sum().item()
-    return right, len(labels)
+    logits = torch.cat([model(pixels(part, info)) for part in images.split(250)])
+    return (logits.argmax(1) == labels).sum().item(), logits
 
 
 def chacha20(key, words):
@@ -128,6 +128,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=pathlib.Path)
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="measure accuracy on the test set")
+    parser.add_argument("--logits", type=pathlib.Path, metavar="FILE", help="compare with the logits that genebank eval wrote; needs --data")
     parser.add_argument("--compare", type=pathlib.Path, metavar="FILE", help="compare logits with a gene's probe, or with a model")
     options = parser.parse_args()
 
@@ -135,8 +136,11 @@ def main():
     config, parameters = info["config"], sum(p.numel() for p in model.parameters())
     print(f"{options.file}: depth {config['depth']}, width {config['width']}, {parameters} parameters, all keys matched")
     if options.data:
-        right, images = accuracy(model, info, options.data)
-        print(f"{right / images:.2%}: {right} of {images} images")
+        right, logits = accuracy(model, info, options.data)
+        print(f"{right / len(logits):.2%}: {right} of {len(logits)} images")
+        if options.logits:
+            difference = (logits - safetensors.torch.load_file(options.logits)["logits"]).abs().max().item()
+            print(f"largest difference of logits {difference:.3e}, largest logit {logits.abs().max().item():.3e}")
     if options.compare:
         difference, largest = compare(model, info, options.compare)
         print(f"largest difference of logits {difference:.3e}, largest logit {largest:.3e}")

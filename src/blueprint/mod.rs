@@ -1,5 +1,5 @@
 //! A blueprint is data: for each tensor of a model its name, shape, dtype and where its values come from. It has
-//! two executors, [`assemble`] (bytes, to serve) and [`expand`] (tensors, to learn, tune and evaluate), which
+//! two executors, [`mod@assemble`] (bytes, to serve) and [`mod@expand`] (tensors, to learn, tune and evaluate), which
 //! agree bit for bit on the CPU.
 
 pub mod assemble;

@@ -1,4 +1,4 @@
-//! What was typed. What it means is in [`super::config`].
+//! What was typed. What it means is in `config`.
 
 #![expect(clippy::doc_markdown, reason = "doc comments here are help texts")]
 
@@ -285,6 +285,9 @@ pub struct Eval {
     /// Part of it: test, held-out, train or train-full. Choices are made on held-out; test is for the table
     #[arg(long, value_name = "PART", default_value = "test")]
     pub split: String,
+    /// Also write the logits of every image to this safetensors file, as `logits` [images, classes]
+    #[arg(long, value_name = "FILE")]
+    pub logits: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,

@@ -1,4 +1,4 @@
-//! The program: what was typed ([`args`]), what it means ([`config`]), and one file for each command.
+//! The program: what was typed ([`args`]), what it means (`config`), and one file for each command.
 
 pub mod args;
 mod commands;

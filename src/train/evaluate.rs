@@ -28,17 +28,32 @@ impl Accuracy {
     }
 }
 
-/// Classifies every image of `loader`; batches are dealt to `threads` threads and summed in order.
+/// Accuracy and loss of `model` over every image of `loader`.
+///
+/// # Errors
+/// As [`logits`].
+pub fn evaluate(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Accuracy> {
+    let logits = logits(model, loader, threads)?;
+    Ok(score(&logits, model.config().classes(), &labels(loader)))
+}
+
+/// Classes of every image of `loader`, in its order.
+pub fn labels(loader: &Loader) -> Vec<usize> {
+    loader.epoch(0).order().iter().map(|item| loader.dataset().label(*item as usize)).collect()
+}
+
+/// Logits of every image of `loader`, `[images, classes]` in row-major order; batches are dealt to `threads` threads.
 ///
 /// # Errors
 /// [`Error::Tensor`], and [`Error::Invalid`] for an empty loader.
-pub fn evaluate(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Accuracy> {
-    let batches = loader.batches_per_epoch();
-    let plan = &loader.epoch(0);
-    let threads = threads.clamp(1, batches.max(1));
-    let mut results: Vec<Option<Result<(u64, f64)>>> = (0..batches).map(|_| None).collect();
+pub fn logits(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Vec<f32>> {
+    let (batches, plan) = (loader.batches_per_epoch(), &loader.epoch(0));
+    if batches == 0 {
+        return Err(Error::invalid("data", "no image to evaluate on"));
+    }
+    let mut results: Vec<Option<Result<Vec<f32>>>> = (0..batches).map(|_| None).collect();
     std::thread::scope(|scope| {
-        let per_thread = batches.div_ceil(threads).max(1);
+        let per_thread = batches.div_ceil(threads.clamp(1, batches));
         for (t, slots) in results.chunks_mut(per_thread).enumerate() {
             scope.spawn(move || {
                 for (i, slot) in slots.iter_mut().enumerate() {
@@ -47,30 +62,42 @@ pub fn evaluate(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Acc
             });
         }
     });
-    let (mut correct, mut loss) = (0, 0.0);
+    let mut logits = Vec::with_capacity(loader.items() * model.config().classes());
     for result in results.into_iter().flatten() {
-        let (c, l) = result?;
-        correct += c;
-        loss += l;
+        logits.extend(result?);
     }
-    let images = loader.items() as u64;
-    if images == 0 {
-        return Err(Error::invalid("data", "no image to evaluate on"));
-    }
-    Ok(Accuracy { correct, images, loss: loss / images as f64 })
+    Ok(logits)
 }
 
-fn batch(model: &Vit, batch: &Batch) -> Result<(u64, f64)> {
-    let input = images(batch, 0, batch.labels.len(), model.config(), model.device())?;
-    let logits: Vec<Vec<f32>> =
-        model.forward(&input).and_then(|logits| logits.to_vec2()).context("evaluation")?;
-    let mut totals = (0, 0.0);
-    for (logits, label) in logits.iter().zip(&batch.labels) {
-        let label = *label as usize;
+/// Accuracy and loss of logits `[images, classes]`.
+pub fn score(logits: &[f32], classes: usize, labels: &[usize]) -> Accuracy {
+    let (mut correct, mut loss) = (0, 0.0);
+    for (logits, label) in logits.chunks_exact(classes).zip(labels) {
         let largest = logits.iter().fold(f32::NEG_INFINITY, |m, l| m.max(*l));
         let sum: f64 = logits.iter().map(|l| f64::from(l - largest).exp()).sum();
-        totals.0 += u64::from(logits.iter().position(|l| *l == largest) == Some(label));
-        totals.1 += sum.ln() - f64::from(logits[label] - largest);
+        correct += u64::from(logits.iter().position(|l| *l == largest) == Some(*label));
+        loss += sum.ln() - f64::from(logits[*label] - largest);
     }
-    Ok(totals)
+    let images = labels.len() as u64;
+    Accuracy { correct, images, loss: loss / images as f64 }
+}
+
+fn batch(model: &Vit, batch: &Batch) -> Result<Vec<f32>> {
+    let input = images(batch, 0, batch.labels.len(), model.config(), model.device())?;
+    model.forward(&input).and_then(|logits| logits.flatten_all()?.to_vec1()).context("evaluation")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_are_those_by_hand() {
+        // Right, wrong, and all equal: the first class of equal ones is the answer.
+        let accuracy = score(&[2.0, 0.0, 0.0, 1.0, 5.0, 5.0], 2, &[0, 0, 1]);
+        assert_eq!((accuracy.correct, accuracy.images), (1, 3));
+        let softplus = |x: f64| x.exp().ln_1p();
+        let expected = (softplus(-2.0) + softplus(1.0) + 2f64.ln()) / 3.0;
+        assert!((accuracy.loss - expected).abs() < 1e-12, "{} {expected}", accuracy.loss);
+    }
 }

@@ -21,8 +21,12 @@ use crate::{
 };
 
 use super::{
-    Accuracy, Control, Event, Objective, Recipe, Trainer, classify::Classification, evaluate,
-    learn_gene::StageSharing, recipe::GeneRecipe,
+    Accuracy, Control, Event, Objective, Recipe, Trainer,
+    classify::Classification,
+    evaluate,
+    evaluate::{labels, logits, score},
+    learn_gene::StageSharing,
+    recipe::GeneRecipe,
 };
 
 /// Images per batch of an evaluation.
@@ -273,8 +277,23 @@ pub fn loader_of(data: &DatasetPair, split: Split, preprocessing: &Preprocessing
 /// # Errors
 /// [`Error::Invalid`] where model and data do not fit; [`Error::Tensor`].
 pub fn measure(model: &Model, data: &DatasetPair, split: Split, threads: usize) -> Result<Accuracy> {
+    measure_logits(model, data, split, threads).map(|(accuracy, _)| accuracy)
+}
+
+/// As [`measure`], with the logits of every image, `[images, classes]` in row-major order.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_logits(
+    model: &Model,
+    data: &DatasetPair,
+    split: Split,
+    threads: usize,
+) -> Result<(Accuracy, Vec<f32>)> {
     check_data(&data.train, &model.info.config)?;
-    evaluate(&model.vit()?, &loader_of(data, split, &model.info.preprocessing)?, threads)
+    let loader = loader_of(data, split, &model.info.preprocessing)?;
+    let logits = logits(&model.vit()?, &loader, threads)?;
+    Ok((score(&logits, model.info.config.classes(), &labels(&loader)), logits))
 }
 
 /// Checks that images and classes of `data` are the network's.

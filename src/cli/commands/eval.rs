@@ -1,13 +1,15 @@
 //! `genebank eval`: accuracy of a model.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::{
     cli::{args, config, output},
     data::Split,
     error::{Error, Result},
-    tensor::device,
-    train::run::measure,
+    tensor::{Dtype, TensorBytes, codec, device},
+    train::run::measure_logits,
 };
 
 use super::{subject, train::open_data};
@@ -28,7 +30,15 @@ pub(in crate::cli) fn run(options: &args::Eval) -> Result<()> {
     let mut model = subject::model(&options.subject)?;
     model.weights = model.weights.to_device(&device::open(&options.run.device)?)?;
     let data = open_data(&options.dataset, &options.run)?;
-    let result = measure(&model, &data, split, config::threads(&options.run)?)?;
+    let (result, logits) = measure_logits(&model, &data, split, config::threads(&options.run)?)?;
+    if let Some(path) = &options.logits {
+        let mut bytes = Vec::with_capacity(logits.len() * Dtype::F32.size_bytes());
+        Dtype::F32.write(logits.into_iter(), &mut bytes);
+        let shape = vec![result.images as usize, model.info.config.classes()];
+        let tensor = TensorBytes { dtype: Dtype::F32, shape, bytes: bytes.into() };
+        let file = codec::render(&BTreeMap::new(), &[("logits".to_owned(), tensor)]);
+        codec::write_atomic(path, [file.as_ref()])?;
+    }
     let report = Report {
         dataset: options.dataset.clone(),
         split,
