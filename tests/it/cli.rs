@@ -104,18 +104,30 @@ fn a_broken_gene_writes_nothing() {
         bytes
     };
     let broken = [
-        ("truncated", changed(|bytes| bytes.truncate(bytes.len() - 100))),
-        ("empty", Vec::new()),
-        ("a header of 2^60 bytes", changed(|bytes| bytes[..8].copy_from_slice(&(1u64 << 60).to_le_bytes()))),
+        ("not fully covered", changed(|bytes| bytes.truncate(bytes.len() - 100))),
+        ("too few", Vec::new()),
         (
-            "not finite",
+            "header of 1152921504606846976 bytes",
+            changed(|bytes| bytes[..8].copy_from_slice(&(1u64 << 60).to_le_bytes())),
+        ),
+        (
+            "offset",
+            changed(|bytes| {
+                // The first tensor no longer begins where the data do.
+                let first = b"\"data_offsets\":[0,";
+                let at = bytes.windows(first.len()).position(|window| window == first).unwrap();
+                bytes[at + first.len() - 2] = b'4';
+            }),
+        ),
+        (
+            "not finite at element 2",
             changed(|bytes| {
                 let at = bytes.len() - 4;
                 bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
             }),
         ),
         (
-            "another network than its probe's",
+            "probe logits differ",
             changed(|bytes| {
                 let at = bytes.len() - 2000;
                 for value in bytes[at..].chunks_exact_mut(4) {
@@ -124,11 +136,17 @@ fn a_broken_gene_writes_nothing() {
             }),
         ),
     ];
-    for (what, bytes) in broken {
+    for (reason, bytes) in broken {
         let (models, out) = (models(&bytes), tempfile::tempdir().unwrap());
         let output = init(models.path(), out.path(), &[GENE]);
-        assert_eq!(code(&output), 1, "{what} {output:?}");
-        assert!(entries(out.path()).is_empty(), "{what}");
+        assert_eq!(code(&output), 1, "{reason} {output:?}");
+        assert!(entries(out.path()).is_empty(), "{reason}");
+        let said = String::from_utf8(output.stderr).unwrap().to_lowercase();
+        assert!(said.contains("tiny.safetensors") && said.contains(reason), "{reason}: {said}");
+        // A server does not start on it either.
+        let served =
+            genebank(&["serve", "--listen", "127.0.0.1:0", "--models", models.path().to_str().unwrap()]);
+        assert_eq!((code(&served), served.stdout.len()), (1, 0), "{reason}");
     }
 }
 
