@@ -14,7 +14,7 @@ use genebank::{
     },
 };
 
-/// Largest difference as a share of the norm; measured 6e-7 at most.
+/// Largest difference as a share of the norm; measured 8e-7 at most, over logits and all gradients.
 const TOLERANCE: f32 = 5e-6;
 
 struct Golden {
@@ -107,7 +107,7 @@ fn every_gradient_is_timms() {
     assert_eq!(gradients.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (name, gradient) in &gradients {
         let distance = distance(gradient, &expected[name]);
-        assert!(distance < 2.0 * TOLERANCE, "{name} {distance:e}");
+        assert!(distance < TOLERANCE, "{name} {distance:e}");
     }
 }
 
@@ -130,7 +130,8 @@ fn ten_steps_follow_pytorchs_adamw() {
     let mut adamw = AdamW::default();
     for (step, expected) in golden.values("losses").into_iter().enumerate() {
         let (loss, gradients) = golden.loss(&params);
-        assert!((loss - expected).abs() < 1e-4 * expected, "step {step}: {loss} {expected}");
+        // Measured 2e-6 at most; differences grow with the steps.
+        assert!((loss - expected).abs() < 2e-5 * expected, "step {step}: {loss} {expected}");
         adamw.step(&params, &gradients, &optim, 1e-2, step as u64).unwrap();
     }
 }
