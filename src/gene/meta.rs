@@ -47,6 +47,8 @@ impl Probe {
     pub const TOLERANCE: f32 = 1e-3;
     /// Most images of a probe.
     pub const MAX_BATCH: usize = 16;
+    /// Most values of its input.
+    pub const MAX_VALUES: usize = 1 << 22;
 
     /// The input: uniform values in `[-1, 1)` from ChaCha bits, without a library function.
     ///
@@ -115,7 +117,8 @@ impl GeneMeta {
     /// # Errors
     /// [`Error::Corrupt`] naming `origin`, the value and the limit.
     pub fn check(&self, origin: &str) -> Result<()> {
-        let trained: usize = self.stages.iter().sum();
+        // A file may say anything: the sum must not overflow.
+        let trained = self.stages.iter().fold(0usize, |sum, layers| sum.saturating_add(*layers));
         let [least, greatest] = self.depth_range;
         let (config, widths) = (&self.config, &self.trained_widths);
         let probe = &self.probe;
@@ -157,9 +160,17 @@ impl GeneMeta {
             ),
             (
                 (1..=Probe::MAX_BATCH).contains(&probe.batch)
+                    && probe.batch * config.image_values() <= Probe::MAX_VALUES
                     && probe.logits.len() == probe.batch * config.classes()
                     && probe.logits.iter().all(|logit| logit.is_finite()),
-                format!("probe of {} images holds {} logits", probe.batch, probe.logits.len()),
+                format!(
+                    "probe of {} images with {} finite logits: at most {} images, {} values, {} logits each",
+                    probe.batch,
+                    probe.logits.len(),
+                    Probe::MAX_BATCH,
+                    Probe::MAX_VALUES,
+                    config.classes()
+                ),
             ),
         ];
         match rules.into_iter().find(|(holds, _)| !holds) {

@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 /// Epsilon of every LayerNorm, timm's value for vision transformers.
 pub const NORM_EPS: f64 = 1e-6;
 
+/// Most patches of an image: attention grows with their square.
+pub const MAX_PATCHES: usize = 4096;
+
 /// A checked shape of a vision transformer in timm's form: class token, learned positions, pre-norm blocks,
 /// `norm` → token 0 → `head`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -63,7 +66,12 @@ impl TryFrom<RawVitConfig> for VitConfig {
                 return Err(Error::invalid(whole, format!("{value} is not a multiple of {part} {by}")));
             }
         }
-        Ok(Self(raw))
+        let config = Self(raw);
+        if config.patches() > MAX_PATCHES {
+            let (what, found, of) = ("patches", config.patches() as u64, "a vision transformer".to_owned());
+            return Err(Error::OutOfRange { what, found, of, limit: format!("1..={MAX_PATCHES}") });
+        }
+        Ok(config)
     }
 }
 
@@ -185,6 +193,7 @@ mod tests {
             RawVitConfig { width: 1_000_000_000, ..RAW },
             RawVitConfig { heads: 5, ..RAW },
             RawVitConfig { patch_size: 5, ..RAW },
+            RawVitConfig { image_size: 1024, patch_size: 1, ..RAW },
         ] {
             VitConfig::try_from(raw).unwrap_err();
         }

@@ -159,3 +159,35 @@ async fn draining_turns_readiness_off_and_ends() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     TcpStream::connect(server.address).await.unwrap_err();
 }
+
+#[test]
+fn every_rule_of_a_genes_record_is_checked() {
+    use genebank::gene::{GeneMeta, Probe};
+    let good = || crate::support::meta();
+    good().check("x").unwrap();
+    let classes = good().config.classes();
+    let records = [
+        (GeneMeta { format: 2, ..good() }, "format 2 is not 1"),
+        (GeneMeta { family: "mamba".to_owned(), ..good() }, "family \"mamba\""),
+        (GeneMeta { name: "x-d1-w2".to_owned(), ..good() }, "not a gene name"),
+        (GeneMeta { stages: vec![usize::MAX, 4], ..good() }, "stages hold"),
+        (GeneMeta { stages: vec![0, 3], ..good() }, "no layer"),
+        (GeneMeta { stages: vec![1; 65], ..good() }, "65 stages"),
+        (GeneMeta { depth_range: [0, 9], ..good() }, "depth range 0..=9"),
+        (GeneMeta { depth_range: [1, usize::MAX], ..good() }, "depth range"),
+        (GeneMeta { head_dim: 3, ..good() }, "head_dim 3"),
+        (GeneMeta { norm_eps: 1e-5, ..good() }, "norm_eps"),
+        (GeneMeta { trained_widths: vec![7, 24], ..good() }, "trained widths"),
+        (GeneMeta { labels: vec!["a".to_owned()], ..good() }, "1 labels"),
+        (GeneMeta { probe: Probe { seed: 0, batch: usize::MAX, logits: Vec::new() }, ..good() }, "probe of"),
+        (
+            GeneMeta { probe: Probe { seed: 0, batch: 1, logits: vec![f32::NAN; classes] }, ..good() },
+            "probe of",
+        ),
+    ];
+    for (record, reason) in records {
+        let error = record.check("x").unwrap_err();
+        assert_eq!(error.kind(), genebank::error::Kind::DataLoss);
+        assert!(error.to_string().contains(reason), "{reason}: {error}");
+    }
+}
