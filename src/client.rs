@@ -203,12 +203,7 @@ type Written = Result<(NamedTempFile, String)>;
 
 /// A task that writes what it is sent to a temporary file beside `path`, and its digest.
 fn write_beside(path: &Path) -> Result<(mpsc::Sender<Bytes>, JoinHandle<Written>)> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let mut temporary = NamedTempFile::new_in(folder).map_err(Error::io(folder))?;
+    let mut temporary = codec::begin_atomic(path)?;
     let (sender, mut chunks) = mpsc::channel::<Bytes>(4);
     let path = path.to_owned();
     let writer = tokio::task::spawn_blocking(move || {

@@ -113,6 +113,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A task of this program panicked: a bug.
+    #[error("{what} panicked")]
+    Panicked {
+        /// What the task did.
+        what: &'static str,
+    },
     /// A failure that several waiters share.
     #[error(transparent)]
     Shared(#[from] std::sync::Arc<Self>),
@@ -198,7 +204,9 @@ impl Error {
             | Self::Corrupt { .. } => Kind::DataLoss,
             Self::Overloaded { .. } => Kind::Overloaded,
             Self::Cancelled => Kind::Cancelled,
-            Self::Diverged { .. } | Self::Tensor { .. } | Self::Io { .. } => Kind::Internal,
+            Self::Diverged { .. } | Self::Tensor { .. } | Self::Io { .. } | Self::Panicked { .. } => {
+                Kind::Internal
+            }
             Self::Remote { kind, .. } => *kind,
         }
     }

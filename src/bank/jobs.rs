@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use crate::{
     blueprint::{Artifact, Canonical, Identity, expand},
     data::{Dataset, DatasetPair},
-    error::{Error, Result},
+    error::{Error, Kind, Result},
     tensor::{TensorFile, Weights, codec},
     train::{
         Event, finetune,
@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-use super::{Config, Delivery, Length, Plan, Tune};
+use super::{Config, Delivery, Length, Plan, Tune, blocking};
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -102,6 +102,8 @@ pub(super) struct Jobs {
     permits: Arc<Semaphore>,
     datasets: Mutex<BTreeMap<String, Arc<DatasetPair>>>,
     running: Mutex<BTreeMap<Identity, Running>>,
+    /// Stored models that somebody holds: many callers of one share its memory.
+    held: Mutex<BTreeMap<Identity, Weak<Artifact>>>,
 }
 
 impl Jobs {
@@ -113,6 +115,7 @@ impl Jobs {
             permits: Arc::new(Semaphore::new(config.tunings)),
             datasets: Mutex::default(),
             running: Mutex::default(),
+            held: Mutex::default(),
         }
     }
 
@@ -121,8 +124,8 @@ impl Jobs {
         let (jobs, name) = (self.clone(), tune.dataset.clone());
         let data = blocking(move || jobs.dataset(&name)).await?;
         let identity = identity(plan, tune, &data.train);
-        let path = self.store.join(format!("{identity}.safetensors"));
-        if let Some(artifact) = blocking(move || stored(identity, &path)).await? {
+        let jobs = self.clone();
+        if let Some(artifact) = blocking(move || jobs.stored(identity)).await? {
             return Ok(Delivery::Ready(artifact));
         }
         self.join_or_start(identity, plan, tune, data).map(Delivery::Tuning)
@@ -155,6 +158,7 @@ impl Jobs {
             plan: plan.clone(),
             tune: tune.clone(),
             data,
+            handle: Arc::downgrade(&handle),
             cancel: handle.cancel.clone(),
             permit,
             progress,
@@ -167,6 +171,37 @@ impl Jobs {
         Ok(job)
     }
 
+    fn path(&self, identity: Identity) -> PathBuf {
+        self.store.join(format!("{identity}.safetensors"))
+    }
+
+    /// The stored model of this name, from memory where somebody holds it.
+    fn stored(&self, identity: Identity) -> Result<Option<Arc<Artifact>>> {
+        let held =
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).get(&identity).and_then(Weak::upgrade);
+        if held.is_some() {
+            return Ok(held);
+        }
+        let path = self.path(identity);
+        if !path.exists() {
+            return Ok(None);
+        }
+        self.hold(identity, TensorFile::open(&path)?).map(Some)
+    }
+
+    /// Keeps sight of a model file for those who ask for it while it is held.
+    fn hold(&self, identity: Identity, file: TensorFile) -> Result<Arc<Artifact>> {
+        let artifact = Arc::new(Artifact::from_file(identity, &file, "tuned model")?);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another caller may have read it at the same time; one of the two is enough.
+        if let Some(artifact) = held.get(&identity).and_then(Weak::upgrade) {
+            return Ok(artifact);
+        }
+        held.retain(|_, artifact| artifact.strong_count() > 0);
+        held.insert(identity, Arc::downgrade(&artifact));
+        Ok(artifact)
+    }
+
     /// The data set called `name`, read once.
     fn dataset(&self, name: &str) -> Result<Arc<DatasetPair>> {
         let mut datasets = self.datasets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,7 +210,15 @@ impl Jobs {
         }
         let root =
             self.data.as_ref().ok_or_else(|| Error::invalid("fine_tune", "this server has no data sets"))?;
-        let data = Arc::new(Dataset::open(name, root)?);
+        let opened = Dataset::open(name, root).map_err(|error| {
+            if error.kind() == Kind::NotFound {
+                return error;
+            }
+            // Its paths are this machine's, and the caller can do nothing about them.
+            tracing::error!(%error, name, "a data set cannot be read");
+            Error::corrupt(format!("data set \"{name}\""), "cannot be read by this server")
+        });
+        let data = Arc::new(opened?);
         datasets.insert(name.to_owned(), data.clone());
         Ok(data)
     }
@@ -194,6 +237,7 @@ struct Work {
     plan: Plan,
     tune: Tune,
     data: Arc<DatasetPair>,
+    handle: Weak<Handle>,
     cancel: Arc<AtomicBool>,
     permit: OwnedSemaphorePermit,
     progress: watch::Sender<Progress>,
@@ -204,7 +248,7 @@ impl Work {
         let outcome = self.tune(identity);
         let mut running = self.jobs.running.lock().unwrap_or_else(PoisonError::into_inner);
         // A later job of the same name may have taken the place of one that was cancelled.
-        if running.get(&identity).is_some_and(|job| job.handle.strong_count() == 0 || outcome.is_ok()) {
+        if running.get(&identity).is_some_and(|job| Weak::ptr_eq(&job.handle, &self.handle)) {
             running.remove(&identity);
         }
         drop(self.permit);
@@ -212,17 +256,17 @@ impl Work {
     }
 
     fn tune(&self, identity: Identity) -> Result<Arc<Artifact>> {
+        // A job of the same name may have ended between the look at the store and the start of this one.
+        if let Some(artifact) = self.jobs.stored(identity)? {
+            return Ok(artifact);
+        }
         let stored = Weights::from_file(self.plan.gene.file(), &Device::Cpu)?;
         let mut blueprint = self.plan.blueprint.clone();
         blueprint.entries.iter_mut().for_each(|entry| entry.dtype = crate::tensor::Dtype::F32);
         let weights = expand(&blueprint, &stored, &Device::Cpu)?;
         let model = Model { info: blueprint.info, weights };
-        let length = match self.tune.length {
-            Length::Steps(steps) => crate::train::Length::Steps(steps),
-            Length::Epochs(epochs) => crate::train::Length::Epochs(epochs),
-        };
         let rate = self.tune.learning_rate_e9.map(|rate| rate as f64 * 1e-9);
-        let recipe = finetune::recipe(&self.tune.dataset, length, rate, self.tune.seed)?;
+        let recipe = finetune::recipe(&self.tune.dataset, self.tune.length, rate, self.tune.seed)?;
         let run = Run {
             recipe: &recipe,
             data: &self.data,
@@ -240,11 +284,9 @@ impl Work {
         if let Some(origin) = &mut tuned.info.origin {
             origin.identity = identity.to_string();
         }
-        let path = self.jobs.store.join(format!("{identity}.safetensors"));
         let file = codec::render(&tuned.info.metadata(), &tuned.weights.to_bytes(self.plan.dtype)?);
-        codec::write_atomic(&path, [file.as_ref()])?;
-        let file = TensorFile::from_bytes(file, &path.display().to_string())?;
-        Artifact::from_file(identity, &file, &path.display().to_string()).map(Arc::new)
+        codec::write_atomic(&self.jobs.path(identity), [file.as_ref()])?;
+        self.jobs.hold(identity, TensorFile::from_bytes(file, "tuned model")?)
     }
 }
 
@@ -263,16 +305,4 @@ fn identity(plan: &Plan, tune: &Tune, data: &Dataset) -> Identity {
         .integer(tune.seed)
         .integer(finetune::RECIPE_VERSION)
         .finish()
-}
-
-fn stored(identity: Identity, path: &Path) -> Result<Option<Arc<Artifact>>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let file = TensorFile::open(path)?;
-    Artifact::from_file(identity, &file, &path.display().to_string()).map(|artifact| Some(Arc::new(artifact)))
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Cancelled)?
 }

@@ -9,7 +9,7 @@ pub mod summary;
 use std::{path::PathBuf, sync::Arc};
 
 use moka::future::Cache;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     blueprint::{Artifact, Identity, Slices, assemble::assemble},
@@ -19,7 +19,9 @@ use crate::{
 };
 
 pub use jobs::{Job, Progress};
-pub use plan::{Length, ModelRequest, Plan, Tune};
+pub use plan::{ModelRequest, Plan, Tune};
+
+pub use crate::train::Length;
 pub use registry::Registry;
 pub use summary::{GeneSummary, ModelSummary};
 
@@ -34,7 +36,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// Folder of tuned models.
     pub store: PathBuf,
-    /// Bytes of slices, other dtypes and headers that are kept beside the genes.
+    /// Bytes of slices, other dtypes and headers that are kept beside the genes: half for what depths share, half
+    /// for whole models.
     pub cache_bytes: u64,
     /// Models rendered at the same time; one more is [`Error::Overloaded`].
     pub renders: usize,
@@ -73,13 +76,13 @@ impl Bank {
         // Weights are KiB, because moka's are 32 bits.
         let kib = |bytes: u64| u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let slices = Cache::builder()
-            .max_capacity(config.cache_bytes / 1024)
+            .max_capacity(config.cache_bytes / 2 / 1024)
             .weigher(move |(_, width, dtype): &(String, usize, Dtype), slices: &Arc<Slices>| {
                 kib(slices.most_owned_bytes(*width, *dtype))
             })
             .build();
         let artifacts = Cache::builder()
-            .max_capacity(config.cache_bytes / 1024)
+            .max_capacity(config.cache_bytes / 2 / 1024)
             .weigher(move |_, artifact: &Arc<Artifact>| kib(artifact.own_bytes()))
             .build();
         Ok(Self {
@@ -117,8 +120,8 @@ impl Bank {
     /// What `request` means: size, identity, blueprint and expected quality. No weight is touched.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for an unknown gene or data set, [`Error::OutOfRange`] or [`Error::Invalid`] for an
-    /// impossible size.
+    /// [`Error::NotFound`] for an unknown gene, [`Error::OutOfRange`] or [`Error::Invalid`] for an impossible size
+    /// or tuning.
     pub fn plan(&self, request: &ModelRequest) -> Result<Plan> {
         Plan::new(self.registry.get(&request.gene)?, request, self.config.data.as_deref())
     }
@@ -126,10 +129,11 @@ impl Bank {
     /// The model of `plan`, or the job that makes it.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] before any work is begun; those of rendering.
+    /// [`Error::Overloaded`] before any work is begun; [`Error::NotFound`] for an unknown data set; those of
+    /// rendering.
     pub async fn deliver(self: &Arc<Self>, plan: &Plan) -> Result<Delivery> {
         match &plan.tune {
-            None => self.artifact(plan).await.map(Delivery::Ready),
+            None => self.artifact(plan, None).await.map(Delivery::Ready),
             Some(tune) => self.jobs.deliver(plan, tune).await,
         }
     }
@@ -140,22 +144,32 @@ impl Bank {
     /// Those of rendering.
     pub async fn fetch(self: &Arc<Self>, plan: &Plan) -> Result<Arc<Artifact>> {
         loop {
-            match self.artifact(plan).await {
-                // Each try waits behind the renders that are in the way.
-                Err(error) if error.kind() == Kind::Overloaded => drop(self.renders.acquire().await),
+            if let Some(artifact) = self.artifacts.get(&plan.blueprint.identity).await {
+                return Ok(artifact);
+            }
+            let permit = self.renders.clone().acquire_owned().await.map_err(|_| Error::Cancelled)?;
+            match self.artifact(plan, Some(permit)).await {
+                // It joined a call that had no permit and was refused.
+                Err(error) if error.kind() == Kind::Overloaded => {}
                 outcome => return outcome,
             }
         }
     }
 
-    /// The untuned model of `plan`. Concurrent calls for one identity render once.
-    async fn artifact(self: &Arc<Self>, plan: &Plan) -> Result<Arc<Artifact>> {
+    /// The untuned model of `plan`, under `permit` or one that is free. Concurrent calls for one identity render
+    /// once.
+    async fn artifact(
+        self: &Arc<Self>,
+        plan: &Plan,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Arc<Artifact>> {
         let identity = plan.blueprint.identity;
         if let Some(artifact) = self.artifacts.get(&identity).await {
             return Ok(artifact);
         }
         let render = async {
-            let permit = self.renders.clone().try_acquire_owned().map_err(|_| Error::Overloaded {
+            let free = || self.renders.clone().try_acquire_owned();
+            let permit = permit.map_or_else(free, Ok).map_err(|_| Error::Overloaded {
                 what: "renders",
                 limit: self.config.renders,
                 retry_after_s: 1,
@@ -168,7 +182,7 @@ impl Bank {
                 drop(permit);
                 artifact
             };
-            tokio::task::spawn_blocking(work).await.map_err(|_| Error::Cancelled)?
+            blocking(work).await
         };
         Ok(self.artifacts.try_get_with(identity, render).await?)
     }
@@ -179,4 +193,11 @@ impl Bank {
             .get_with(key, async { Arc::new(Slices::new(gene.file().clone(), gene.meta().config.width())) })
             .await
     }
+}
+
+/// Runs `work` on a thread where it blocks nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|ended| {
+        if ended.is_panic() { Error::Panicked { what: "rendering or tuning" } } else { Error::Cancelled }
+    })?
 }

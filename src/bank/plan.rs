@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     gene::{Learngene, Size},
     tensor::Dtype,
-    train::finetune,
+    train::{Length, finetune},
 };
 
 /// A request for a model.
@@ -19,15 +19,6 @@ pub struct ModelRequest {
     pub size: Size,
     /// Tuning on the server.
     pub tune: Option<Tune>,
-}
-
-/// How long to tune.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Length {
-    /// Optimiser steps.
-    Steps(u32),
-    /// Passes over the training part.
-    Epochs(u32),
 }
 
 /// Brief tuning of a model on a data set of the server.

@@ -23,12 +23,14 @@ use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Source};
 #[derive(Debug)]
 pub struct Slice {
     bytes: Bytes,
+    /// Made from the stored file, not a part of its memory.
+    made: bool,
     sha256: OnceLock<[u8; 32]>,
 }
 
 impl Slice {
-    fn new(bytes: Bytes) -> Arc<Self> {
-        Arc::new(Self { bytes, sha256: OnceLock::new() })
+    fn new(bytes: Bytes, made: bool) -> Arc<Self> {
+        Arc::new(Self { bytes, made, sha256: OnceLock::new() })
     }
 
     /// SHA-256 of the bytes, computed once.
@@ -59,14 +61,22 @@ impl Slices {
 
     fn get(&self, entry: &Entry) -> Result<Arc<Slice>> {
         // Fresh values depend on the name too, and nothing is gained by keeping them.
-        let Source::Pieces(pieces) = &entry.source else { return self.make(entry).map(Slice::new) };
-        debug_assert!(!pieces.is_empty(), "a source has pieces");
+        let Source::Pieces(pieces) = &entry.source else {
+            return Ok(Slice::new(self.make(entry)?, true));
+        };
         let key = (entry.source.clone(), entry.dtype);
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slice) = ready.get(&key) {
             return Ok(slice.clone());
         }
-        let slice = Slice::new(self.make(entry)?);
+        let slice = match pieces.as_slice() {
+            [piece] => self.contiguous(piece, entry.dtype)?.map(|bytes| Slice::new(bytes, false)),
+            _ => None,
+        };
+        let slice = match slice {
+            Some(slice) => slice,
+            None => Slice::new(self.make(entry)?, true),
+        };
         ready.insert(key, slice.clone());
         Ok(slice)
     }
@@ -79,11 +89,6 @@ impl Slices {
                 entry.dtype.write(init.values(*seed, &entry.name, count).into_iter(), &mut out);
             }
             Source::Pieces(pieces) => {
-                if let [piece] = pieces.as_slice()
-                    && let Some(bytes) = self.contiguous(piece, entry.dtype)?
-                {
-                    return Ok(bytes);
-                }
                 out.reserve_exact(count * entry.dtype.size_bytes());
                 for piece in pieces {
                     self.copy(piece, entry.dtype, &mut out)?;
@@ -130,7 +135,6 @@ impl Slices {
 #[derive(Debug)]
 pub struct Artifact {
     identity: Identity,
-    info: ModelInfo,
     header: Bytes,
     tensors: Vec<Arc<Slice>>,
     /// Offset of the end of each part, the header's first.
@@ -146,11 +150,11 @@ pub struct Artifact {
 /// where its pieces do not add up to the shape.
 pub fn assemble(blueprint: &Blueprint, slices: &Slices) -> Result<Artifact> {
     let tensors = blueprint.entries.iter().map(|entry| slices.get(entry)).collect::<Result<Vec<_>>>()?;
-    Ok(Artifact::new(blueprint.identity, blueprint.info.clone(), blueprint.header(), tensors))
+    Ok(Artifact::new(blueprint.identity, blueprint.header(), tensors))
 }
 
 impl Artifact {
-    fn new(identity: Identity, info: ModelInfo, header: Bytes, tensors: Vec<Arc<Slice>>) -> Self {
+    fn new(identity: Identity, header: Bytes, tensors: Vec<Arc<Slice>>) -> Self {
         let mut end = header.len() as u64;
         let ends = std::iter::once(end)
             .chain(tensors.iter().map(|slice| {
@@ -158,7 +162,7 @@ impl Artifact {
                 end
             }))
             .collect();
-        Self { identity, info, header, tensors, ends, manifest: OnceLock::new(), sha256: OnceLock::new() }
+        Self { identity, header, tensors, ends, manifest: OnceLock::new(), sha256: OnceLock::new() }
     }
 
     /// A stored model file under the identity of the request that it answers.
@@ -166,13 +170,13 @@ impl Artifact {
     /// # Errors
     /// [`Error::Corrupt`] where the file has no record of what it is.
     pub fn from_file(identity: Identity, file: &TensorFile, origin: &str) -> Result<Self> {
-        let info = ModelInfo::from_file(file, origin)?;
+        ModelInfo::from_file(file, origin)?;
         let data = file.bytes().len() - file.tensors().map(|(_, t)| t.bytes.len()).sum::<usize>();
         let header = file.bytes().slice(..data);
         // In file order; tensors without elements have no place in it and no bytes.
         let mut tensors: Vec<_> = file.tensors().map(|(_, t)| t.bytes.clone()).collect();
         tensors.sort_by_key(|bytes| bytes.as_ptr());
-        Ok(Self::new(identity, info, header, tensors.into_iter().map(Slice::new).collect()))
+        Ok(Self::new(identity, header, tensors.into_iter().map(|bytes| Slice::new(bytes, true)).collect()))
     }
 
     /// Name of the request that this answers.
@@ -180,14 +184,19 @@ impl Artifact {
         self.identity
     }
 
-    /// What the model is.
-    pub const fn info(&self) -> &ModelInfo {
-        &self.info
-    }
-
     /// Length of the file, bytes.
     pub fn size_bytes(&self) -> u64 {
         *self.ends.last().expect("the header is a part")
+    }
+
+    /// The manifest, where it was computed already.
+    pub fn known_manifest(&self) -> Option<&[u8; 32]> {
+        self.manifest.get()
+    }
+
+    /// The digest of the whole file, where it was computed already.
+    pub fn known_sha256(&self) -> Option<&[u8; 32]> {
+        self.sha256.get()
     }
 
     /// SHA-256 of the header followed by each tensor's SHA-256.
@@ -208,9 +217,16 @@ impl Artifact {
         })
     }
 
-    /// Bytes that this holds and shares with no other artifact: header and lists.
+    /// Bytes that this keeps in memory beside the gene: header, lists, and every slice that was made. Slices that
+    /// other artifacts keep too are counted for each.
     pub fn own_bytes(&self) -> u64 {
-        (self.header.len() + self.tensors.len() * 32) as u64
+        let made: BTreeMap<_, _> = self
+            .tensors
+            .iter()
+            .filter(|slice| slice.made)
+            .map(|slice| (slice.bytes.as_ptr(), slice.bytes.len()))
+            .collect();
+        (self.header.len() + self.tensors.len() * 32 + made.values().sum::<usize>()) as u64
     }
 
     /// The file in order.

@@ -13,6 +13,11 @@ use crate::{
 /// Key of the JSON value in a file's `__metadata__`.
 pub const METADATA_KEY: &str = "genebank";
 
+/// Version of the record that this program reads and writes.
+pub const FORMAT: u32 = 1;
+/// The one model family.
+pub const FAMILY: &str = "vit";
+
 /// How pixels become the network's input: `(pixel / 255 - mean) / std`, per channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,6 +106,12 @@ impl ModelInfo {
         let json = file
             .metadata(METADATA_KEY)
             .ok_or_else(|| Error::corrupt(origin, "no \"genebank\" record in __metadata__"))?;
-        serde_json::from_str(json).map_err(|e| Error::corrupt(origin, format!("\"genebank\" record: {e}")))
+        let info: Self = serde_json::from_str(json)
+            .map_err(|e| Error::corrupt(origin, format!("\"genebank\" record: {e}")))?;
+        if (info.format, info.family.as_str()) != (FORMAT, FAMILY) {
+            let found = format!("format {} of family \"{}\"", info.format, info.family);
+            return Err(Error::corrupt(origin, format!("{found} is not format {FORMAT} of \"{FAMILY}\"")));
+        }
+        Ok(info)
     }
 }

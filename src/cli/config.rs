@@ -14,6 +14,9 @@ use crate::{
 
 use super::args;
 
+/// Most pieces of work of one kind at the same time.
+const MAX_PERMITS: usize = 1024;
+
 /// Where the genes are.
 pub(super) fn models(models: &args::Models) -> PathBuf {
     let here = Path::new("models");
@@ -29,8 +32,8 @@ pub(super) fn models(models: &args::Models) -> PathBuf {
 /// What a bank needs to open.
 pub(super) fn bank(options: args::BankOptions, default_gene: Option<String>) -> Result<bank::Config> {
     for (flag, number) in [("--renders", options.renders), ("--tunings", options.tunings)] {
-        if number == 0 {
-            return Err(Error::invalid(flag, "0 would refuse everything; give at least 1"));
+        if !(1..=MAX_PERMITS).contains(&number) {
+            return Err(Error::invalid(flag, format!("{number} is beyond 1..={MAX_PERMITS}")));
         }
     }
     Ok(bank::Config {

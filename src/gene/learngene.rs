@@ -11,17 +11,16 @@ use std::{path::Path, sync::Arc};
 use candle_core::{Device, Tensor};
 
 use crate::{
-    blueprint::{Blueprint, Canonical, Entry, ModelInfo, Origin, Source, expand, model::METADATA_KEY},
+    blueprint::{
+        Blueprint, Canonical, Entry, ModelInfo, Origin, Source, expand,
+        model::{self, METADATA_KEY},
+    },
     error::{Context, Error, Result},
     nn::{ParamSpec, Vit, VitConfig, schema},
     tensor::{Dtype, TensorFile, Weights, hex, sha256, weights::check_schema},
 };
 
-use super::{
-    DepthRule, GeneMeta, Probe, Quality,
-    meta::{self, stage_name},
-    width,
-};
+use super::{DepthRule, GeneMeta, Probe, Quality, meta::stage_name, width};
 
 /// The size of a model, and how it is read off the gene. Absent numbers mean the trained ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -107,18 +106,10 @@ impl Learngene {
         self.meta.quality.iter().find(wanted)
     }
 
-    /// The shape of the model of `size`, within the gene's limits.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
-    pub fn config(&self, size: &Size) -> Result<VitConfig> {
-        config_of(&self.meta, size)
-    }
-
     /// The model of `size`, before any weight is touched.
     ///
     /// # Errors
-    /// As [`Learngene::config`].
+    /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
     pub fn blueprint(&self, size: &Size) -> Result<Blueprint> {
         blueprint_of(&self.meta, &self.digest, size)
     }
@@ -126,7 +117,7 @@ impl Learngene {
     /// Expands `size` from the stored tensors, without a graph.
     ///
     /// # Errors
-    /// As [`Learngene::config`], and [`Error::Tensor`].
+    /// As [`Learngene::blueprint`], and [`Error::Tensor`].
     pub fn expand(&self, size: &Size, device: &Device) -> Result<(ModelInfo, Weights)> {
         let blueprint = self.blueprint(size)?;
         let weights = expand(&blueprint, &Weights::from_file(&self.file, device)?, device)?;
@@ -137,7 +128,9 @@ impl Learngene {
         let probe = &self.meta.probe;
         let found = self.probe_logits(probe.seed, probe.batch)?;
         let largest = probe.logits.iter().fold(0f32, |m, l| m.max(l.abs()));
-        let difference = found.iter().zip(&probe.logits).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        let differences = found.iter().zip(&probe.logits).map(|(a, b)| (a - b).abs());
+        // `f32::max` would pass over NaN.
+        let difference = differences.fold(0f32, |most, d| if d > most || d.is_nan() { d } else { most });
         let limit = Probe::TOLERANCE * largest;
         // Written so that NaN fails.
         if difference <= limit {
@@ -215,7 +208,7 @@ pub(super) fn blueprint_of(meta: &GeneMeta, digest: &str, size: &Size) -> Result
         identity: identity.to_string(),
     };
     let info = ModelInfo {
-        format: meta::FORMAT,
+        format: model::FORMAT,
         family: meta.family.clone(),
         config: target,
         preprocessing: meta.preprocessing.clone(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    blueprint::Preprocessing,
+    blueprint::{Preprocessing, model::FAMILY},
     error::{Error, Result},
     nn::{ParamSpec, VitConfig, config::NORM_EPS, schema},
     tensor::rng,
@@ -122,10 +122,9 @@ impl GeneMeta {
         let [least, greatest] = self.depth_range;
         let (config, widths) = (&self.config, &self.trained_widths);
         let probe = &self.probe;
-        let channels = [self.preprocessing.mean.len(), self.preprocessing.std.len()];
         let rules = [
             (self.format == FORMAT, format!("format {} is not {FORMAT}", self.format)),
-            (self.family == "vit", format!("family \"{}\" is not \"vit\"", self.family)),
+            (self.family == FAMILY, format!("family \"{}\" is not \"{FAMILY}\"", self.family)),
             (check_name(&self.name).is_ok(), format!("\"{}\" is not a gene name", self.name)),
             (
                 (1..=MAX_STAGES).contains(&self.stages.len()) && !self.stages.contains(&0),
@@ -155,8 +154,8 @@ impl GeneMeta {
                 format!("{} labels for {} classes", self.labels.len(), config.classes()),
             ),
             (
-                channels == [config.channels(); 2] && self.preprocessing.std.iter().all(|std| *std > 0.0),
-                format!("preprocessing of {channels:?} channels for {} channels", config.channels()),
+                self.preprocessing.validate(config.channels()).is_ok(),
+                format!("preprocessing {:?} does not fit {} channels", self.preprocessing, config.channels()),
             ),
             (
                 (1..=Probe::MAX_BATCH).contains(&probe.batch)
@@ -173,6 +172,12 @@ impl GeneMeta {
                 ),
             ),
         ];
+        let impossible = |q: &&Quality| {
+            !(0.0..=1.0).contains(&q.accuracy) || q.depth > MAX_DEPTH || q.width > config.width()
+        };
+        if let Some(row) = self.quality.iter().find(impossible) {
+            return Err(Error::corrupt(origin, format!("{row:?} is not a quality figure of this gene")));
+        }
         match rules.into_iter().find(|(holds, _)| !holds) {
             Some((_, reason)) => Err(Error::corrupt(origin, reason)),
             None => Ok(()),

@@ -5,24 +5,21 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use crate::{
     bank::{Delivery, ModelSummary, Plan},
-    blueprint::Artifact,
     error::{Error, Result},
     proto::{self, init_model_response::Event},
-    tensor::hex,
 };
 
-use super::{convert, status::status};
+use super::{convert, digests::Digests, status::status};
 
 /// The messages of one call.
 pub(super) struct Download {
@@ -32,7 +29,7 @@ pub(super) struct Download {
 }
 
 /// Begins the stream of `delivery`.
-pub(super) fn start(plan: Plan, delivery: Delivery, chunk_bytes: usize, digests: Arc<Semaphore>) -> Download {
+pub(super) fn start(plan: Plan, delivery: Delivery, chunk_bytes: usize, digests: Digests) -> Download {
     let (sender, messages) = mpsc::channel(1);
     let producer = produce(plan, delivery, chunk_bytes, digests, sender);
     Download { producer: Some(Box::pin(producer)), messages, failure: None }
@@ -42,7 +39,7 @@ async fn produce(
     plan: Plan,
     delivery: Delivery,
     chunk_bytes: usize,
-    digests: Arc<Semaphore>,
+    digests: Digests,
     out: mpsc::Sender<Event>,
 ) -> Result<()> {
     let send = async |event| out.send(event).await.map_err(|_| Error::Cancelled);
@@ -59,14 +56,14 @@ async fn produce(
         }
     };
     let size_bytes = artifact.size_bytes();
-    let manifest = off_runtime(&digests, &artifact, Artifact::manifest).await?;
+    let manifest = digests.manifest(&artifact).await?;
     let identity = artifact.identity().to_string();
     let header = convert::header(ModelSummary { identity, size_bytes, ..model }, manifest);
     send(Event::Header(header)).await?;
     // The digest of the file is computed while its chunks are under way.
     let digest = {
         let artifact = artifact.clone();
-        tokio::spawn(async move { off_runtime(&digests, &artifact, Artifact::sha256).await })
+        tokio::spawn(async move { digests.sha256(&artifact).await })
     };
     let digest = AbortOnDropHandle::new(digest);
     for (offset, data) in artifact.chunks(0..size_bytes, chunk_bytes) {
@@ -74,22 +71,6 @@ async fn produce(
     }
     let sha256 = digest.await.map_err(|_| Error::Cancelled)??;
     send(Event::Completed(proto::Completed { sha256, size_bytes })).await
-}
-
-/// Hex of a digest that reads every byte, on a thread where that blocks nobody.
-pub(super) async fn off_runtime(
-    digests: &Arc<Semaphore>,
-    artifact: &Arc<Artifact>,
-    digest: fn(&Artifact) -> &[u8; 32],
-) -> Result<String> {
-    let permit = digests.clone().acquire_owned().await.map_err(|_| Error::Cancelled)?;
-    let artifact = artifact.clone();
-    let work = move || {
-        let text = hex(digest(&artifact));
-        drop(permit);
-        text
-    };
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Cancelled)
 }
 
 impl Stream for Download {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, service::Routes};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
@@ -15,7 +14,7 @@ use crate::{
     },
 };
 
-use super::{convert, download, status::status};
+use super::{convert, digests::Digests, download, status::status};
 
 /// Largest message that a client may send, bytes: requests are a few numbers and names.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
@@ -27,15 +26,11 @@ pub(super) type Service = GeneBankServer<Handlers>;
 #[derive(Debug, Clone)]
 pub(super) struct Handlers {
     bank: Arc<Bank>,
-    digests: Arc<Semaphore>,
+    digests: Digests,
 }
 
 /// The service with health and reflection.
-pub(super) fn routes(
-    bank: Arc<Bank>,
-    digests: Arc<Semaphore>,
-    health: HealthServer<impl Health>,
-) -> Result<Routes> {
+pub(super) fn routes(bank: Arc<Bank>, digests: Digests, health: HealthServer<impl Health>) -> Result<Routes> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

@@ -15,7 +15,6 @@ use hyper::body::Body as _;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
@@ -29,7 +28,7 @@ use crate::{
 
 use super::{
     body::Slices,
-    download::off_runtime,
+    digests::Digests,
     range::{self, Asked},
     status::Problem,
 };
@@ -41,8 +40,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 #[derive(Debug, Clone)]
 pub(super) struct State {
     pub(super) bank: Arc<Bank>,
-    /// Permits to compute file digests.
-    pub(super) digests: Arc<Semaphore>,
+    /// Digests of files.
+    pub(super) digests: Digests,
     /// Cancelled once the server is to end.
     pub(super) stop: CancellationToken,
 }
@@ -229,8 +228,8 @@ async fn digest(state: &State, plan: &Plan) -> Result<Response> {
     let artifact = state.bank.fetch(plan).await?;
     let answer = json!({
         "identity": artifact.identity().to_string(),
-        "manifest": off_runtime(&state.digests, &artifact, Artifact::manifest).await?,
-        "sha256": off_runtime(&state.digests, &artifact, Artifact::sha256).await?,
+        "manifest": state.digests.manifest(&artifact).await?,
+        "sha256": state.digests.sha256(&artifact).await?,
         "size_bytes": artifact.size_bytes(),
     });
     Ok(Json(answer).into_response())

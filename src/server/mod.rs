@@ -5,6 +5,7 @@
 
 mod body;
 mod convert;
+mod digests;
 mod download;
 mod grpc;
 mod http;
@@ -14,16 +15,13 @@ mod status;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     bank::{self, Bank},
     error::{Error, Result},
 };
-
-/// File digests that are computed at the same time; further ones wait for their turn.
-const DIGESTS: usize = 2;
 
 /// What a server needs to start.
 #[derive(Debug, Clone)]
@@ -97,7 +95,7 @@ impl App {
     pub async fn serve(self, stop: CancellationToken) -> Result<()> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<grpc::Service>().await;
-        let digests = Arc::new(Semaphore::new(DIGESTS));
+        let digests = digests::Digests::new();
         let grpc = grpc::routes(self.bank.clone(), digests.clone(), health_service)?;
         let router = http::router(http::State { bank: self.bank, digests, stop: stop.clone() }, grpc);
         let draining = async {

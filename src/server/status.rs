@@ -18,9 +18,10 @@ const ERROR_KIND: &str = "error-kind";
 
 /// What a client is told. A failure of ours goes to the log, not to the client.
 fn message(error: &Error) -> String {
-    if error.kind() == Kind::Internal {
-        tracing::error!(%error, "internal error");
-        return "internal error, see the server's log".to_owned();
+    // Paths and causes of these are this machine's.
+    if matches!(error.kind(), Kind::Internal | Kind::DataLoss) {
+        tracing::error!(%error, "failure of this server");
+        return format!("{} error, see the server's log", error.kind().codes().word);
     }
     let mut text = error.to_string();
     text.truncate(text.floor_char_boundary(MAX_MESSAGE_BYTES));

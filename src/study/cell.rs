@@ -42,7 +42,7 @@ pub struct Cell {
 }
 
 /// What is known of a cell.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finished {
     /// Accuracy on held-out training images.
@@ -50,6 +50,9 @@ pub struct Finished {
     /// Accuracy on the test set, for cells of the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<f64>,
+    /// SHA-256 of that test set's content, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_digest: Option<String>,
     /// Parameters of the model.
     pub parameters: u64,
     /// Multiply-accumulates of one image.
@@ -96,9 +99,11 @@ impl<'a> Cells<'a> {
         say: &mut dyn FnMut(&str, Option<Report>),
     ) -> Result<Finished> {
         let key = self.key(&cell)?;
-        let known = self.finished.get(&key).copied();
-        if let Some(finished) = known.filter(|finished| !test || finished.test.is_some()) {
-            return Ok(finished);
+        let known = self.finished.get(&key).cloned();
+        let digest = self.study.data.test.digest();
+        let enough = |finished: &&Finished| !test || finished.test_digest.as_deref() == Some(digest);
+        if let Some(finished) = known.as_ref().filter(enough) {
+            return Ok(finished.clone());
         }
         let model = self.model(cell, &key, cancel, say)?;
         let Study { data, threads, .. } = self.study;
@@ -106,11 +111,13 @@ impl<'a> Cells<'a> {
         let held_out = known.map_or_else(|| share(Split::HeldOut), |finished| Ok(finished.held_out))?;
         let test = if test { Some(share(Split::Test)?) } else { None };
         let parameters = model.weights.iter().map(|(_, t)| t.elem_count() as u64).sum();
-        let finished = Finished { held_out, test, parameters, macs: model.info.config.macs() };
+        let test_digest = test.is_some().then(|| data.test.digest().to_owned());
+        let macs = model.info.config.macs();
+        let finished = Finished { held_out, test, test_digest, parameters, macs };
         let place = if test.is_some() { "test" } else { "held-out" };
         let shown = test.unwrap_or(held_out) * 100.0;
         say(&format!("{}: {place} {shown:.2} %", name(&cell)), None);
-        self.finished.insert(key, finished);
+        self.finished.insert(key, finished.clone());
         let json =
             serde_json::to_vec_pretty(&self.finished).map_err(|e| Error::invalid("cells", e.to_string()))?;
         codec::write_atomic(&self.path, [json.as_slice()])?;
@@ -177,7 +184,7 @@ impl<'a> Cells<'a> {
         }
     }
 
-    /// Readable, and different wherever the result may be.
+    /// Readable, and different wherever the trained model may be.
     fn key(&self, cell: &Cell) -> Result<String> {
         let recipe = serde_json::to_string(&self.recipe(cell)?)
             .map_err(|e| Error::invalid("recipe", e.to_string()))?;

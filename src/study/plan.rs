@@ -71,6 +71,12 @@ impl Plan {
                 return Err(Error::invalid(format!("{name}.epochs"), "a number is beyond 1..=1000"));
             }
         }
+        if [&plan.depths, &plan.gene_arm.depths, &plan.scratch_arm.depths]
+            .iter()
+            .all(|depths| depths.is_empty())
+        {
+            return Err(Error::invalid("depths", "the plan has no cell"));
+        }
         Ok(plan)
     }
 

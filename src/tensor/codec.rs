@@ -179,16 +179,25 @@ pub fn render(metadata: &BTreeMap<String, String>, tensors: &[(String, TensorByt
 /// # Errors
 /// [`Error::Io`]; the temporary is removed.
 pub fn write_atomic<'a>(path: &Path, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
+    let mut temporary = begin_atomic(path)?;
+    for part in parts {
+        temporary.write_all(part).map_err(Error::io(path))?;
+    }
+    finish_atomic(temporary, path)
+}
+
+/// A temporary file beside `path`, whose folder is made where it is absent; it is removed unless
+/// [`finish_atomic`] renames it.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn begin_atomic(path: &Path) -> Result<tempfile::NamedTempFile> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(folder))?;
-    for part in parts {
-        temporary.write_all(part).map_err(Error::io(path))?;
-    }
-    finish_atomic(temporary, path)
+    tempfile::NamedTempFile::new_in(folder).map_err(Error::io(folder))
 }
 
 /// Syncs a temporary file, gives it the permissions of an ordinary file and renames it to `path`.

@@ -94,7 +94,7 @@ impl AdamW {
 }
 
 /// Norm of all gradients together.
-pub fn norm(gradients: &Gradients) -> f64 {
+fn norm(gradients: &Gradients) -> f64 {
     let squares = |values: &Vec<f32>| values.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>();
     gradients.values().map(squares).sum::<f64>().sqrt()
 }

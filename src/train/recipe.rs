@@ -138,6 +138,17 @@ impl Recipe {
         let recipe: Self =
             toml::from_str(&text).map_err(|e| Error::invalid(path.display().to_string(), e.to_string()))?;
         recipe.optim.check()?;
+        if let Some(GeneRecipe { alpha, temperature, .. }) = recipe.gene {
+            if !(0.0..=1.0).contains(&alpha) {
+                return Err(Error::invalid("gene.alpha", format!("{alpha} is not 0..=1")));
+            }
+            if !(temperature.is_finite() && temperature > 0.0) {
+                return Err(Error::invalid(
+                    "gene.temperature",
+                    format!("{temperature} is not a positive number"),
+                ));
+            }
+        }
         Ok(recipe)
     }
 }

@@ -8,7 +8,10 @@ use std::{
 use candle_core::Device;
 
 use crate::{
-    blueprint::{Blueprint, ModelInfo, Preprocessing, expand, model::METADATA_KEY},
+    blueprint::{
+        Blueprint, ModelInfo, Preprocessing, expand,
+        model::{self, METADATA_KEY},
+    },
     data::{Dataset, DatasetPair, Loader, Split, known},
     error::{Error, Result},
     gene::{GeneMeta, Learngene, Probe, meta, store},
@@ -351,8 +354,8 @@ fn model_info(recipe: &Recipe, data: &Dataset, preprocessing: Preprocessing) -> 
         mlp_ratio: shape.mlp_ratio,
     })?;
     Ok(ModelInfo {
-        format: meta::FORMAT,
-        family: "vit".to_owned(),
+        format: model::FORMAT,
+        family: model::FAMILY.to_owned(),
         config,
         preprocessing,
         labels: data.class_names().to_vec(),

@@ -135,6 +135,17 @@ fn a_broken_gene_writes_nothing() {
                 }
             }),
         ),
+        (
+            "probe logits differ by nan",
+            changed(|bytes| {
+                // Finite weights whose network overflows.
+                let at = bytes.len() - 2000;
+                for (i, value) in bytes[at..].chunks_exact_mut(4).enumerate() {
+                    let sign = if i % 2 == 0 { 1.0 } else { -1.0 };
+                    value.copy_from_slice(&(sign * 3e38f32).to_le_bytes());
+                }
+            }),
+        ),
     ];
     for (reason, bytes) in broken {
         let (models, out) = (models(&bytes), tempfile::tempdir().unwrap());

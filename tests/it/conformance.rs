@@ -163,6 +163,20 @@ async fn genes_are_the_same_over_both_protocols() {
     assert_eq!((gene.name.as_str(), gene.default, gene.accuracy()), (GENE, true, Some(0.5)));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_downloads_than_permits_are_all_answered() {
+    let server = Arc::new(Server::of(Limits::default(), 1).await);
+    let mut downloads = tokio::task::JoinSet::new();
+    for depth in 1..=60 {
+        let server = server.clone();
+        let path = format!("/v1/models/tiny/d{depth}-w24.safetensors?dtype=bf16");
+        downloads.spawn(async move { server.get(&path).await.status });
+    }
+    let all = async { downloads.join_all().await };
+    let statuses = tokio::time::timeout(Duration::from_mins(1), all).await.expect("waiters wake one another");
+    assert_eq!(statuses, [200; 60]);
+}
+
 #[tokio::test]
 async fn overload_is_refused_before_any_byte_and_an_accepted_get_waits() {
     let server = Server::of(Limits::default(), 0).await;

@@ -7,10 +7,10 @@ use genebank::{
     data::{Augment, Batch, Dataset, DatasetPair, Split},
     error::Error,
     gene::Size,
-    nn::Vit,
+    nn::{Vit, VitConfig, config::RawVitConfig},
     tensor::{Params, Weights},
     train::{
-        Event, Length, Objective, Optim, Recipe, Trainer,
+        Event, Length, Objective, Optim, Recipe, Shard, Trainer,
         classify::Classification,
         learn_gene::StageSharing,
         optim::AdamW,
@@ -119,7 +119,7 @@ fn no_parameter_of_a_model_is_dead() {
 }
 
 #[test]
-fn no_parameter_of_a_gene_is_dead_and_the_teacher_has_no_gradient() {
+fn no_parameter_of_a_gene_is_dead() {
     let (data, recipe) = (data(), recipe(1));
     let teacher = Model::fresh(&recipe, &data.train).unwrap();
     let mut gene = recipe.clone();
@@ -141,7 +141,37 @@ fn no_parameter_of_a_gene_is_dead_and_the_teacher_has_no_gradient() {
         let objective = StageSharing::new(auxiliary, teacher.vit().unwrap(), &recipe_of_gene, &gene.optim, 0);
         assert_alive(&objective, &initial, &teacher, &data, &gene);
     }
-    assert!(teacher.weights.iter().all(|(_, t)| !t.track_op()));
+}
+
+#[test]
+fn the_teacher_gets_no_gradient_even_where_it_could() {
+    let (data, recipe) = (data(), recipe(1));
+    let teacher = Model::fresh(&recipe, &data.train).unwrap();
+    let ancestor = Params::new(&teacher.weights).unwrap();
+    let run = Run {
+        recipe: &recipe,
+        data: &data,
+        threads: 2,
+        device: Device::Cpu,
+        checkpoint: None,
+        watch_held_out: false,
+    };
+    let gene = GeneRecipe { stages: vec![1, 1, 1], ..gene_recipe() };
+    let (learned, _) = run.learn(&gene, &teacher, &AtomicBool::new(false), &mut |_| ()).unwrap();
+    let student = Params::new(&Weights::from_file(learned.file(), &Device::Cpu).unwrap()).unwrap();
+    let vit = Vit::new(teacher.info.config, &ancestor.weights()).unwrap();
+    let auxiliary = learned.blueprint(&Size::default()).unwrap();
+    let objective = StageSharing::new(auxiliary, vit, &gene, &recipe.optim, 0);
+    let (_, batch) = first_batch(&data, &recipe, &teacher);
+    let images = genebank::train::trainer::images(&batch, 0, 4, &teacher.info.config, &Device::Cpu).unwrap();
+    let shard = Shard { images, labels: batch.labels[..4].to_vec(), step: 0, first: 0 };
+    let loss = objective.loss(&student.weights(), &shard).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a few blocks fit the stack of a test")]
+    let store = loss.backward().unwrap();
+    assert!(student.iter().all(|(_, var)| store.get(var.as_tensor()).is_some()));
+    for (name, var) in ancestor.iter() {
+        assert!(store.get(var.as_tensor()).is_none(), "the teacher's {name} has a gradient");
+    }
 }
 
 /// Gradients of the whole loss against central differences of it, in the direction of the gradient of each tensor.
@@ -284,11 +314,9 @@ fn a_descendant_starts_ahead_of_a_fresh_model() {
 }
 
 #[test]
-fn a_wrong_teacher_or_data_set_is_refused() {
+fn a_teacher_or_model_that_does_not_fit_is_refused() {
     let (data, recipe) = (data(), recipe(1));
-    let mut model = Model::fresh(&recipe, &data.train).unwrap();
-    model.info.config = model.info.config.resized(2, 16).unwrap();
-    assert!(matches!(Vit::new(model.info.config, &model.weights), Err(Error::UnexpectedTensor { .. })));
+    let cancel = AtomicBool::new(false);
     let run = Run {
         recipe: &recipe,
         data: &data,
@@ -297,6 +325,23 @@ fn a_wrong_teacher_or_data_set_is_refused() {
         checkpoint: None,
         watch_held_out: false,
     };
-    let refused = run.classify(&model, &AtomicBool::new(false), &mut |_| ()).unwrap_err();
+    let good = Model::fresh(&recipe, &data.train).unwrap();
+
+    let mut shallow = good.clone();
+    shallow.info.config = good.info.config.resized(2, 16).unwrap();
+    let refused = run.classify(&shallow, &cancel, &mut |_| ()).unwrap_err();
     assert!(refused.to_string().contains("blocks.2"), "{refused}");
+
+    let raw: RawVitConfig = good.info.config.into();
+    let mut other = good.clone();
+    other.info.config = VitConfig::try_from(RawVitConfig { classes: 7, ..raw }).unwrap();
+    let refused = run.classify(&other, &cancel, &mut |_| ()).unwrap_err();
+    assert!(refused.to_string().contains("[28, 1, 7]"), "{refused}");
+    let gene = GeneRecipe { stages: vec![1, 1, 1], ..gene_recipe() };
+    let refused = run.learn(&gene, &other, &cancel, &mut |_| ()).unwrap_err();
+    assert!(refused.to_string().contains("teacher has 7 classes"), "{refused}");
+
+    let wrong = GeneRecipe { stages: vec![1, 1], ..gene_recipe() };
+    let refused = run.learn(&wrong, &good, &cancel, &mut |_| ()).unwrap_err();
+    assert!(refused.to_string().contains("stages hold 2 layers"), "{refused}");
 }

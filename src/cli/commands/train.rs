@@ -31,7 +31,7 @@ pub(in crate::cli) fn train(options: &args::Train) -> Result<()> {
         Some(start) => Model::open(&folder.join(start))?,
         None => Model::fresh(&recipe, &data.train)?,
     };
-    let checkpoint = checkpoint(options);
+    let checkpoint = checkpoint(options)?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.run, Some(&checkpoint), true)?;
     let model = run.classify(&model, &watch.cancel(), &mut |report| watch.report(report))?;
@@ -47,7 +47,7 @@ pub(in crate::cli) fn learn(options: &args::Learn) -> Result<()> {
     let folder = options.train.recipe.parent().unwrap_or(Path::new("."));
     let teacher = Model::open(&options.teacher.clone().unwrap_or_else(|| folder.join(&gene.teacher)))?;
     let data = open_data(&recipe.data, &options.train.run)?;
-    let checkpoint = checkpoint(&options.train);
+    let checkpoint = checkpoint(&options.train)?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.train.run, Some(&checkpoint), true)?;
     let (_, bytes) = run.learn(gene, &teacher, &watch.cancel(), &mut |report| watch.report(report))?;
@@ -80,8 +80,12 @@ fn run<'a>(
     Ok(Run { recipe, data, threads, device, checkpoint, watch_held_out })
 }
 
-fn checkpoint(options: &args::Train) -> PathBuf {
-    options.checkpoint.clone().unwrap_or_else(|| options.output.with_extension("ckpt"))
+fn checkpoint(options: &args::Train) -> Result<PathBuf> {
+    let path = options.checkpoint.clone().unwrap_or_else(|| options.output.with_extension("ckpt"));
+    if path == options.output {
+        return Err(Error::invalid("--checkpoint", format!("{} is the output file too", path.display())));
+    }
+    Ok(path)
 }
 
 /// The result is written; the state would only make the next run of the recipe end at once.

@@ -1,0 +1,59 @@
+//! Digests of files, computed once each, on threads where they block nobody.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    blueprint::Artifact,
+    error::{Error, Result},
+    tensor::hex,
+};
+
+/// Digests of one kind that are computed at the same time; further ones wait for their turn.
+const AT_ONCE: usize = 2;
+
+/// Permits by kind: a header waits for a manifest, and must not wait behind digests of whole files.
+#[derive(Debug, Clone)]
+pub(super) struct Digests {
+    manifests: Arc<Semaphore>,
+    files: Arc<Semaphore>,
+}
+
+impl Digests {
+    pub(super) fn new() -> Self {
+        let permits = || Arc::new(Semaphore::new(AT_ONCE));
+        Self { manifests: permits(), files: permits() }
+    }
+
+    /// Hex of the artifact's manifest.
+    pub(super) async fn manifest(&self, artifact: &Arc<Artifact>) -> Result<String> {
+        match artifact.known_manifest() {
+            Some(manifest) => Ok(hex(manifest)),
+            None => compute(&self.manifests, artifact, Artifact::manifest).await,
+        }
+    }
+
+    /// Hex of the SHA-256 of the artifact's file.
+    pub(super) async fn sha256(&self, artifact: &Arc<Artifact>) -> Result<String> {
+        match artifact.known_sha256() {
+            Some(sha256) => Ok(hex(sha256)),
+            None => compute(&self.files, artifact, Artifact::sha256).await,
+        }
+    }
+}
+
+async fn compute(
+    permits: &Arc<Semaphore>,
+    artifact: &Arc<Artifact>,
+    digest: fn(&Artifact) -> &[u8; 32],
+) -> Result<String> {
+    let permit = permits.clone().acquire_owned().await.map_err(|_| Error::Cancelled)?;
+    let artifact = artifact.clone();
+    let work = move || {
+        let text = hex(digest(&artifact));
+        drop(permit);
+        text
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Panicked { what: "digest" })
+}
