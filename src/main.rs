@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 /// Starts this program again with candle's own thread pool turned off.
 ///
 /// candle 0.11 runs element-wise operations on one spinning pool behind one lock, so that two training threads wait
-/// for each other: training is half as fast with it. The size is read from the environment at first use, and setting
+/// for each other most of the time (docs/adr/0008-candle-pool-is-off.md). The size is read from the environment at first use, and setting
 /// a variable of a running process is not sound in general.
 fn quiet_candle() {
     #[cfg(unix)]
