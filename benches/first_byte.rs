@@ -72,19 +72,23 @@ impl Drop for Server {
     }
 }
 
-/// Time from the call to the first chunk of weights.
-async fn init_model(client: &mut GeneBankClient<tonic::transport::Channel>, depth: u32) -> Outcome<Duration> {
+/// Time from the call to the first message, and to the first whole chunk of weights.
+async fn init_model(
+    client: &mut GeneBankClient<tonic::transport::Channel>,
+    depth: u32,
+) -> Outcome<(Duration, Duration)> {
     let request =
         InitModelRequest { gene: GENE.to_owned(), depth: Some(depth), ..InitModelRequest::default() };
     let start = Instant::now();
     let mut stream = client.init_model(request).await?.into_inner();
-    let mut first = None;
+    let (mut message_time, mut chunk_time) = (None, None);
     while let Some(message) = stream.message().await? {
+        message_time.get_or_insert_with(|| start.elapsed());
         if let Some(Event::Chunk(_)) = message.event {
-            first.get_or_insert_with(|| start.elapsed());
+            chunk_time.get_or_insert_with(|| start.elapsed());
         }
     }
-    first.ok_or_else(|| "no chunk".into())
+    message_time.zip(chunk_time).ok_or_else(|| "no chunk".into())
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -101,33 +105,45 @@ fn show(what: &str, times: &[Duration]) {
 
 fn main() -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let (mut http, mut grpc, mut growth, mut largest) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let (mut http, mut messages, mut chunks) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut growth, mut later, mut largest) = (Vec::new(), Vec::new(), 0);
     for _ in 0..SERVERS {
         let server = Server::start()?;
         // A warm process, but no depth of the range: the path to an error runs through all but the rendering.
         server.get(1000)?;
         let before = server.resident()?;
+        let mut after_first = before;
         for depth in DEPTHS {
             let (time, bytes) = server.get(depth)?;
             http.push(time);
             largest = largest.max(bytes);
+            if depth == *DEPTHS.start() {
+                after_first = server.resident()?;
+            }
         }
-        growth.push((server.resident()? as f64 - before as f64) / 1e6);
+        let after = server.resident()? as f64;
+        growth.push((after - before as f64) / 1e6);
+        later.push((after - after_first as f64) / 1e6);
         let server = Server::start()?;
         let url = format!("http://{}", server.address);
         runtime.block_on(async {
             let mut client = GeneBankClient::connect(url).await?;
             for depth in DEPTHS {
-                grpc.push(init_model(&mut client, depth).await?);
+                let (message, chunk) = init_model(&mut client, depth).await?;
+                messages.push(message);
+                chunks.push(chunk);
             }
             Ok::<_, Box<dyn Error>>(())
         })?;
     }
     show("HTTP/1.1, first byte of a new depth", &http);
-    show("gRPC, first chunk of a new depth", &grpc);
-    let median = median(&mut growth);
+    show("gRPC, first message of a new depth", &messages);
+    show("gRPC, first whole chunk of a new depth", &chunks);
     println!(
-        "resident memory after all depths: +{median:.2} MB; the largest model has {:.2} MB",
+        "resident memory after all depths: +{:.2} MB since the start, +{:.2} MB since the first; \
+         the largest model has {:.2} MB",
+        median(&mut growth),
+        median(&mut later),
         largest as f64 / 1e6
     );
     Ok(())
