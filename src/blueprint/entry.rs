@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::tensor::{Dtype, Init};
+use crate::tensor::{Dtype, Init, matrix_view};
 
 use super::{Identity, ModelInfo};
 
@@ -70,22 +70,6 @@ impl Piece {
     /// Whether no element is taken.
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-/// A tensor as `[rows, cols]`: vectors are columns, kernels of a convolution keep their first axis as rows, and
-/// every other tensor keeps its last axis as columns.
-pub fn matrix_view(shape: &[usize]) -> [usize; 2] {
-    let split = row_axes(shape.len());
-    [shape[..split].iter().product(), shape[split..].iter().product()]
-}
-
-/// How many leading axes of a tensor of this rank are rows of its matrix view.
-pub const fn row_axes(rank: usize) -> usize {
-    match rank {
-        0 => 0,
-        1 | 4 => 1,
-        _ => rank - 1,
     }
 }
 

@@ -1,16 +1,17 @@
-//! Blueprint → candle tensors: differentiable, on any device.
+//! Blueprint → weights: differentiable, on any device.
 //!
-//! With variables in, gradients reach them: a stage that is used by several layers receives the sum. With plain
-//! tensors in, nothing is recorded.
+//! With trainable parameters in, gradients reach them: a stage that is used by several layers receives the sum. With
+//! plain tensors in, nothing is recorded. Rectangles stay views of what is stored; only another dtype or device makes
+//! new values.
 
 use candle_core::{Device, Tensor};
 
 use crate::{
     error::{Context, Result},
-    tensor::Weights,
+    tensor::{Weight, Weights},
 };
 
-use super::{Blueprint, Entry, Piece, Source};
+use super::{Blueprint, Entry, Source};
 
 /// Every tensor of `blueprint`, its values taken from `stored`.
 ///
@@ -24,36 +25,27 @@ pub fn expand(blueprint: &Blueprint, stored: &Weights, device: &Device) -> Resul
     blueprint.entries.iter().map(|entry| Ok((entry.name.clone(), value(entry, stored, device)?))).collect()
 }
 
-fn value(entry: &Entry, stored: &Weights, device: &Device) -> Result<Tensor> {
-    let tensor = match &entry.source {
+fn value(entry: &Entry, stored: &Weights, device: &Device) -> Result<Weight> {
+    let weight = match &entry.source {
         Source::Pieces(pieces) => {
-            let parts: Vec<_> = pieces.iter().map(|piece| rectangle(piece, stored)).collect::<Result<_>>()?;
-            match parts.as_slice() {
-                [whole] => whole.clone(),
-                parts => Tensor::cat(parts, 0).context(&entry.name)?,
-            }
+            let rectangle = |piece: &super::Piece| {
+                let weight = stored.get(&piece.tensor)?;
+                let (rows, cols) = (piece.rows, piece.cols);
+                weight.rectangle(rows.start..rows.end, cols.start..cols.end).context(&piece.tensor)
+            };
+            let rectangles = pieces.iter().map(rectangle).collect::<Result<_>>()?;
+            Weight::stack(&entry.shape, rectangles)
         }
         Source::Fresh { init, seed } => {
             let values = init.values(*seed, &entry.name, entry.shape.iter().product());
-            Tensor::from_vec(values, entry.shape.as_slice(), device).context(&entry.name)?
+            Tensor::from_vec(values, entry.shape.as_slice(), device).and_then(|t| Weight::new(&t))
         }
-    };
-    tensor
-        .reshape(entry.shape.as_slice())
-        .and_then(|t| t.to_dtype(entry.dtype.to_candle()))
-        .and_then(|t| t.contiguous())
-        .context(&entry.name)
-}
-
-/// `piece` as `[rows, cols]`.
-fn rectangle(piece: &Piece, stored: &Weights) -> Result<Tensor> {
-    let tensor = stored.get(&piece.tensor)?;
-    let cut = || {
-        let matrix = tensor.reshape((piece.of[0], piece.of[1]))?;
-        if piece.is_whole() {
-            return Ok(matrix);
-        }
-        matrix.narrow(0, piece.rows.start, piece.rows.len())?.narrow(1, piece.cols.start, piece.cols.len())
-    };
-    cut().context(&piece.tensor)
+    }
+    .context(&entry.name)?;
+    let dtype = entry.dtype.to_candle();
+    if weight.dtype() == dtype && weight.device().same_device(device) {
+        return Ok(weight);
+    }
+    let cast = || Weight::new(&weight.tensor()?.to_device(device)?.to_dtype(dtype)?);
+    cast().context(&entry.name)
 }

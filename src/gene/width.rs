@@ -4,8 +4,9 @@
 //! model keeps the first of each (nested width; Devvrit et al. 2023, arXiv 2310.07707, section 3).
 
 use crate::{
-    blueprint::{Piece, Span, entry},
+    blueprint::{Piece, Span},
     nn::{ParamSpec, VitConfig},
+    tensor::{matrix_view, row_axes},
 };
 
 /// The rectangles of the stored tensor `name` that make parameter `spec` of a network of shape `target`.
@@ -16,7 +17,7 @@ pub fn pieces(spec: &ParamSpec, name: &str, trained: &VitConfig, target: &VitCon
     if shape == spec.shape(target) {
         return vec![Piece::whole(name, &shape)];
     }
-    let (rows, cols) = spec.axes.split_at(entry::row_axes(spec.axes.len()));
+    let (rows, cols) = spec.axes.split_at(row_axes(spec.axes.len()));
     let cols = Span::new(0, cols.iter().map(|axis| axis.len(target)).product());
     let spans = match rows {
         [axis] => {
@@ -26,6 +27,6 @@ pub fn pieces(spec: &ParamSpec, name: &str, trained: &VitConfig, target: &VitCon
         }
         axes => vec![Span::new(0, axes.iter().map(|axis| axis.len(target)).product())],
     };
-    let of = entry::matrix_view(&shape);
+    let of = matrix_view(&shape);
     spans.into_iter().map(|rows| Piece { tensor: name.to_owned(), of, rows, cols }).collect()
 }

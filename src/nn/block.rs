@@ -11,6 +11,7 @@ use crate::{
 };
 
 use super::{
+    config::NORM_EPS,
     layers::{LayerNorm, Linear},
     mixer::Attention,
 };
@@ -18,15 +19,6 @@ use super::{
 /// What stochastic depth does to one residual branch: nothing, or a factor `0` or `1 / (1 - p)` per sample.
 #[derive(Debug, Clone, Default)]
 pub struct Keep(pub Option<Tensor>); // [batch, 1, 1]
-
-impl Keep {
-    fn apply(&self, branch: Tensor) -> Result<Tensor> {
-        match &self.0 {
-            Some(factor) => branch.broadcast_mul(factor),
-            None => Ok(branch),
-        }
-    }
-}
 
 /// Two linear layers with an erf-GELU between them.
 #[derive(Debug, Clone)]
@@ -41,8 +33,10 @@ impl Mlp {
         Ok(Self { fc1: linear("fc1")?, fc2: linear("fc2")? })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2.forward(&ops::gelu(&self.fc1.forward(x)?)?)
+    /// `x + keep · Fc2(GELU(Fc1(norm(x))))`
+    fn residual(&self, x: &Tensor, norm: &LayerNorm, keep: &Keep) -> Result<Tensor> {
+        let layers = [self.fc1.affine(), self.fc2.affine()];
+        ops::mlp_branch(x, norm.affine(), NORM_EPS, layers, keep.0.as_ref())
     }
 }
 
@@ -77,7 +71,7 @@ impl Block {
     /// # Errors
     /// candle's, where shapes disagree.
     pub fn forward(&self, x: &Tensor, keep: &[Keep; 2]) -> Result<Tensor> {
-        let x = (x + keep[0].apply(self.attn.forward(&self.norm1.forward(x)?)?)?)?;
-        &x + keep[1].apply(self.mlp.forward(&self.norm2.forward(&x)?)?)?
+        let x = self.attn.residual(x, &self.norm1, &keep[0])?;
+        self.mlp.residual(&x, &self.norm2, &keep[1])
     }
 }

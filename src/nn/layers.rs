@@ -4,27 +4,31 @@ use candle_core::{Result, Tensor};
 
 use crate::{
     error,
-    tensor::{Weights, ops},
+    tensor::{
+        Weights,
+        ops::{self, Affine},
+    },
 };
 
 use super::config::NORM_EPS;
 
-/// `y = x Wᵀ + b`.
-#[derive(Debug, Clone)]
-pub struct Linear {
-    weight: Tensor, // [out, in]
-    bias: Tensor,   // [out]
+/// `{prefix}.weight` and `{prefix}.bias`.
+fn affine(weights: &Weights, prefix: &str) -> error::Result<Affine> {
+    let get = |part: &str| weights.get(&format!("{prefix}.{part}")).cloned();
+    Ok(Affine { weight: get("weight")?, bias: get("bias")? })
 }
 
+/// `y = x Wᵀ + b`.
+#[derive(Debug, Clone)]
+pub struct Linear(Affine);
+
 impl Linear {
-    /// Takes `{prefix}.weight`, flattened to `[out, in]`, and `{prefix}.bias`.
+    /// Takes `{prefix}.weight`, as its `[out, in]` matrix view, and `{prefix}.bias`.
     ///
     /// # Errors
-    /// [`error::Error::MissingTensor`], or [`error::Error::Tensor`] where the weight has no rows.
+    /// [`error::Error::MissingTensor`].
     pub fn new(weights: &Weights, prefix: &str) -> error::Result<Self> {
-        use error::Context as _;
-        let weight = weights.get(&format!("{prefix}.weight"))?.flatten_from(1).context(prefix)?;
-        Ok(Self { weight, bias: weights.get(&format!("{prefix}.bias"))?.clone() })
+        affine(weights, prefix).map(Self)
     }
 
     /// # Shapes
@@ -33,16 +37,17 @@ impl Linear {
     /// # Errors
     /// candle's, where shapes disagree.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(x, &self.weight, &self.bias)
+        ops::linear(x, &self.0)
+    }
+
+    pub(super) const fn affine(&self) -> &Affine {
+        &self.0
     }
 }
 
 /// `y = (x - mean) / sqrt(var + eps) * weight + bias` over the last axis.
 #[derive(Debug, Clone)]
-pub struct LayerNorm {
-    weight: Tensor, // [width]
-    bias: Tensor,   // [width]
-}
+pub struct LayerNorm(Affine);
 
 impl LayerNorm {
     /// Takes `{prefix}.weight` and `{prefix}.bias`.
@@ -50,8 +55,7 @@ impl LayerNorm {
     /// # Errors
     /// [`error::Error::MissingTensor`].
     pub fn new(weights: &Weights, prefix: &str) -> error::Result<Self> {
-        let get = |part: &str| weights.get(&format!("{prefix}.{part}")).cloned();
-        Ok(Self { weight: get("weight")?, bias: get("bias")? })
+        affine(weights, prefix).map(Self)
     }
 
     /// # Shapes
@@ -60,6 +64,10 @@ impl LayerNorm {
     /// # Errors
     /// candle's, where shapes disagree.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(x, &self.weight, &self.bias, NORM_EPS)
+        ops::layer_norm(x, &self.0, NORM_EPS)
+    }
+
+    pub(super) const fn affine(&self) -> &Affine {
+        &self.0
     }
 }

@@ -6,7 +6,10 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::{error, tensor::Weights};
+use crate::{
+    error,
+    tensor::{Weight, Weights, ops},
+};
 
 use super::{
     VitConfig,
@@ -35,8 +38,8 @@ impl DropPath {
 #[derive(Debug, Clone)]
 pub struct Vit {
     config: VitConfig,
-    class_token: Tensor, // [1, 1, width]
-    positions: Tensor,   // [1, tokens, width]
+    class_token: Weight, // [1, 1, width]
+    positions: Weight,   // [1, tokens, width]
     patches: Linear,     // [width, channels * patch * patch]
     blocks: Vec<Block>,
     norm: LayerNorm,
@@ -111,8 +114,6 @@ impl Vit {
             side * side,
             self.config.patch_dim(),
         ))?; // [batch, patches, channels * patch * patch]
-        let tokens = self.patches.forward(&patches)?; // [batch, patches, width]
-        let class = self.class_token.expand((b, 1, self.config.width()))?;
-        Tensor::cat(&[&class, &tokens], 1)?.broadcast_add(&self.positions)
+        ops::sequence(&self.patches.forward(&patches)?, &self.class_token, &self.positions)
     }
 }

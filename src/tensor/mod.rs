@@ -8,12 +8,16 @@ pub mod init;
 pub mod ops;
 pub mod params;
 pub mod rng;
+pub mod tape;
+pub mod weight;
 pub mod weights;
 
 pub use codec::{TensorBytes, TensorFile};
 pub use dtype::Dtype;
 pub use init::Init;
 pub use params::Params;
+pub use tape::Tape;
+pub use weight::{Weight, matrix_view, row_axes};
 pub use weights::Weights;
 
 use sha2::{Digest, Sha256};

@@ -1,37 +1,95 @@
 //! Trainable parameters: ordered, strict, and explicit about aliasing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 
 use crate::error::{Context, Error, Result};
 
-use super::Weights;
+use super::{Tape, Weight, Weights};
 
-/// Trainable variables by name.
-#[derive(Debug, Clone, Default)]
-pub struct Params(BTreeMap<String, Var>);
+/// Trainable parameters by name.
+///
+/// On the CPU they lie one behind the other, in name order, in one flat store: gradients and moments of the same order
+/// make an optimiser a loop over slices. On a device each is a variable of candle's.
+#[derive(Debug)]
+pub struct Params {
+    entries: BTreeMap<String, Entry>,
+    store: Store,
+}
+
+#[derive(Debug)]
+struct Entry {
+    shape: Vec<usize>,
+    span: Range<usize>,
+}
+
+#[derive(Debug)]
+enum Store {
+    Flat(Tensor), // [len]
+    Vars(BTreeMap<String, Var>),
+}
 
 impl Params {
-    /// A variable for every tensor of `weights`; values are copied, so training never changes `weights`.
+    /// A parameter for every weight; values are copied, so training never changes `weights`.
     ///
     /// # Errors
     /// [`Error::Tensor`] where a copy fails.
     pub fn new(weights: &Weights) -> Result<Self> {
-        weights
-            .iter()
-            .map(|(name, tensor)| {
+        let mut entries = BTreeMap::new();
+        let mut len = 0;
+        for (name, weight) in weights.iter() {
+            let span = len..len + weight.elem_count();
+            len = span.end;
+            entries.insert(name.to_owned(), Entry { shape: weight.dims().to_vec(), span });
+        }
+        if weights.iter().any(|(_, weight)| !weight.device().is_cpu()) {
+            let vars = weights.iter().map(|(name, weight)| {
                 // `Var::from_tensor` of a variable aliases it; a forced copy never does.
-                let var = tensor.detach().copy().and_then(|t| Var::from_tensor(&t)).context(name)?;
-                Ok((name.to_owned(), var))
-            })
-            .collect::<Result<BTreeMap<_, _>>>()
-            .map(Self)
+                let var = weight.tensor().and_then(|t| Var::from_tensor(&t.detach().force_contiguous()?));
+                Ok((name.to_owned(), var.context(name)?))
+            });
+            return Ok(Self { entries, store: Store::Vars(vars.collect::<Result<_>>()?) });
+        }
+        let mut flat = Vec::with_capacity(len);
+        for (name, weight) in weights.iter() {
+            let values = weight.tensor().and_then(|t| t.detach().flatten_all()?.to_vec1::<f32>());
+            flat.extend(values.context(name)?);
+        }
+        let flat = Tensor::from_vec(flat, len, &Device::Cpu).context("parameters")?;
+        Ok(Self { entries, store: Store::Flat(flat) })
     }
 
-    /// The variables as tensors that share storage and graph: gradients reach the variables.
-    pub fn weights(&self) -> Weights {
-        self.0.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.entries.values().map(|entry| entry.span.len()).sum()
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Names, shapes and places in the flat order, in name order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &[usize], Range<usize>)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice(), entry.span.clone()))
+    }
+
+    /// The variables on a device; `None` on the CPU.
+    pub const fn vars(&self) -> Option<&BTreeMap<String, Var>> {
+        match &self.store {
+            Store::Flat(_) => None,
+            Store::Vars(vars) => Some(vars),
+        }
+    }
+
+    /// The parameters as weights that share their storage. On the CPU their gradients are added up on `tape`; on a
+    /// device they are part of candle's graph.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where candle cannot make a view.
+    pub fn weights(&self, tape: &Arc<Tape>) -> Result<Weights> {
+        self.views(|view| Weight::on_tape(view, Arc::clone(tape)))
     }
 
     /// Detached copies: a later step does not change them, and they record no graph.
@@ -39,33 +97,87 @@ impl Params {
     /// # Errors
     /// [`Error::Tensor`] where a copy fails.
     pub fn snapshot(&self) -> Result<Weights> {
-        self.0
-            .iter()
-            .map(|(name, var)| Ok((name.clone(), var.as_tensor().detach().copy().context(name)?)))
-            .collect()
+        // `copy` would take the whole store along.
+        self.views(|view| Weight::new(&view.detach().force_contiguous()?))
     }
 
-    /// Names and variables in name order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Var)> {
-        self.0.iter().map(|(name, var)| (name.as_str(), var))
+    fn views(&self, weight: impl Fn(&Tensor) -> candle_core::Result<Weight>) -> Result<Weights> {
+        let one = |(name, entry): (&String, &Entry)| {
+            let view = match &self.store {
+                Store::Flat(flat) => flat
+                    .narrow(0, entry.span.start, entry.span.len())
+                    .and_then(|t| weight(&t.reshape(entry.shape.as_slice())?)),
+                Store::Vars(vars) => weight(vars[name].as_tensor()),
+            };
+            Ok((name.clone(), view.context(name)?))
+        };
+        self.entries.iter().map(one).collect()
     }
 
-    /// The values of `name` in row-major order.
+    /// All values on the CPU in the flat order.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] for an unknown name, [`Error::Tensor`] where it cannot be read.
-    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
-        let var = self.0.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
-        var.as_tensor().detach().flatten_all().and_then(|t| t.to_vec1()).context(name)
+    /// [`Error::Tensor`] where they cannot be read.
+    pub fn values(&self) -> Result<Vec<f32>> {
+        let read = |tensor: &Tensor| tensor.detach().flatten_all()?.to_vec1::<f32>();
+        match &self.store {
+            Store::Flat(flat) => read(flat).context("parameters"),
+            Store::Vars(vars) => {
+                let mut all = Vec::with_capacity(self.len());
+                for (name, var) in vars {
+                    all.extend(read(var.as_tensor()).context(name)?);
+                }
+                Ok(all)
+            }
+        }
     }
 
-    /// Replaces the values of `name`.
+    /// Replaces all values, given in the flat order.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] for an unknown name, [`Error::Tensor`] for another shape.
-    pub fn set(&self, name: &str, values: Vec<f32>, device: &Device) -> Result<()> {
-        let var = self.0.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
-        Tensor::from_vec(values, var.shape(), device).and_then(|t| var.set(&t)).context(name)
+    /// [`Error::Invalid`] for another number of values, [`Error::Tensor`] where the device refuses.
+    pub fn set(&self, values: &[f32]) -> Result<()> {
+        if values.len() != self.len() {
+            let reason = format!("{} values for {} parameters", values.len(), self.len());
+            return Err(Error::invalid("parameters", reason));
+        }
+        match &self.store {
+            Store::Flat(_) => self.update(|flat| flat.copy_from_slice(values)),
+            Store::Vars(vars) => vars.iter().try_for_each(|(name, var)| {
+                let values = &values[self.entries[name].span.clone()];
+                Tensor::from_slice(values, var.shape(), var.device()).and_then(|t| var.set(&t)).context(name)
+            }),
+        }
+    }
+
+    /// Changes the flat values in place. Views of them see the change.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for parameters on a device.
+    pub fn update(&self, change: impl FnOnce(&mut [f32])) -> Result<()> {
+        let Store::Flat(flat) = &self.store else {
+            return Err(Error::invalid("parameters", "those of a device have no flat values"));
+        };
+        flat.inplace_op1(&Change(std::sync::Mutex::new(Some(change)))).context("parameters")
+    }
+}
+
+/// A change of a tensor's values in place, which candle allows to operations only.
+struct Change<F>(std::sync::Mutex<Option<F>>);
+
+impl<F: FnOnce(&mut [f32])> InplaceOp1 for Change<F> {
+    fn name(&self) -> &'static str {
+        "change"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            candle_core::bail!("parameters are not flat f32");
+        };
+        if let Some(change) = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+            change(&mut values[start..end]);
+        }
+        Ok(())
     }
 }
 
@@ -75,15 +187,18 @@ mod tests {
 
     #[test]
     fn snapshot_does_not_follow_training() {
-        let weights: Weights =
-            [("w".to_owned(), Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap())].into_iter().collect();
+        let tensor = Tensor::new(&[1f32, 2.0], &Device::Cpu).unwrap();
+        let weights: Weights = [("w".to_owned(), Weight::new(&tensor).unwrap())].into_iter().collect();
         let params = Params::new(&weights).unwrap();
         let snapshot = params.snapshot().unwrap();
-        params.set("w", vec![5.0, 6.0], &Device::Cpu).unwrap();
-        let read = |w: &Weights| w.get("w").unwrap().to_vec1::<f32>().unwrap();
+        let shared = params.weights(&Arc::new(Tape::new(2, false).unwrap())).unwrap();
+        params.set(&[5.0, 6.0]).unwrap();
+        params.update(|values| values[0] = 7.0).unwrap();
+        let read = |w: &Weights| w.tensor("w").unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(read(&snapshot), [1.0, 2.0]);
         assert_eq!(read(&weights), [1.0, 2.0]);
-        assert_eq!(read(&params.weights()), [5.0, 6.0]);
-        assert!(!snapshot.get("w").unwrap().track_op());
+        assert_eq!(read(&shared), [7.0, 6.0]);
+        assert!(!snapshot.tensor("w").unwrap().track_op());
+        assert!(params.set(&[1.0]).unwrap_err().to_string().contains("1 values for 2 parameters"));
     }
 }

@@ -6,11 +6,11 @@ use candle_core::{Device, Tensor};
 
 use crate::error::{Context, Error, Result};
 
-use super::{Dtype, TensorFile};
+use super::{Dtype, TensorFile, Weight};
 
-/// Tensors by name. One dtype and one device by construction of its makers.
+/// Weights by name. One dtype and one device by construction of its makers.
 #[derive(Debug, Clone, Default)]
-pub struct Weights(BTreeMap<String, Tensor>);
+pub struct Weights(BTreeMap<String, Weight>);
 
 impl Weights {
     /// Decodes every tensor of `file` to f32 on `device`.
@@ -21,8 +21,8 @@ impl Weights {
         file.tensors()
             .map(|(name, tensor)| {
                 let values = tensor.dtype.read(&tensor.bytes);
-                let tensor = Tensor::from_vec(values, tensor.shape.as_slice(), device).context(name)?;
-                Ok((name.to_owned(), tensor))
+                let tensor = Tensor::from_vec(values, tensor.shape.as_slice(), device);
+                Ok((name.to_owned(), tensor.and_then(|t| Weight::new(&t)).context(name)?))
             })
             .collect()
     }
@@ -32,25 +32,29 @@ impl Weights {
     /// # Errors
     /// [`Error::Tensor`] where the device refuses.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
-        self.iter().map(|(name, t)| Ok((name.to_owned(), t.to_device(device).context(name)?))).collect()
+        let moved = |weight: &Weight| Weight::new(&weight.tensor()?.to_device(device)?);
+        self.iter().map(|(name, weight)| Ok((name.to_owned(), moved(weight).context(name)?))).collect()
     }
 
-    /// The tensor called `name`.
+    /// The weight called `name`.
     ///
     /// # Errors
     /// [`Error::MissingTensor`].
-    pub fn get(&self, name: &str) -> Result<&Tensor> {
+    pub fn get(&self, name: &str) -> Result<&Weight> {
         self.0.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })
     }
 
-    /// Adds or replaces a tensor.
-    pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
-        self.0.insert(name.into(), tensor);
+    /// The weight called `name` as one contiguous tensor.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], or [`Error::Tensor`] where it cannot be copied.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        self.get(name)?.tensor().context(name)
     }
 
-    /// Names and tensors in name order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
-        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    /// Names and weights in name order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Weight)> {
+        self.0.iter().map(|(name, weight)| (name.as_str(), weight))
     }
 
     /// Number of tensors.
@@ -78,14 +82,14 @@ impl Weights {
     /// [`Error::Tensor`] where a tensor cannot be read.
     pub fn to_bytes(&self, dtype: Dtype) -> Result<Vec<(String, super::TensorBytes)>> {
         self.iter()
-            .map(|(name, tensor)| Ok((name.to_owned(), tensor_bytes(tensor, dtype).context(name)?)))
+            .map(|(name, weight)| Ok((name.to_owned(), bytes_of(weight, dtype).context(name)?)))
             .collect()
     }
 }
 
-impl FromIterator<(String, Tensor)> for Weights {
-    fn from_iter<I: IntoIterator<Item = (String, Tensor)>>(tensors: I) -> Self {
-        Self(tensors.into_iter().collect())
+impl FromIterator<(String, Weight)> for Weights {
+    fn from_iter<I: IntoIterator<Item = (String, Weight)>>(weights: I) -> Self {
+        Self(weights.into_iter().collect())
     }
 }
 
@@ -110,7 +114,8 @@ pub fn check_schema<'a, 'b>(
     }
 }
 
-fn tensor_bytes(tensor: &Tensor, dtype: Dtype) -> candle_core::Result<super::TensorBytes> {
+fn bytes_of(weight: &Weight, dtype: Dtype) -> candle_core::Result<super::TensorBytes> {
+    let tensor = weight.tensor()?;
     let values = tensor.detach().to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     let mut bytes = Vec::with_capacity(values.len() * dtype.size_bytes());
     dtype.write(values.into_iter(), &mut bytes);

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    tensor::{Dtype, Params, TensorBytes, TensorFile, codec},
+    tensor::{Dtype, Params, TensorBytes, TensorFile, codec, weights::check_schema},
 };
 
-use super::optim::{AdamW, Moments};
+use super::optim::AdamW;
 
 const METADATA_KEY: &str = "genebank.checkpoint";
 
@@ -24,10 +24,11 @@ struct Record {
 #[derive(Debug)]
 pub struct Checkpoint {
     step: u64,
-    values: BTreeMap<String, Vec<f32>>,
-    /// The optimiser's moments.
-    pub moments: BTreeMap<String, Moments>,
+    tensors: TensorFile,
 }
+
+/// The three values that are kept for each parameter.
+const KINDS: [&str; 3] = ["param", "first", "second"];
 
 impl Checkpoint {
     /// The state at `path`, or `None` where there is no file.
@@ -39,8 +40,8 @@ impl Checkpoint {
             return Ok(None);
         }
         let origin = path.display().to_string();
-        let file = TensorFile::open(path)?;
-        let record: Record = file
+        let tensors = TensorFile::open(path)?;
+        let record: Record = tensors
             .metadata(METADATA_KEY)
             .and_then(|json| serde_json::from_str(json).ok())
             .ok_or_else(|| Error::corrupt(&origin, "not a checkpoint"))?;
@@ -50,35 +51,29 @@ impl Checkpoint {
                 format!("{origin} belongs to another recipe or data set"),
             ));
         }
-        let mut checkpoint = Self { step: record.step, values: BTreeMap::new(), moments: BTreeMap::new() };
-        for (name, tensor) in file.tensors() {
-            let values = tensor.dtype.read(&tensor.bytes);
-            match name.split_once('/') {
-                Some(("param", name)) => {
-                    checkpoint.values.insert(name.to_owned(), values);
-                }
-                Some(("first", name)) => {
-                    checkpoint.moments.entry(name.to_owned()).or_default().first = values;
-                }
-                Some(("second", name)) => {
-                    checkpoint.moments.entry(name.to_owned()).or_default().second = values;
-                }
-                _ => return Err(Error::UnexpectedTensor { name: name.to_owned() }),
-            }
-        }
-        Ok(Some(checkpoint))
+        Ok(Some(Self { step: record.step, tensors }))
     }
 
-    /// Sets every parameter; returns the steps that were made.
+    /// Sets every parameter and both moments; returns the steps that were made.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] or [`Error::Tensor`] where parameters differ.
-    pub fn restore(&self, params: &Params) -> Result<u64> {
-        for (name, var) in params.iter() {
-            let values =
-                self.values.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
-            params.set(name, values.clone(), var.device())?;
+    /// The schema errors where parameters differ.
+    pub fn restore(&self, params: &Params, adamw: &mut AdamW) -> Result<u64> {
+        let found = self.tensors.tensors().map(|(name, tensor)| (name, tensor.shape.as_slice()));
+        let names: Vec<_> = params
+            .iter()
+            .flat_map(|(name, shape, _)| KINDS.map(|kind| (format!("{kind}/{name}"), shape.to_vec())))
+            .collect();
+        check_schema(found, names.iter().map(|(name, shape)| (name.as_str(), shape.clone())))?;
+        let mut values = vec![0.0; params.len()];
+        for (name, _, span) in params.iter() {
+            let into = [&mut values[span.clone()], &mut adamw.first[span.clone()], &mut adamw.second[span]];
+            for (kind, into) in KINDS.into_iter().zip(into) {
+                let tensor = self.tensors.tensor(&format!("{kind}/{name}"))?;
+                into.copy_from_slice(&tensor.dtype.read(&tensor.bytes));
+            }
         }
+        params.set(&values)?;
         Ok(self.step)
     }
 
@@ -88,15 +83,12 @@ impl Checkpoint {
     /// [`Error::Io`].
     pub fn write(path: &Path, run: &str, step: u64, params: &Params, adamw: &AdamW) -> Result<()> {
         let mut tensors = Vec::new();
-        for (name, var) in params.iter() {
-            let moments = &adamw.moments()[name];
-            let values = params.values(name)?;
-            for (kind, values) in [("param", &values), ("first", &moments.first), ("second", &moments.second)]
-            {
-                let mut bytes = Vec::with_capacity(values.len() * 4);
-                Dtype::F32.write(values.iter().copied(), &mut bytes);
-                let tensor =
-                    TensorBytes { dtype: Dtype::F32, shape: var.dims().to_vec(), bytes: bytes.into() };
+        let values = params.values()?;
+        for (name, shape, span) in params.iter() {
+            for (kind, values) in KINDS.into_iter().zip([&values, &adamw.first, &adamw.second]) {
+                let mut bytes = Vec::with_capacity(span.len() * 4);
+                Dtype::F32.write(values[span.clone()].iter().copied(), &mut bytes);
+                let tensor = TensorBytes { dtype: Dtype::F32, shape: shape.to_vec(), bytes: bytes.into() };
                 tensors.push((format!("{kind}/{name}"), tensor));
             }
         }

@@ -8,7 +8,7 @@ use crate::{
     nn::Vit,
 };
 
-use super::trainer::images;
+use super::engine::images;
 
 /// Result of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]

@@ -33,6 +33,7 @@ pub fn recipe(data: &str, length: Length, learning_rate: Option<f64>, seed: u64)
         clip: 1.0,
         label_smoothing: 0.1,
         drop_path: 0.0,
+        recompute: false,
     };
     optim.check()?;
     let augment = Augment { crop_padding: 0, flip: true, erase: None };

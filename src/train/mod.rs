@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod classify;
+pub mod engine;
 pub mod evaluate;
 pub mod finetune;
 pub mod learn_gene;
@@ -11,6 +12,7 @@ pub mod recipe;
 pub mod run;
 pub mod trainer;
 
+pub use engine::Engine;
 pub use evaluate::{Accuracy, evaluate};
 pub use objective::{Objective, Shard};
 pub use recipe::{Length, Optim, Recipe};

@@ -9,57 +9,100 @@
 //! θ ← θ - η λ θ - η m̂ / (√v̂ + ε)
 //! ```
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::{
-    error::{Error, Result},
+    error::Result,
     nn::schema,
-    tensor::Params,
+    tensor::{Params, ops},
 };
 
 use super::Optim;
 
 /// ε of the update, PyTorch's default.
 const EPSILON: f32 = 1e-8;
+/// Values of one parameter that are handled together: the unit of work, of summation, and small enough to stay in
+/// the nearest caches between the passes.
+const SEGMENT: usize = 1 << 14;
 
-/// First and second moment of one parameter.
-#[derive(Debug, Clone, Default)]
-pub struct Moments {
-    /// `m`, a value per element.
-    pub first: Vec<f32>,
-    /// `v`, a value per element.
-    pub second: Vec<f32>,
+/// A run of values of one parameter.
+#[derive(Debug, Clone)]
+struct Segment {
+    span: Range<usize>,
+    decays: bool,
 }
 
-/// The optimiser's state.
-#[derive(Debug, Clone, Default)]
+/// The segments of one thread, and the values that they cover.
+struct Part<'a> {
+    segments: &'a [Segment],
+    values: Range<usize>,
+}
+
+/// Cuts `segments` for `threads` threads.
+fn parts(segments: &[Segment], threads: usize) -> Vec<Part<'_>> {
+    let per_thread = segments.len().div_ceil(threads.max(1)).max(1);
+    let part = |segments: &'_ [Segment]| segments[0].span.start..segments[segments.len() - 1].span.end;
+    segments.chunks(per_thread).map(|segments| Part { segments, values: part(segments) }).collect()
+}
+
+/// The optimiser: moments in the flat order of the parameters, and how they are cut for the threads.
+#[derive(Debug, Clone)]
 pub struct AdamW {
-    moments: BTreeMap<String, Moments>,
+    /// `m`
+    pub first: Vec<f32>,
+    /// `v`
+    pub second: Vec<f32>,
+    segments: Vec<Segment>,
+    threads: usize,
 }
-
-/// Gradients by parameter name, in storage order of the parameter.
-pub type Gradients = BTreeMap<String, Vec<f32>>;
 
 impl AdamW {
-    /// Moments by name.
-    pub const fn moments(&self) -> &BTreeMap<String, Moments> {
-        &self.moments
+    /// Moments of zero for `params`; updates are computed by `threads` threads.
+    pub fn new(params: &Params, threads: usize) -> Self {
+        let cut = |(name, shape, span): (&str, &[usize], Range<usize>)| {
+            let decays = schema::decays(name, shape.len());
+            let starts = span.clone().step_by(SEGMENT);
+            starts.map(move |start| Segment { span: start..(start + SEGMENT).min(span.end), decays })
+        };
+        let segments = params.iter().flat_map(cut).collect();
+        Self { first: vec![0.0; params.len()], second: vec![0.0; params.len()], segments, threads }
     }
 
-    /// The state of a checkpoint.
-    pub const fn from_moments(moments: BTreeMap<String, Moments>) -> Self {
-        Self { moments }
+    /// `sum ← sum + Σ others`, in the order of `others`; returns the norm of the result.
+    ///
+    /// The result does not depend on the number of threads.
+    pub fn reduce(&self, sum: &mut [f32], others: &[&[f32]]) -> f64 {
+        let mut squares = vec![0.0; self.segments.len()];
+        std::thread::scope(|scope| {
+            let (mut sum, mut squares) = (sum, squares.as_mut_slice());
+            for part in parts(&self.segments, self.threads) {
+                let (sums, rest) = std::mem::take(&mut sum).split_at_mut(part.values.len());
+                let (square, later) = std::mem::take(&mut squares).split_at_mut(part.segments.len());
+                (sum, squares) = (rest, later);
+                scope.spawn(move || {
+                    for (segment, square) in part.segments.iter().zip(square) {
+                        let at = segment.span.start - part.values.start;
+                        let sum = &mut sums[at..at + segment.span.len()];
+                        for other in others {
+                            ops::add_to(sum, &other[segment.span.clone()]);
+                        }
+                        *square = ops::square_sum(sum);
+                    }
+                });
+            }
+        });
+        squares.iter().sum::<f64>().sqrt()
     }
 
-    /// One step at learning rate `eta`; `step` counts from 0.
+    /// One step at learning rate `eta` with gradients of norm `norm`; `step` counts from 0.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] where a parameter has no gradient: a parameter that silently stays behind is a
-    /// bug of the network, not a case.
+    /// [`crate::error::Error::Tensor`] where parameters cannot be changed.
     pub fn step(
         &mut self,
         params: &Params,
-        gradients: &Gradients,
+        gradients: &[f32],
+        norm: f64,
         optim: &Optim,
         eta: f64,
         step: u64,
@@ -68,47 +111,39 @@ impl AdamW {
         let t = (step + 1) as f64;
         let (correct1, correct2) = (1.0 - libm::pow(beta1, t), 1.0 - libm::pow(beta2, t));
         // η m̂ / (√v̂ + ε) = rate m / (√v + ε √correct2), with the corrections folded into two numbers.
-        let rate = (eta * correct2.sqrt() / correct1) as f32;
-        let epsilon = EPSILON * correct2.sqrt() as f32;
-        let (b1, b2) = (beta1 as f32, beta2 as f32);
-        for (name, var) in params.iter() {
-            let gradient = gradients
-                .get(name)
-                .ok_or_else(|| Error::MissingTensor { name: format!("gradient of {name}") })?;
-            let decay = if schema::decays(name, var.rank()) { optim.weight_decay } else { 0.0 };
-            let keep = (1.0 - eta * decay) as f32;
-            let moments = self.moments.entry(name.to_owned()).or_default();
-            moments.first.resize(gradient.len(), 0.0);
-            moments.second.resize(gradient.len(), 0.0);
-            let mut values = params.values(name)?;
-            let state = moments.first.iter_mut().zip(&mut moments.second);
-            for ((theta, g), (m, v)) in values.iter_mut().zip(gradient).zip(state) {
-                *m = b1 * *m + (1.0 - b1) * g;
-                *v = b2 * *v + (1.0 - b2) * g * g;
-                *theta = keep * *theta - rate * *m / (v.sqrt() + epsilon);
-            }
-            params.set(name, values, var.device())?;
-        }
-        Ok(())
+        let rates = |decays: bool| ops::Rates {
+            betas: [beta1 as f32, beta2 as f32],
+            clip: if optim.clip > 0.0 && norm > optim.clip { (optim.clip / norm) as f32 } else { 1.0 },
+            keep: (1.0 - if decays { eta * optim.weight_decay } else { 0.0 }) as f32,
+            rate: (eta * correct2.sqrt() / correct1) as f32,
+            epsilon: EPSILON * correct2.sqrt() as f32,
+        };
+        let (decaying, other) = (rates(true), rates(false));
+        let parts = parts(&self.segments, self.threads);
+        let (first, second) = (&mut self.first, &mut self.second);
+        params.update(|values| {
+            std::thread::scope(|scope| {
+                let (mut values, mut first, mut second) = (values, first.as_mut_slice(), second.as_mut_slice());
+                for part in parts {
+                    let len = part.values.len();
+                    let (theta, next) = std::mem::take(&mut values).split_at_mut(len);
+                    let (m, next_m) = std::mem::take(&mut first).split_at_mut(len);
+                    let (v, next_v) = std::mem::take(&mut second).split_at_mut(len);
+                    (values, first, second) = (next, next_m, next_v);
+                    scope.spawn(move || {
+                        for segment in part.segments {
+                            let at = segment.span.start - part.values.start;
+                            let at = at..at + segment.span.len();
+                            let rates = if segment.decays { decaying } else { other };
+                            let gradient = &gradients[segment.span.clone()];
+                            ops::adamw(&mut theta[at.clone()], gradient, &mut m[at.clone()], &mut v[at], rates);
+                        }
+                    });
+                }
+            });
+        })
     }
 }
-
-/// Norm of all gradients together.
-fn norm(gradients: &Gradients) -> f64 {
-    let squares = |values: &Vec<f32>| values.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>();
-    gradients.values().map(squares).sum::<f64>().sqrt()
-}
-
-/// Scales gradients to at most `limit`; returns the norm before.
-pub fn clip(gradients: &mut Gradients, limit: f64) -> f64 {
-    let norm = norm(gradients);
-    if limit > 0.0 && norm > limit {
-        let factor = (limit / norm) as f32;
-        gradients.values_mut().flatten().for_each(|g| *g *= factor);
-    }
-    norm
-}
-
 /// Learning rate of `step` of `total`: linear warm-up, then half a cosine down to the minimum.
 pub fn learning_rate(optim: &Optim, step: u64, total: u64) -> f64 {
     if step < optim.warmup_steps {

@@ -101,6 +101,10 @@ pub struct Optim {
     /// Stochastic depth of the last block; grows linearly from 0 at the first.
     #[serde(default)]
     pub drop_path: f64,
+    /// Keep only the input of each residual branch for the backward pass and compute the rest again: about a third of
+    /// the memory for a third more time, and the same result to the bit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recompute: bool,
 }
 
 fn default_betas() -> [f64; 2] {

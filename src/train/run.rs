@@ -20,7 +20,7 @@ use crate::{
         config::{NORM_EPS, RawVitConfig},
         schema,
     },
-    tensor::{Dtype, Params, TensorFile, Weights, codec, hex, sha256},
+    tensor::{Dtype, Params, TensorFile, Weight, Weights, codec, hex, sha256},
 };
 
 use super::{
@@ -317,8 +317,9 @@ fn initial_gene(meta: &GeneMeta, seed: u64) -> Result<Weights> {
     let tensors = meta.schema().into_iter().map(|spec| {
         let shape = spec.shape(&meta.config);
         let values = spec.init.values(seed, &spec.name, shape.iter().product());
-        let tensor = candle_core::Tensor::from_vec(values, shape, &Device::Cpu).context(&spec.name)?;
-        Ok((spec.name, tensor))
+        let tensor = candle_core::Tensor::from_vec(values, shape, &Device::Cpu);
+        let weight = tensor.and_then(|t| Weight::new(&t)).context(&spec.name)?;
+        Ok((spec.name, weight))
     });
     tensors.collect()
 }

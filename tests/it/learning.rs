@@ -40,6 +40,7 @@ fn recipe(steps: u32) -> Recipe {
             clip: 1.0,
             label_smoothing: 0.1,
             drop_path: 0.1,
+            recompute: false,
         },
         augment: Augment { crop_padding: 2, flip: true, erase: None },
         gene: None,

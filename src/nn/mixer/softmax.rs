@@ -8,7 +8,11 @@ use candle_core::{Result, Tensor};
 
 use crate::{
     error,
-    nn::layers::Linear,
+    nn::{
+        block::Keep,
+        config::NORM_EPS,
+        layers::{LayerNorm, Linear},
+    },
     tensor::{Weights, ops},
 };
 
@@ -30,13 +34,15 @@ impl Attention {
         Ok(Self { qkv: linear("qkv")?, proj: linear("proj")?, heads })
     }
 
+    /// `x + keep · Proj(Attention(norm(x)))`, the residual branch of a block.
+    ///
     /// # Shapes
     /// `x`: `[batch, tokens, width]`; result: the same.
     ///
     /// # Errors
     /// candle's, where shapes disagree.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let qkv = self.qkv.forward(x)?; // [batch, tokens, 3 * width]
-        self.proj.forward(&ops::attention(&qkv, self.heads)?)
+    pub fn residual(&self, x: &Tensor, norm: &LayerNorm, keep: &Keep) -> Result<Tensor> {
+        let layers = [self.qkv.affine(), self.proj.affine()];
+        ops::attention_branch(x, norm.affine(), NORM_EPS, layers, self.heads, keep.0.as_ref())
     }
 }

@@ -34,7 +34,7 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     if heads == 0 || packed == 0 || packed % (3 * heads) != 0 {
         bail!("attention: the last axis of {:?} is not 3 x {heads} heads", qkv.dims());
     }
-    if !fused(&[qkv]) {
+    if !fused(&[qkv], &[]) {
         return naive::attention(qkv, heads);
     }
     qkv.contiguous()?.apply_op1(Attention { heads })
@@ -51,28 +51,39 @@ impl CustomOp1 for Attention {
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (batch, tokens, packed) = layout.shape().dims3()?;
-        let sizes = Sizes::new(tokens, packed / 3, self.heads);
         let qkv = slice(qkv, layout)?;
         let mut out = vec![0.0; qkv.len() / 3];
-        arch().dispatch(Forward { sizes, qkv, out: &mut out });
-        Ok((CpuStorage::F32(out), Shape::from((batch, tokens, sizes.width))))
+        forward(tokens, packed / 3, self.heads, qkv, &mut out);
+        Ok((CpuStorage::F32(out), Shape::from((batch, tokens, packed / 3))))
     }
 
     fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (_, tokens, packed) = qkv.dims3()?;
-        let sizes = Sizes::new(tokens, packed / 3, self.heads);
         let grad = grad.contiguous()?;
         let (qkv_storage, qkv_layout) = qkv.storage_and_layout();
         let (grad_storage, grad_layout) = grad.storage_and_layout();
         let mut dqkv = vec![0.0; qkv.elem_count()];
-        arch().dispatch(Backward {
-            sizes,
-            qkv: values(&qkv_storage, qkv_layout)?,
-            grad: values(&grad_storage, grad_layout)?,
-            dqkv: &mut dqkv,
-        });
+        let (qkv_values, grad) = (values(&qkv_storage, qkv_layout)?, values(&grad_storage, grad_layout)?);
+        backward(tokens, packed / 3, self.heads, qkv_values, grad, &mut dqkv);
         Ok(Some(new_tensor(dqkv, qkv.shape())?))
     }
+}
+
+/// `out ← softmax(q kᵀ / √head_dim) v` of every image.
+pub(super) fn forward(tokens: usize, width: usize, heads: usize, qkv: &[f32], out: &mut [f32]) {
+    arch().dispatch(Forward { sizes: Sizes::new(tokens, width, heads), qkv, out });
+}
+
+/// Overwrites `dqkv` with the gradient to `qkv`.
+pub(super) fn backward(
+    tokens: usize,
+    width: usize,
+    heads: usize,
+    qkv: &[f32],
+    grad: &[f32],
+    dqkv: &mut [f32],
+) {
+    arch().dispatch(Backward { sizes: Sizes::new(tokens, width, heads), qkv, grad, dqkv });
 }
 
 #[derive(Clone, Copy)]

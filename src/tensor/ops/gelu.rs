@@ -15,11 +15,13 @@ use std::f32::consts::FRAC_1_SQRT_2;
 /// # Errors
 /// If candle cannot read the tensor.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if !fused(&[x]) {
+    if !fused(&[x], &[]) {
         return naive::gelu(x);
     }
     x.contiguous()?.apply_op1(Gelu)
 }
+
+const FRAC_1_SQRT_TAU: f32 = 0.398_942_3;
 
 struct Gelu;
 
@@ -55,8 +57,28 @@ simd::kernel! {
 }
 
 simd::kernel! {
+    /// Replaces `x` by `gelu(x)`.
+    pub(super) fn in_place<'a>(x: &'a mut [f32]) {
+        for x in x {
+            *x *= erf(*x * FRAC_1_SQRT_2).mul_add(0.5, 0.5);
+        }
+    }
+}
+
+simd::kernel! {
+    /// Replaces `x` by `gelu(x)` and writes the derivative there into `slope`.
+    pub(super) fn with_slope<'a>(x: &'a mut [f32], slope: &'a mut [f32]) {
+        for (x, slope) in x.iter_mut().zip(slope) {
+            let cdf = erf(*x * FRAC_1_SQRT_2).mul_add(0.5, 0.5);
+            let density = FRAC_1_SQRT_TAU * exp(-0.5 * *x * *x);
+            *slope = x.mul_add(density, cdf);
+            *x *= cdf;
+        }
+    }
+}
+
+simd::kernel! {
     fn backward<'a>(x: &'a [f32], grad: &'a [f32], dx: &'a mut [f32]) {
-        const FRAC_1_SQRT_TAU: f32 = 0.398_942_3;
         for ((dx, &x), &grad) in dx.iter_mut().zip(x).zip(grad) {
             let cdf = erf(x * FRAC_1_SQRT_2).mul_add(0.5, 0.5);
             let density = FRAC_1_SQRT_TAU * exp(-0.5 * x * x);

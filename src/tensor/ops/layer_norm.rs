@@ -5,85 +5,72 @@
 //! The moments are computed again in the backward pass: a row is in the nearest cache then, and storing them would
 //! need a second result.
 
+use super::node::{self, Kernel};
+use super::parameter::Affine;
 use super::simd::{self, dot, sum, sum_of_squares};
-use super::{fused, naive, new_tensor, slice, values};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use super::{fused, naive};
+use candle_core::{Result, Shape, Tensor, bail};
 
 /// `(x - mean) / √(variance + eps) · weight + bias` over the last axis, with the biased variance.
 ///
 /// # Shapes
-/// - `x` and the result: `[.., width]`; `weight`, `bias`: `[width]`
+/// - `x` and the result: `[.., width]`; weight, bias: `[width]`
 ///
 /// # Errors
 /// If the shapes, dtypes or devices do not fit.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let width = weight.dims1()?;
-    if x.dims().last() != Some(&width) || bias.dims() != [width] {
-        bail!(
-            "layer_norm: x {:?}, weight {:?} and bias {:?} do not fit",
-            x.dims(),
-            weight.dims(),
-            bias.dims()
-        );
+pub fn layer_norm(x: &Tensor, norm: &Affine, eps: f64) -> Result<Tensor> {
+    let (weight, bias) = (norm.weight.dims(), norm.bias.dims());
+    if weight.len() != 1 || x.dims().last() != weight.first() || bias != weight {
+        bail!("layer_norm: x {:?}, weight {weight:?} and bias {bias:?} do not fit", x.dims());
     }
-    if !fused(&[x, weight, bias]) {
-        return naive::layer_norm(x, weight, bias, eps);
+    if !fused(&[x], &norm.weights()) {
+        return naive::layer_norm(x, &norm.weight.tensor()?, &norm.bias.tensor()?, eps);
     }
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm { eps: eps as f32 })
+    let kernel = LayerNorm { norm: norm.clone(), eps: eps as f32 };
+    node::apply(x, node::tape(&norm.weights()).as_ref(), kernel)
 }
 
 struct LayerNorm {
+    norm: Affine,
     eps: f32,
 }
 
-impl CustomOp3 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
+impl Kernel for LayerNorm {
+    const NAME: &'static str = "layer-norm";
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let x = slice(x, x_layout)?;
+    fn forward(&self, x: &[f32], shape: &Shape) -> Result<(Vec<f32>, Shape)> {
         let mut out = vec![0.0; x.len()];
-        forward(x, slice(weight, weight_layout)?, slice(bias, bias_layout)?, self.eps, &mut out);
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+        forward(&self.norm, x, self.eps, &mut out)?;
+        Ok((out, shape.clone()))
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let width = weight.dims1()?;
-        let grad = grad.contiguous()?;
-        let (x_storage, x_layout) = x.storage_and_layout();
-        let (weight_storage, weight_layout) = weight.storage_and_layout();
-        let (grad_storage, grad_layout) = grad.storage_and_layout();
-        let (mut dx, mut dw, mut db) = (vec![0.0; x.elem_count()], vec![0.0; width], vec![0.0; width]);
-        backward(
-            values(&x_storage, x_layout)?,
-            values(&weight_storage, weight_layout)?,
-            values(&grad_storage, grad_layout)?,
-            self.eps,
-            &mut dx,
-            &mut dw,
-            &mut db,
-        );
-        let dx = new_tensor(dx, x.shape())?;
-        let dw = new_tensor(dw, weight.shape())?;
-        let db = new_tensor(db, bias.shape())?;
-        Ok((x.track_op().then_some(dx), weight.track_op().then_some(dw), bias.track_op().then_some(db)))
+    fn backward(&self, x: &[f32], _: &Shape, grad: &[f32], _: bool) -> Result<Vec<f32>> {
+        let mut dx = vec![0.0; x.len()];
+        backward(&self.norm, x, grad, None, self.eps, &mut dx)?;
+        Ok(dx)
     }
+}
+
+/// `out ← LN(x)`
+pub(super) fn forward(norm: &Affine, x: &[f32], eps: f32, out: &mut [f32]) -> Result<()> {
+    normalize(x, &norm.weight.values().to_vec()?, &norm.bias.values().to_vec()?, eps, out);
+    Ok(())
+}
+
+/// `dx ← residual + ∂L/∂x`, without a residual where it is empty; adds to the gradients of the norm.
+pub(super) fn backward(
+    norm: &Affine,
+    x: &[f32],
+    grad: &[f32],
+    residual: Option<&[f32]>,
+    eps: f32,
+    dx: &mut [f32],
+) -> Result<()> {
+    let weight = norm.weight.values().to_vec()?;
+    let (mut dw, mut db) = (vec![0.0; weight.len()], vec![0.0; weight.len()]);
+    differentiate(x, &weight, grad, residual.unwrap_or_default(), eps, dx, &mut dw, &mut db);
+    norm.weight.add_values(&dw)?;
+    norm.bias.add_values(&db)
 }
 
 /// Mean and reciprocal standard deviation of a row.
@@ -96,7 +83,7 @@ fn moments(row: &[f32], eps: f32) -> (f32, f32) {
 }
 
 simd::kernel! {
-    fn forward<'a>(x: &'a [f32], weight: &'a [f32], bias: &'a [f32], eps: f32, out: &'a mut [f32]) {
+    fn normalize<'a>(x: &'a [f32], weight: &'a [f32], bias: &'a [f32], eps: f32, out: &'a mut [f32]) {
         let width = weight.len().max(1);
         for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
             let (mean, r) = moments(x, eps);
@@ -108,10 +95,11 @@ simd::kernel! {
 }
 
 simd::kernel! {
-    fn backward<'a>(
+    fn differentiate<'a>(
         x: &'a [f32],
         weight: &'a [f32],
         grad: &'a [f32],
+        residual: &'a [f32],
         eps: f32,
         dx: &'a mut [f32],
         dw: &'a mut [f32],
@@ -121,7 +109,7 @@ simd::kernel! {
         let scale = 1.0 / width as f32;
         let mut normal = vec![0.0; width];
         let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(grad.chunks_exact(width));
-        for ((dx, x), g) in rows {
+        for (row, ((dx, x), g)) in rows.enumerate() {
             let (mean, r) = moments(x, eps);
             let parameters = dw.iter_mut().zip(db.iter_mut()).zip(weight);
             for ((((x, g), normal), h), ((dw, db), weight)) in
@@ -134,8 +122,15 @@ simd::kernel! {
             }
             let mean_h = sum(dx) * scale;
             let mean_h_normal = dot(dx, &normal) * scale;
-            for (dx, normal) in dx.iter_mut().zip(&normal) {
-                *dx = r * (*dx - mean_h - normal * mean_h_normal);
+            if residual.is_empty() {
+                for (dx, normal) in dx.iter_mut().zip(&normal) {
+                    *dx = r * (*dx - mean_h - normal * mean_h_normal);
+                }
+            } else {
+                let residual = &residual[row * width..][..width];
+                for ((dx, normal), residual) in dx.iter_mut().zip(&normal).zip(residual) {
+                    *dx = r.mul_add(*dx - mean_h - normal * mean_h_normal, *residual);
+                }
             }
         }
     }

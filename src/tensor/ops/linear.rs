@@ -2,108 +2,106 @@
 //!
 //! `y = x Wᵀ + b`; backward, with `g = ∂L/∂y`: `∂L/∂x = g W`, `∂L/∂W = gᵀ x`, `∂L/∂b = Σ_rows g`.
 
-use super::gemm::{Matrix, add_product, product};
-use super::{fused, naive, new_tensor, simd, slice, values};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use super::gemm::{Matrix, MatrixMut};
+use super::node::{self, Kernel};
+use super::parameter::Affine;
+use super::{fused, naive, simd};
+use crate::tensor::matrix_view;
+use candle_core::{Result, Shape, Tensor, bail};
 
 /// `x Wᵀ + b` over the last axis.
 ///
 /// # Shapes
-/// - `x`: `[.., in]`; `weight`: `[out, in]`; `bias`: `[out]`
+/// - `x`: `[.., in]`; weight: `[out, in]`; bias: `[out]`
 /// - result: `[.., out]`
 ///
 /// # Errors
 /// If the shapes, dtypes or devices do not fit.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let (outputs, inputs) = weight.dims2()?;
-    if x.dims().last() != Some(&inputs) || bias.dims() != [outputs] {
-        bail!("linear: x {:?}, weight {:?} and bias {:?} do not fit", x.dims(), weight.dims(), bias.dims());
+pub fn linear(x: &Tensor, layer: &Affine) -> Result<Tensor> {
+    let [outputs, inputs] = matrix_view(layer.weight.dims());
+    if x.dims().last() != Some(&inputs) || layer.bias.dims() != [outputs] {
+        let (weight, bias) = (layer.weight.dims(), layer.bias.dims());
+        bail!("linear: x {:?}, weight {weight:?} and bias {bias:?} do not fit", x.dims());
     }
-    if !fused(&[x, weight, bias]) {
-        return naive::linear(x, weight, bias);
+    if !fused(&[x], &layer.weights()) {
+        return naive::linear(x, &layer.weight.tensor()?, &layer.bias.tensor()?);
     }
-    x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)
+    node::apply(x, node::tape(&layer.weights()).as_ref(), Linear { layer: layer.clone() })
 }
 
-struct Linear;
+struct Linear {
+    layer: Affine,
+}
 
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
-    }
+impl Kernel for Linear {
+    const NAME: &'static str = "linear";
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (outputs, inputs) = weight_layout.shape().dims2()?;
-        let mut dims = x_layout.dims().to_vec();
+    fn forward(&self, x: &[f32], shape: &Shape) -> Result<(Vec<f32>, Shape)> {
+        let [outputs, inputs] = matrix_view(self.layer.weight.dims());
+        let mut dims = shape.dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = outputs;
         }
-        let shape = Shape::from(dims);
-        let rows = x_layout.shape().elem_count() / inputs.max(1);
-        let x = slice(x, x_layout)?;
-        let weight = slice(weight, weight_layout)?;
-        let bias = slice(bias, bias_layout)?;
+        let mut out = vec![0.0; x.len() / inputs.max(1) * outputs];
+        forward(&self.layer, x, &mut out)?;
+        Ok((out, Shape::from(dims)))
+    }
 
-        // Starting from the bias makes its addition free: the product is accumulated onto it.
-        let mut out = Vec::with_capacity(rows * outputs);
-        for _ in 0..rows {
-            out.extend_from_slice(bias);
+    fn backward(&self, x: &[f32], _: &Shape, grad: &[f32], wanted: bool) -> Result<Vec<f32>> {
+        let mut dx = Vec::new();
+        if wanted {
+            dx = vec![0.0; x.len()];
+            backward_input(&self.layer, grad, &mut dx)?;
         }
-        add_product(
-            &mut out,
-            Matrix::new(x, rows, inputs),
-            Matrix::new(weight, outputs, inputs).transposed(),
-        );
-        Ok((CpuStorage::F32(out), shape))
+        backward_weights(&self.layer, x, grad)?;
+        Ok(dx)
     }
+}
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (outputs, inputs) = weight.dims2()?;
-        let rows = x.elem_count() / inputs.max(1);
-        let grad = grad.contiguous()?;
-        let (grad_storage, grad_layout) = grad.storage_and_layout();
-        let g = values(&grad_storage, grad_layout)?;
-
-        let dx = if x.track_op() {
-            let (storage, layout) = weight.storage_and_layout();
-            let w = values(&storage, layout)?;
-            let dx = product(Matrix::new(g, rows, outputs), Matrix::new(w, outputs, inputs));
-            Some(new_tensor(dx, x.shape())?)
-        } else {
-            None
-        };
-        let dw = if weight.track_op() {
-            let (storage, layout) = x.storage_and_layout();
-            let x = values(&storage, layout)?;
-            let dw = product(Matrix::new(g, rows, outputs).transposed(), Matrix::new(x, rows, inputs));
-            Some(new_tensor(dw, weight.shape())?)
-        } else {
-            None
-        };
-        let db = if bias.track_op() {
-            let mut db = vec![0.0; outputs];
-            add_rows(g, &mut db);
-            Some(new_tensor(db, bias.shape())?)
-        } else {
-            None
-        };
-        Ok((dx, dw, db))
+/// `out ← x Wᵀ + b`
+pub(super) fn forward(layer: &Affine, x: &[f32], out: &mut [f32]) -> Result<()> {
+    // Starting from the bias makes its addition free: the product is accumulated onto it.
+    let bias = layer.bias.values().to_vec()?;
+    for row in out.chunks_exact_mut(bias.len().max(1)) {
+        row.copy_from_slice(&bias);
     }
+    add_forward(layer, x, out)
+}
+
+/// `out ← out + x Wᵀ`
+pub(super) fn add_forward(layer: &Affine, x: &[f32], out: &mut [f32]) -> Result<()> {
+    let weight = layer.weight.values();
+    let rows = x.len() / weight.cols().max(1);
+    let x = Matrix::new(x, rows, weight.cols());
+    for (first, piece) in weight.matrices()? {
+        let first = first.min(out.len());
+        MatrixMut::strided(&mut out[first..], rows, piece.rows(), weight.rows()).add_product(x, piece.transposed());
+    }
+    Ok(())
+}
+
+/// `dx ← g W`
+pub(super) fn backward_input(layer: &Affine, g: &[f32], dx: &mut [f32]) -> Result<()> {
+    let weight = layer.weight.values();
+    let rows = g.len() / weight.rows().max(1);
+    for (i, (first, piece)) in weight.matrices()?.into_iter().enumerate() {
+        let g = Matrix::strided(&g[first.min(g.len())..], rows, piece.rows(), weight.rows());
+        let dx = MatrixMut::new(dx, rows, weight.cols());
+        if i == 0 { dx.set_product(g, piece) } else { dx.add_product(g, piece) }
+    }
+    Ok(())
+}
+
+/// Adds `gᵀ x` and `Σ_rows g` to the gradients of the layer.
+pub(super) fn backward_weights(layer: &Affine, x: &[f32], g: &[f32]) -> Result<()> {
+    let [outputs, _] = matrix_view(layer.weight.dims());
+    layer.weight.add_product(g, x, g.len() / outputs.max(1))?;
+    if layer.bias.tape().is_some() {
+        let mut db = vec![0.0; outputs];
+        add_rows(g, &mut db);
+        layer.bias.add_values(&db)?;
+    }
+    Ok(())
 }
 
 simd::kernel! {

@@ -19,7 +19,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 /// If the shapes, dtypes or devices do not fit.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     check("cross_entropy", logits, targets)?;
-    if !fused(&[logits, targets]) {
+    if !fused(&[logits, targets], &[]) {
         return naive::cross_entropy(logits, targets);
     }
     logits.contiguous()?.apply_op2(&targets.detach().contiguous()?, CrossEntropy)
@@ -35,7 +35,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
 /// If the shapes, dtypes or devices do not fit.
 pub fn kl_divergence(teacher_logits: &Tensor, student_logits: &Tensor, temperature: f64) -> Result<Tensor> {
     check("kl_divergence", student_logits, teacher_logits)?;
-    if !fused(&[teacher_logits, student_logits]) {
+    if !fused(&[teacher_logits, student_logits], &[]) {
         return naive::kl_divergence(teacher_logits, student_logits, temperature);
     }
     let teacher = teacher_logits.detach().contiguous()?;

@@ -12,7 +12,9 @@
     reason = "a kernel has the caller's instruction set only where it is inlined"
 )]
 
+mod adamw;
 mod attention;
+mod branch;
 mod gelu;
 mod gemm;
 mod layer_norm;
@@ -20,21 +22,30 @@ mod linear;
 mod loss;
 mod multiply;
 mod naive;
+mod node;
+mod parameter;
+mod sequence;
 mod simd;
 #[cfg(test)]
 mod tests;
 
+pub use adamw::{Rates, adamw, add_to, square_sum};
 pub use attention::attention;
+pub use branch::{attention_branch, mlp_branch};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use loss::{cross_entropy, kl_divergence};
+pub use parameter::Affine;
+pub use sequence::sequence;
 
+use crate::tensor::Weight;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
-/// Whether the kernels of this module can take these tensors.
-fn fused(tensors: &[&Tensor]) -> bool {
+/// Whether the kernels of this module can take these tensors and weights.
+fn fused(tensors: &[&Tensor], weights: &[&Weight]) -> bool {
     tensors.iter().all(|tensor| tensor.device().is_cpu() && tensor.dtype() == DType::F32)
+        && weights.iter().all(|weight| weight.fused())
 }
 
 /// The values of a contiguous tensor's storage.

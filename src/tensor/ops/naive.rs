@@ -43,6 +43,20 @@ pub(super) fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     weights.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((batch, tokens, width))
 }
 
+/// `[class; x] + positions`; see [`super::sequence()`].
+pub(super) fn sequence(x: &Tensor, class: &Tensor, positions: &Tensor) -> Result<Tensor> {
+    let (batch, _, width) = x.dims3()?;
+    Tensor::cat(&[&class.expand((batch, 1, width))?, x], 1)?.broadcast_add(positions)
+}
+
+/// `x + keep · branch`, with a factor per image.
+pub(super) fn residual(x: &Tensor, branch: &Tensor, keep: Option<&Tensor>) -> Result<Tensor> {
+    match keep {
+        Some(keep) => x + branch.broadcast_mul(&keep.detach())?,
+        None => x + branch,
+    }
+}
+
 /// Mean over the batch of `-Σ t log softmax(z)`; see [`super::cross_entropy`].
 pub(super) fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let batch = logits.dims2()?.0;

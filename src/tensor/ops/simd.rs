@@ -27,10 +27,10 @@ pub(super) fn arch() -> Arch {
 macro_rules! kernel {
     (
         $(#[$meta:meta])*
-        fn $name:ident<$life:lifetime>($($arg:ident: $type:ty),* $(,)?) $body:block
+        $vis:vis fn $name:ident<$life:lifetime>($($arg:ident: $type:ty),* $(,)?) $body:block
     ) => {
         $(#[$meta])*
-        pub(super) fn $name<$life>($($arg: $type),*) {
+        $vis fn $name<$life>($($arg: $type),*) {
             struct Kernel<$life> {
                 $($arg: $type,)*
                 life: std::marker::PhantomData<&$life ()>,

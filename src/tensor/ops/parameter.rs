@@ -1,0 +1,146 @@
+//! Weights as the kernels read them and as the backward pass adds to their gradients.
+
+use super::gemm::{Matrix, MatrixMut};
+use super::values;
+use crate::tensor::{Weight, matrix_view};
+use candle_core::{DType, Layout, Result, Storage, bail};
+use std::ops::Deref;
+
+/// Weight and bias of an affine map, or scale and shift of a norm.
+#[derive(Debug, Clone)]
+pub struct Affine {
+    /// `[out, in]` of a linear layer, `[width]` of a norm.
+    pub weight: Weight,
+    /// `[out]` or `[width]`.
+    pub bias: Weight,
+}
+
+impl Affine {
+    pub(super) fn weights(&self) -> [&Weight; 2] {
+        [&self.weight, &self.bias]
+    }
+}
+
+/// The pieces of a weight, locked for reading.
+pub(super) struct Values<'a> {
+    rows: usize,
+    cols: usize,
+    // The type of candle's guard has no public name.
+    pieces: Vec<(Box<dyn Deref<Target = Storage> + 'a>, &'a Layout)>,
+}
+
+/// Where a piece lies in its storage.
+struct Place {
+    start: usize,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl Place {
+    fn of(layout: &Layout) -> Result<Self> {
+        let ((rows, cols), &[row, col]) = (layout.shape().dims2()?, layout.stride()) else {
+            bail!("a piece of a weight has no rows: {layout:?}");
+        };
+        // A single column may have any distance between its rows, and a single row needs none.
+        if col != 1 && cols > 1 {
+            bail!("a piece of a weight has columns {col} apart");
+        }
+        Ok(Self { start: layout.start_offset(), rows, cols, stride: row.max(cols) })
+    }
+}
+
+impl Weight {
+    /// Whether the kernels can read it, and no gradient of it is expected from candle.
+    pub(super) fn fused(&self) -> bool {
+        self.dtype() == DType::F32
+            && self.pieces().iter().all(|piece| piece.device().is_cpu() && !piece.track_op())
+    }
+
+    pub(super) fn values(&self) -> Values<'_> {
+        let [rows, cols] = matrix_view(self.dims());
+        let locked = self.pieces().iter().map(|piece| {
+            let (storage, layout) = piece.storage_and_layout();
+            (Box::new(storage) as Box<dyn Deref<Target = Storage>>, layout)
+        });
+        Values { rows, cols, pieces: locked.collect() }
+    }
+
+    /// Adds `gᵀ x` to its gradient, where it is learned.
+    ///
+    /// # Shapes
+    /// - `g`: `[n, rows]`; `x`: `[n, cols]`
+    pub(super) fn add_product(&self, g: &[f32], x: &[f32], n: usize) -> Result<()> {
+        let Some(tape) = self.tape() else { return Ok(()) };
+        let [rows, cols] = matrix_view(self.dims());
+        let mut gradients = tape.gradients();
+        let mut first = 0;
+        for piece in self.pieces() {
+            let place = Place::of(piece.layout())?;
+            let g = Matrix::strided(&g[first.min(g.len())..], n, place.rows, rows);
+            MatrixMut::strided(&mut gradients[place.start..], place.rows, place.cols, place.stride)
+                .add_product(g.transposed(), Matrix::new(x, n, cols));
+            first += place.rows;
+        }
+        Ok(())
+    }
+
+    /// Adds `values`, in the order of its matrix view, to its gradient, where it is learned.
+    pub(super) fn add_values(&self, values: &[f32]) -> Result<()> {
+        let Some(tape) = self.tape() else { return Ok(()) };
+        let mut gradients = tape.gradients();
+        let mut values = values.iter();
+        for piece in self.pieces() {
+            let place = Place::of(piece.layout())?;
+            for row in 0..place.rows {
+                let sums = &mut gradients[place.start + row * place.stride..][..place.cols];
+                sums.iter_mut().zip(values.by_ref()).for_each(|(sum, value)| *sum += value);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Values<'_> {
+    pub(super) const fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) const fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Each piece with the number of rows above it.
+    pub(super) fn matrices(&self) -> Result<Vec<(usize, Matrix<'_>)>> {
+        let mut first = 0;
+        self.pieces
+            .iter()
+            .map(|(storage, layout)| {
+                let place = Place::of(layout)?;
+                let Storage::Cpu(storage) = &***storage else { bail!("a kernel was given a weight of another device") };
+                let data = &storage.as_slice::<f32>()?[place.start..];
+                let matrix = Matrix::strided(data, place.rows, place.cols, place.stride);
+                first += place.rows;
+                Ok((first - place.rows, matrix))
+            })
+            .collect()
+    }
+
+    /// All values in the order of the matrix view: of vectors, which are small.
+    pub(super) fn to_vec(&self) -> Result<Vec<f32>> {
+        let mut all = Vec::with_capacity(self.rows * self.cols);
+        for (storage, layout) in &self.pieces {
+            let place = Place::of(layout)?;
+            if layout.is_contiguous() {
+                all.extend_from_slice(values(storage, layout)?);
+                continue;
+            }
+            let Storage::Cpu(storage) = &***storage else { bail!("a kernel was given a weight of another device") };
+            let data = storage.as_slice::<f32>()?;
+            for row in 0..place.rows {
+                all.extend_from_slice(&data[place.start + row * place.stride..][..place.cols]);
+            }
+        }
+        Ok(all)
+    }
+}
