@@ -184,6 +184,7 @@ impl Bench {
             clip: 1.0,
             label_smoothing: 0.1,
             drop_path: 0.0,
+            recompute: false,
         };
         let model = Some(shape.model());
         let data = dataset.name().to_owned();

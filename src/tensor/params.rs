@@ -191,7 +191,7 @@ mod tests {
         let weights: Weights = [("w".to_owned(), Weight::new(&tensor).unwrap())].into_iter().collect();
         let params = Params::new(&weights).unwrap();
         let snapshot = params.snapshot().unwrap();
-        let shared = params.weights(&Arc::new(Tape::new(2, false).unwrap())).unwrap();
+        let shared = params.weights(&Arc::new(Tape::new(2, false, Arc::default()).unwrap())).unwrap();
         params.set(&[5.0, 6.0]).unwrap();
         params.update(|values| values[0] = 7.0).unwrap();
         let read = |w: &Weights| w.tensor("w").unwrap().to_vec1::<f32>().unwrap();

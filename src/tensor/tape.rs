@@ -12,16 +12,20 @@ use std::{
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-/// Gradients of all parameters of a flat store, in its order, and memory that is used again in every step.
+/// Gradients of all parameters of a flat store, in its order.
 ///
-/// A tape belongs to one thread at a time; its locks are never waited for.
+/// A tape and its pool belong to one thread at a time; their locks are never waited for.
 #[derive(Debug)]
 pub struct Tape {
     anchor: Var,
     recompute: bool,
     gradients: Mutex<Vec<f32>>,
-    free: Mutex<BTreeMap<usize, Vec<Vec<f32>>>>,
+    pool: Arc<Pool>,
 }
+
+/// Memory that is used again: by the next operation, shard and step.
+#[derive(Debug, Default)]
+pub struct Pool(Mutex<BTreeMap<usize, Vec<Vec<f32>>>>);
 
 impl Tape {
     /// A tape for `len` parameters. With `recompute`, an operation keeps only its input for the backward pass and
@@ -29,13 +33,9 @@ impl Tape {
     ///
     /// # Errors
     /// candle's, where it cannot make a scalar.
-    pub fn new(len: usize, recompute: bool) -> Result<Self> {
-        Ok(Self {
-            anchor: Var::zeros((), DType::F32, &Device::Cpu)?,
-            recompute,
-            gradients: Mutex::new(vec![0.0; len]),
-            free: Mutex::default(),
-        })
+    pub fn new(len: usize, recompute: bool, pool: Arc<Pool>) -> Result<Self> {
+        let anchor = Var::zeros((), DType::F32, &Device::Cpu)?;
+        Ok(Self { anchor, recompute, gradients: Mutex::new(vec![0.0; len]), pool })
     }
 
     /// A variable without meaning: an operation that reads it is part of candle's graph, whatever else it reads.
@@ -57,24 +57,27 @@ impl Tape {
     pub fn clear(&self) {
         self.gradients().fill(0.0);
     }
+}
 
+impl Pool {
     fn free(&self) -> MutexGuard<'_, BTreeMap<usize, Vec<Vec<f32>>>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Memory of an operation, which goes back to its tape when it is dropped.
+/// Memory of an operation, which goes back to the pool of its tape when it is dropped.
 #[derive(Debug)]
 pub(super) struct Buffer {
     values: Vec<f32>,
-    home: Option<Arc<Tape>>,
+    home: Option<Arc<Pool>>,
 }
 
 impl Buffer {
-    /// `len` values of no particular meaning: zeros, or what an earlier operation of the tape left behind.
+    /// `len` values of no particular meaning: zeros, or what an earlier operation left behind.
     pub(super) fn new(tape: Option<&Arc<Tape>>, len: usize) -> Self {
-        let old = tape.and_then(|tape| {
-            let mut free = tape.free();
+        let home = tape.map(|tape| Arc::clone(&tape.pool));
+        let old = home.as_ref().and_then(|pool| {
+            let mut free = pool.free();
             // Not from much larger ones: a request must not hold many times its size.
             let (&capacity, _) = free.range(len..=len.saturating_mul(2)).next()?;
             let stack = free.get_mut(&capacity)?;
@@ -86,7 +89,7 @@ impl Buffer {
         });
         let mut values = old.unwrap_or_default();
         values.resize(len, 0.0);
-        Self { values, home: tape.cloned() }
+        Self { values, home }
     }
 }
 
@@ -106,9 +109,9 @@ impl DerefMut for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(tape) = &self.home {
+        if let Some(pool) = &self.home {
             let values = std::mem::take(&mut self.values);
-            tape.free().entry(values.capacity()).or_default().push(values);
+            pool.free().entry(values.capacity()).or_default().push(values);
         }
     }
 }
@@ -119,7 +122,7 @@ mod tests {
 
     #[test]
     fn memory_comes_back_and_is_used_again_where_it_fits() {
-        let tape = Arc::new(Tape::new(1, false).unwrap());
+        let tape = Arc::new(Tape::new(1, false, Arc::default()).unwrap());
         let address = |buffer: &Buffer| buffer.as_ptr();
         let first = Buffer::new(Some(&tape), 100);
         let at = address(&first);

@@ -1,7 +1,7 @@
 //! One optimiser step: shards, threads, and sums in a fixed order.
 //!
 //! A batch is always cut into [`SHARDS`] shards whose gradients are added in shard order, so the result does not
-//! depend on the number of threads. Each shard has a tape, whose memory is used again in every step.
+//! depend on the number of threads. Each shard has a tape; the shards of one thread use the same memory one after the other.
 
 use std::sync::{Arc, MutexGuard};
 
@@ -11,7 +11,7 @@ use crate::{
     data::Batch,
     error::{Context as _, Error, Result},
     nn::VitConfig,
-    tensor::{Params, Tape, Weights},
+    tensor::{Params, Tape, Weights, tape::Pool},
 };
 
 use super::{Objective, Optim, Shard, optim::AdamW};
@@ -40,7 +40,11 @@ impl Engine {
     pub fn new(initial: &Weights, optim: &Optim, threads: usize) -> Result<Self> {
         let params = Params::new(initial)?;
         let threads = threads.clamp(1, SHARDS);
-        let tape = |_| Tape::new(params.len(), optim.recompute).map(Arc::new);
+        let pools: Vec<Arc<Pool>> = (0..threads).map(|_| Arc::default()).collect();
+        let tape = |shard: usize| {
+            let pool = Arc::clone(&pools[shard / SHARDS.div_ceil(threads)]);
+            Tape::new(params.len(), optim.recompute, pool).map(Arc::new)
+        };
         let tapes = (0..SHARDS).map(tape).collect::<candle_core::Result<_>>().context("gradients")?;
         Ok(Self { adamw: AdamW::new(&params, threads), params, tapes, threads })
     }
@@ -62,7 +66,10 @@ impl Engine {
         let mut losses: Vec<Result<f64>> = (0..SHARDS).map(|_| Ok(0.0)).collect();
         let this = &*self;
         std::thread::scope(|scope| {
-            let shards = losses.chunks_mut(per_thread).zip(bounds.chunks(per_thread)).zip(this.tapes.chunks(per_thread));
+            let shards = losses
+                .chunks_mut(per_thread)
+                .zip(bounds.chunks(per_thread))
+                .zip(this.tapes.chunks(per_thread));
             for ((losses, bounds), tapes) in shards {
                 let work = move || {
                     for ((loss, bounds), tape) in losses.iter_mut().zip(bounds).zip(tapes) {

@@ -123,7 +123,8 @@ impl AdamW {
         let (first, second) = (&mut self.first, &mut self.second);
         params.update(|values| {
             std::thread::scope(|scope| {
-                let (mut values, mut first, mut second) = (values, first.as_mut_slice(), second.as_mut_slice());
+                let (mut values, mut first, mut second) =
+                    (values, first.as_mut_slice(), second.as_mut_slice());
                 for part in parts {
                     let len = part.values.len();
                     let (theta, next) = std::mem::take(&mut values).split_at_mut(len);
@@ -136,7 +137,13 @@ impl AdamW {
                             let at = at..at + segment.span.len();
                             let rates = if segment.decays { decaying } else { other };
                             let gradient = &gradients[segment.span.clone()];
-                            ops::adamw(&mut theta[at.clone()], gradient, &mut m[at.clone()], &mut v[at], rates);
+                            ops::adamw(
+                                &mut theta[at.clone()],
+                                gradient,
+                                &mut m[at.clone()],
+                                &mut v[at],
+                                rates,
+                            );
                         }
                     });
                 }

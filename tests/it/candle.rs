@@ -1,7 +1,7 @@
 //! What this project relies on, or guards against, in candle. An upgrade that changes a row announces itself here.
 
 use candle_core::{Device, Tensor, Var};
-use genebank::tensor::ops;
+use genebank::tensor::{Weight, ops};
 
 fn vector(values: &[f32]) -> Tensor {
     Tensor::new(values, &Device::Cpu).unwrap()
@@ -49,15 +49,15 @@ fn our_operations_keep_the_graph() {
     let x = var.as_tensor();
     let (weight, bias) = (vector(&[1.0, 0.5]), vector(&[0.0, 0.1]));
     let square = vector(&[1.0, 0.5, -0.5, 1.0]).reshape((2, 2)).unwrap();
+    let affine = |weight: &Tensor, bias: &Tensor| ops::Affine {
+        weight: Weight::new(weight).unwrap(),
+        bias: Weight::new(bias).unwrap(),
+    };
+    let norm = affine(&vector(&[1.0; 4]), &vector(&[0.0; 4]));
     let qkv = Tensor::cat(&[x, x, x], 1).unwrap().unsqueeze(0).unwrap();
     for result in [
-        ops::linear(x, &square, &bias),
-        ops::layer_norm(
-            &Tensor::cat(&[x, &(x * 2.0).unwrap()], 1).unwrap(),
-            &vector(&[1.0; 4]),
-            &vector(&[0.0; 4]),
-            1e-6,
-        ),
+        ops::linear(x, &affine(&square, &bias)),
+        ops::layer_norm(&Tensor::cat(&[x, &(x * 2.0).unwrap()], 1).unwrap(), &norm, 1e-6),
         ops::gelu(&x.broadcast_mul(&weight).unwrap()),
         ops::attention(&qkv, 1),
     ] {

@@ -6,11 +6,11 @@ use candle_core::{Device, Tensor};
 use genebank::{
     blueprint::{
         Blueprint, Canonical, Entry, Inheritance, ModelInfo, Piece, Slices, Source, Span, assemble::assemble,
-        entry::matrix_view, expand,
+        expand,
     },
     gene::{DepthRule, Learngene, Size},
     nn::{Vit, schema},
-    tensor::{Dtype, Init, TensorFile, Weights},
+    tensor::{Dtype, Init, Tape, TensorFile, Weights, matrix_view},
 };
 use proptest::prelude::*;
 
@@ -142,7 +142,8 @@ fn the_trained_depth_is_the_auxiliary_model_bit_for_bit() {
     // Over variables, as while learning: the graph must not change a bit either.
     let params =
         genebank::tensor::Params::new(&Weights::from_file(gene.file(), &Device::Cpu).unwrap()).unwrap();
-    let learned = expand(&auxiliary, &params.weights(), &Device::Cpu).unwrap();
+    let tape = std::sync::Arc::new(Tape::new(params.len(), false, std::sync::Arc::default()).unwrap());
+    let learned = expand(&auxiliary, &params.weights(&tape).unwrap(), &Device::Cpu).unwrap();
     let expected = logits(&Vit::new(auxiliary.info.config, &learned).unwrap(), &images);
     let served = served_logits(&gene, &Size::default(), &images);
     assert_eq!(
@@ -173,7 +174,7 @@ fn a_narrower_tensor_is_a_slice_of_the_wider() {
         gene.blueprint(&Size { width: Some(8), allow_untrained_width: true, ..Size::default() }).unwrap();
     let narrow = Weights::from_file(&assembled(&blueprint, gene.file()), &Device::Cpu).unwrap();
     let wide = Weights::from_file(gene.file(), &Device::Cpu).unwrap();
-    let rows = |w: &Weights, name: &str| w.get(name).unwrap().to_vec2::<f32>().unwrap();
+    let rows = |w: &Weights, name: &str| w.tensor(name).unwrap().to_vec2::<f32>().unwrap();
     let (narrow, wide) = (rows(&narrow, "blocks.1.attn.qkv.weight"), rows(&wide, "stages.1.attn.qkv.weight"));
     for (i, row) in narrow.iter().enumerate() {
         // q, k and v are three groups of 24 rows, of which the first 8 are kept.

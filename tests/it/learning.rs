@@ -1,19 +1,21 @@
 //! Training: no dead parameter, resume, independence of threads, and learning on real images.
 
-use std::{path::Path, sync::atomic::AtomicBool};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use genebank::{
-    data::{Augment, Batch, Dataset, DatasetPair, Split},
+    data::{Augment, Batch, Dataset, DatasetPair, Loader, Split},
     error::Error,
     gene::Size,
     nn::{Vit, VitConfig, config::RawVitConfig},
-    tensor::{Params, Weights},
+    tensor::{Params, Tape, Weight, Weights},
     train::{
-        Event, Length, Objective, Optim, Recipe, Shard, Trainer,
+        Engine, Event, Length, Objective, Optim, Recipe, Shard,
         classify::Classification,
         learn_gene::StageSharing,
-        optim::AdamW,
         recipe::{GeneRecipe, ModelShape},
         run::{Model, Report, Run, measure},
     },
@@ -60,30 +62,18 @@ fn gene_recipe() -> GeneRecipe {
 }
 
 fn bits(weights: &Weights) -> Vec<(String, Vec<u32>)> {
-    let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let values = |w: &Weight| w.tensor().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     weights
         .iter()
-        .map(|(name, t)| (name.to_owned(), values(t).iter().map(|v| v.to_bits()).collect()))
+        .map(|(name, w)| (name.to_owned(), values(w).iter().map(|v| v.to_bits()).collect()))
         .collect()
 }
 
-fn first_batch(
-    data: &DatasetPair,
-    recipe: &Recipe,
-    model: &Model,
-) -> (std::sync::Arc<genebank::data::Loader>, Batch) {
+fn first_batch(data: &DatasetPair, recipe: &Recipe, model: &Model) -> Batch {
     let (dataset, indices) = data.select(Split::Train, 0);
-    let loader = genebank::data::Loader::new(
-        dataset,
-        indices,
-        recipe.optim.batch,
-        recipe.seed,
-        recipe.augment,
-        &model.info.preprocessing,
-    )
-    .unwrap();
-    let batch = loader.batch(&loader.epoch(0), 0).unwrap();
-    (std::sync::Arc::new(loader), batch)
+    let (batch, preprocessing) = (recipe.optim.batch, &model.info.preprocessing);
+    let loader = Loader::new(dataset, indices, batch, recipe.seed, recipe.augment, preprocessing).unwrap();
+    loader.batch(&loader.epoch(0), 0).unwrap()
 }
 
 /// Asserts that every parameter has a finite gradient that is not zero, and that every one moves in one step.
@@ -94,19 +84,19 @@ fn assert_alive(
     data: &DatasetPair,
     recipe: &Recipe,
 ) {
-    let (loader, batch) = first_batch(data, recipe, model);
-    let config = model.info.config;
-    let trainer =
-        Trainer { objective, loader: &loader, config, optim: &recipe.optim, threads: 2, checkpoint: None };
-    let params = Params::new(initial).unwrap();
-    let before = bits(&params.snapshot().unwrap());
-    let (_, gradients) = trainer.gradients(&params, &batch, 0).unwrap();
-    for (name, gradient) in &gradients {
+    let batch = first_batch(data, recipe, model);
+    let mut engine = Engine::new(initial, &recipe.optim, 2).unwrap();
+    let before = bits(&engine.params.snapshot().unwrap());
+    engine.gradients(objective, &model.info.config, &batch, 0).unwrap();
+    let norm = engine.reduce();
+    let gradients = engine.gradient().clone();
+    for (name, _, span) in engine.params.iter() {
+        let gradient = &gradients[span];
         assert!(gradient.iter().all(|g| g.is_finite()), "{name} has a gradient that is not finite");
         assert!(gradient.iter().any(|g| *g != 0.0), "{name} is dead");
     }
-    AdamW::default().step(&params, &gradients, &recipe.optim, 1e-3, 0).unwrap();
-    for ((name, before), (_, after)) in before.iter().zip(&bits(&params.snapshot().unwrap())) {
+    engine.update(&recipe.optim, norm, 1e-3, 0).unwrap();
+    for ((name, before), (_, after)) in before.iter().zip(&bits(&engine.params.snapshot().unwrap())) {
         assert_ne!(before, after, "{name} did not move");
     }
 }
@@ -160,19 +150,19 @@ fn the_teacher_gets_no_gradient_even_where_it_could() {
     let gene = GeneRecipe { stages: vec![1, 1, 1], ..gene_recipe() };
     let (learned, _) = run.learn(&gene, &teacher, &AtomicBool::new(false), &mut |_| ()).unwrap();
     let student = Params::new(&Weights::from_file(learned.file(), &Device::Cpu).unwrap()).unwrap();
-    let vit = Vit::new(teacher.info.config, &ancestor.weights()).unwrap();
+    let tape = |params: &Params| Arc::new(Tape::new(params.len(), false, Arc::default()).unwrap());
+    let (ancestors, students) = (tape(&ancestor), tape(&student));
+    let vit = Vit::new(teacher.info.config, &ancestor.weights(&ancestors).unwrap()).unwrap();
     let auxiliary = learned.blueprint(&Size::default()).unwrap();
     let objective = StageSharing::new(auxiliary, vit, &gene, &recipe.optim, 0);
-    let (_, batch) = first_batch(&data, &recipe, &teacher);
-    let images = genebank::train::trainer::images(&batch, 0, 4, &teacher.info.config, &Device::Cpu).unwrap();
+    let batch = first_batch(&data, &recipe, &teacher);
+    let images = genebank::train::engine::images(&batch, 0, 4, &teacher.info.config, &Device::Cpu).unwrap();
     let shard = Shard { images, labels: batch.labels[..4].to_vec(), step: 0, first: 0 };
-    let loss = objective.loss(&student.weights(), &shard).unwrap();
+    let loss = objective.loss(&student.weights(&students).unwrap(), &shard).unwrap();
     #[expect(clippy::disallowed_methods, reason = "a few blocks fit the stack of a test")]
-    let store = loss.backward().unwrap();
-    assert!(student.iter().all(|(_, var)| store.get(var.as_tensor()).is_some()));
-    for (name, var) in ancestor.iter() {
-        assert!(store.get(var.as_tensor()).is_none(), "the teacher's {name} has a gradient");
-    }
+    loss.backward().unwrap();
+    assert!(students.gradients().iter().any(|g| *g != 0.0));
+    assert!(ancestors.gradients().iter().all(|g| *g == 0.0), "the teacher has a gradient");
 }
 
 /// Gradients of the whole loss against central differences of it, in the direction of the gradient of each tensor.
@@ -182,31 +172,26 @@ fn gradients_are_finite_differences() {
     recipe.optim.drop_path = 0.0;
     let model = Model::fresh(&recipe, &data.train).unwrap();
     let objective = Classification::new(model.info.config, &recipe.optim, 0);
-    let (loader, batch) = first_batch(&data, &recipe, &model);
-    let config = model.info.config;
-    let trainer = Trainer {
-        objective: &objective,
-        loader: &loader,
-        config,
-        optim: &recipe.optim,
-        threads: 2,
-        checkpoint: None,
-    };
-    let params = Params::new(&model.weights).unwrap();
-    let (_, gradients) = trainer.gradients(&params, &batch, 0).unwrap();
-    for (name, gradient) in &gradients {
+    let (config, batch) = (model.info.config, first_batch(&data, &recipe, &model));
+    let mut engine = Engine::new(&model.weights, &recipe.optim, 2).unwrap();
+    engine.gradients(&objective, &config, &batch, 0).unwrap();
+    engine.reduce();
+    let (gradients, start) = (engine.gradient().clone(), engine.params.values().unwrap());
+    let spans: Vec<_> = engine.params.iter().map(|(name, _, span)| (name.to_owned(), span)).collect();
+    for (name, span) in spans {
+        let gradient = &gradients[span.clone()];
         let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-        let start = params.values(name).unwrap();
         // The class token starts small, so the loss bends soon in its direction.
         let step = 2e-3;
-        let loss_at = |h: f64| {
-            let moved =
-                start.iter().zip(gradient).map(|(v, g)| (f64::from(*v) + h * f64::from(*g) / norm) as f32);
-            params.set(name, moved.collect(), &Device::Cpu).unwrap();
-            trainer.gradients(&params, &batch, 0).unwrap().0
+        let mut loss_at = |h: f64| {
+            let mut moved = start.clone();
+            for (v, g) in moved[span.clone()].iter_mut().zip(gradient) {
+                *v = (f64::from(*v) + h * f64::from(*g) / norm) as f32;
+            }
+            engine.params.set(&moved).unwrap();
+            engine.gradients(&objective, &config, &batch, 0).unwrap()
         };
         let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
-        params.set(name, start.clone(), &Device::Cpu).unwrap();
         // The loss is summed in f32: about 1e-7 / step of noise on the slope.
         assert!((slope - norm).abs() < 0.02 * norm + 5e-4, "{name}: slope {slope}, norm {norm}");
     }

@@ -67,7 +67,8 @@ pub(crate) fn weights(meta: &GeneMeta) -> Weights {
     let tensor = |spec: &genebank::nn::ParamSpec| {
         let shape = spec.shape(&meta.config);
         let values = init.values(1, &spec.name, shape.iter().product());
-        candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap()
+        let tensor = candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap();
+        genebank::tensor::Weight::new(&tensor).unwrap()
     };
     meta.schema().iter().map(|spec| (spec.name.clone(), tensor(spec))).collect()
 }

@@ -55,7 +55,8 @@ pub fn attention_branch(
     }
     let tape = node::tape(&weights);
     let branch = Branch { norm: norm.clone(), eps: eps as f32, keep: factors(keep)?, tape: tape.clone() };
-    let kernel = AttentionBranch { branch, qkv: qkv.clone(), proj: proj.clone(), heads, kept: Mutex::default() };
+    let kernel =
+        AttentionBranch { branch, qkv: qkv.clone(), proj: proj.clone(), heads, kept: Mutex::default() };
     node::apply(x, tape.as_ref(), kernel)
 }
 
@@ -90,7 +91,13 @@ pub fn mlp_branch(
     node::apply(x, tape.as_ref(), kernel)
 }
 
-fn check(op: &str, x: &Tensor, norm: &Affine, [first, last]: [&Affine; 2], keep: Option<&Tensor>) -> Result<()> {
+fn check(
+    op: &str,
+    x: &Tensor,
+    norm: &Affine,
+    [first, last]: [&Affine; 2],
+    keep: Option<&Tensor>,
+) -> Result<()> {
     let (batch, _, width) = x.dims3()?;
     let of = |weight: &Weight| weight.dims().to_vec();
     let biases = [first, last].iter().all(|layer| layer.bias.dims() == [matrix_view(layer.weight.dims())[0]]);
@@ -186,7 +193,8 @@ struct AttentionBranch {
 impl AttentionBranch {
     /// `[p, o]`
     fn inner(&self, x: &[f32], tokens: usize) -> Result<[Buffer; 2]> {
-        let [inputs, inner] = [matrix_view(self.qkv.weight.dims())[1], matrix_view(self.proj.weight.dims())[1]];
+        let [inputs, inner] =
+            [matrix_view(self.qkv.weight.dims())[1], matrix_view(self.proj.weight.dims())[1]];
         let rows = x.len() / inputs.max(1);
         let mut p = self.branch.buffer(rows * 3 * inner);
         linear::forward(&self.qkv, &self.branch.norm(x)?, &mut p)?;

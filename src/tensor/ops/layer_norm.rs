@@ -68,7 +68,7 @@ pub(super) fn backward(
 ) -> Result<()> {
     let weight = norm.weight.values().to_vec()?;
     let (mut dw, mut db) = (vec![0.0; weight.len()], vec![0.0; weight.len()]);
-    differentiate(x, &weight, grad, residual.unwrap_or_default(), eps, dx, &mut dw, &mut db);
+    differentiate(x, &weight, grad, residual.unwrap_or_default(), eps, dx, [&mut dw, &mut db]);
     norm.weight.add_values(&dw)?;
     norm.bias.add_values(&db)
 }
@@ -102,9 +102,9 @@ simd::kernel! {
         residual: &'a [f32],
         eps: f32,
         dx: &'a mut [f32],
-        dw: &'a mut [f32],
-        db: &'a mut [f32],
+        sums: [&'a mut [f32]; 2],
     ) {
+        let [dw, db] = sums;
         let width = weight.len().max(1);
         let scale = 1.0 / width as f32;
         let mut normal = vec![0.0; width];

@@ -75,7 +75,8 @@ pub(super) fn add_forward(layer: &Affine, x: &[f32], out: &mut [f32]) -> Result<
     let x = Matrix::new(x, rows, weight.cols());
     for (first, piece) in weight.matrices()? {
         let first = first.min(out.len());
-        MatrixMut::strided(&mut out[first..], rows, piece.rows(), weight.rows()).add_product(x, piece.transposed());
+        MatrixMut::strided(&mut out[first..], rows, piece.rows(), weight.rows())
+            .add_product(x, piece.transposed());
     }
     Ok(())
 }

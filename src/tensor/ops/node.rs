@@ -77,7 +77,13 @@ impl<K: Kernel> CustomOp2 for Node<K> {
         self.forward(x, layout)
     }
 
-    fn bwd(&self, x: &Tensor, _anchor: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        _anchor: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((self.backward(x, grad)?, None))
     }
 }

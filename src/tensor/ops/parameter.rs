@@ -117,7 +117,9 @@ impl Values<'_> {
             .iter()
             .map(|(storage, layout)| {
                 let place = Place::of(layout)?;
-                let Storage::Cpu(storage) = &***storage else { bail!("a kernel was given a weight of another device") };
+                let Storage::Cpu(storage) = &***storage else {
+                    bail!("a kernel was given a weight of another device")
+                };
                 let data = &storage.as_slice::<f32>()?[place.start..];
                 let matrix = Matrix::strided(data, place.rows, place.cols, place.stride);
                 first += place.rows;
@@ -135,7 +137,9 @@ impl Values<'_> {
                 all.extend_from_slice(values(storage, layout)?);
                 continue;
             }
-            let Storage::Cpu(storage) = &***storage else { bail!("a kernel was given a weight of another device") };
+            let Storage::Cpu(storage) = &***storage else {
+                bail!("a kernel was given a weight of another device")
+            };
             let data = storage.as_slice::<f32>()?;
             for row in 0..place.rows {
                 all.extend_from_slice(&data[place.start + row * place.stride..][..place.cols]);

@@ -1,12 +1,19 @@
 //! Values and gradients of every operation against the stock composition in `f64`, and that against differences.
 
-use super::{attention, cross_entropy, gelu, kl_divergence, layer_norm, linear, naive};
+use super::{
+    Affine, attention, attention_branch, cross_entropy, gelu, kl_divergence, layer_norm, linear, mlp_branch,
+    naive, sequence,
+};
+use crate::tensor::{Params, Tape, Weight, Weights};
 use candle_core::{DType, Device, Result, Tensor, Var};
+use std::sync::Arc;
 
 /// Relative distance that an operation may have from the `f64` oracle; the worst seen is below 1e-6.
 const TOLERANCE: f64 = 1e-5;
 
-type Operation<'a> = &'a dyn Fn(&[Tensor]) -> Result<Tensor>;
+/// An operation of tensors and weights, and the same of tensors alone.
+type Operation<'a> = &'a dyn Fn(&[Tensor], &[Weight]) -> Result<Tensor>;
+type Oracle<'a> = &'a dyn Fn(&[Tensor], &[Tensor]) -> Result<Tensor>;
 
 /// Reproducible values in about `-2..2`, another sequence for each seed.
 fn values(dims: &[usize], seed: u32) -> Tensor {
@@ -29,13 +36,42 @@ fn probabilities(dims: &[usize], seed: u32) -> Tensor {
 
 /// The result, and the gradient to each input of its scalar product with fixed weights.
 #[expect(clippy::disallowed_methods, reason = "the graph of one operation is shallow")]
-fn differentiate(inputs: &[Tensor], operation: Operation<'_>) -> (Tensor, Vec<Option<Tensor>>) {
+fn differentiate(
+    inputs: &[Tensor],
+    operation: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+) -> (Tensor, Vec<Option<Tensor>>) {
     let vars: Vec<Var> = inputs.iter().map(|input| Var::from_tensor(input).unwrap()).collect();
     let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     let out = operation(&tensors).unwrap();
     let weights = values(out.dims(), 77).to_dtype(out.dtype()).unwrap();
     let grads = (&out * weights).unwrap().sum_all().unwrap().backward().unwrap();
     (out, vars.iter().map(|var| grads.get(var).cloned()).collect())
+}
+
+/// As [`differentiate`], with the gradients of `weights` from a tape.
+fn on_tape(
+    inputs: &[Tensor],
+    weights: &[Tensor],
+    recompute: bool,
+    operation: Operation<'_>,
+) -> (Tensor, Vec<Option<Tensor>>) {
+    let named: Weights =
+        weights.iter().enumerate().map(|(i, w)| (format!("{i:02}"), Weight::new(w).unwrap())).collect();
+    let params = Params::new(&named).unwrap();
+    let tape = Arc::new(Tape::new(params.len(), recompute, Arc::default()).unwrap());
+    let learned = params.weights(&tape).unwrap();
+    let learned: Vec<Weight> = learned.iter().map(|(_, weight)| weight.clone()).collect();
+    // Twice: what an operation leaves in the memory of its tape must not matter.
+    let mut result = differentiate(inputs, &|inputs| operation(inputs, &learned));
+    tape.clear();
+    result = (result.0, differentiate(inputs, &|inputs| operation(inputs, &learned)).1);
+    let gradients = tape.gradients();
+    result.1.extend(
+        params
+            .iter()
+            .map(|(_, shape, span)| Some(Tensor::from_slice(&gradients[span], shape, &Device::Cpu).unwrap())),
+    );
+    result
 }
 
 fn norm(x: &Tensor) -> f64 {
@@ -52,11 +88,22 @@ fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
 }
 
 /// Compares value and all gradients; `constants` are inputs that must get none.
-fn check(what: &str, inputs: &[Tensor], constants: &[usize], fast: Operation<'_>, oracle: Operation<'_>) {
-    let single: Vec<Tensor> = inputs.iter().map(|input| input.to_dtype(DType::F32).unwrap()).collect();
-    let exact: Vec<Tensor> = single.iter().map(|input| input.to_dtype(DType::F64).unwrap()).collect();
-    let (found, found_grads) = differentiate(&single, fast);
-    let (expected, expected_grads) = differentiate(&exact, oracle);
+fn check(
+    what: &str,
+    inputs: &[Tensor],
+    weights: &[Tensor],
+    constants: &[usize],
+    fast: Operation<'_>,
+    oracle: Oracle<'_>,
+) {
+    let cast = |tensors: &[Tensor], dtype| -> Vec<Tensor> {
+        tensors.iter().map(|tensor| tensor.to_dtype(DType::F32).unwrap().to_dtype(dtype).unwrap()).collect()
+    };
+    let (single, single_weights) = (cast(inputs, DType::F32), cast(weights, DType::F32));
+    let exact = cast(&[inputs, weights].concat(), DType::F64);
+    let (expected, expected_grads) =
+        differentiate(&exact, &|all| oracle(&all[..inputs.len()], &all[inputs.len()..]));
+    let (found, found_grads) = on_tape(&single, &single_weights, false, fast);
     assert_close(what, &found, &expected);
     for (i, (found, expected)) in found_grads.iter().zip(&expected_grads).enumerate() {
         if constants.contains(&i) {
@@ -69,10 +116,24 @@ fn check(what: &str, inputs: &[Tensor], constants: &[usize], fast: Operation<'_>
         assert!(norm(found) > 0.0, "{what}: the gradient to input {i} is zero");
         assert_close(&format!("{what}, gradient to input {i}"), found, expected);
     }
+
+    let (again, again_grads) = on_tape(&single, &single_weights, true, fast);
+    let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(bits(&again), bits(&found), "{what}: recomputing changes the result");
+    for (again, found) in again_grads.iter().flatten().zip(found_grads.iter().flatten()) {
+        assert_eq!(bits(again), bits(found), "{what}: recomputing changes a gradient");
+    }
+    let plain: Vec<Weight> = single_weights.iter().map(|w| Weight::new(w).unwrap()).collect();
+    assert_eq!(bits(&fast(&single, &plain).unwrap()), bits(&found), "{what}: a tape changes the result");
 }
 
 /// Compares the oracle's gradients with central differences along one direction per input.
-fn check_oracle(what: &str, inputs: &[Tensor], constants: &[usize], oracle: Operation<'_>) {
+fn check_oracle(
+    what: &str,
+    inputs: &[Tensor],
+    constants: &[usize],
+    oracle: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+) {
     let (out, grads) = differentiate(inputs, oracle);
     let weights = values(out.dims(), 77);
     for (i, grad) in grads.iter().enumerate().filter(|(i, _)| !constants.contains(i)) {
@@ -91,6 +152,154 @@ fn check_oracle(what: &str, inputs: &[Tensor], constants: &[usize], oracle: Oper
     }
 }
 
+fn affine(weight: &Weight, bias: &Weight) -> Affine {
+    Affine { weight: weight.clone(), bias: bias.clone() }
+}
+
+/// Scale, shift, and the two linear layers of a branch.
+fn branch_weights(width: usize, first: usize, inner: usize) -> Vec<Tensor> {
+    [vec![width], vec![width], vec![first, width], vec![first], vec![width, inner], vec![width]]
+        .iter()
+        .enumerate()
+        .map(|(i, dims)| (values(dims, 50 + i as u32) * if dims.len() == 2 { 0.2 } else { 1.0 }).unwrap())
+        .collect()
+}
+
+/// The branches as compositions of the oracles; `w` as of [`branch_weights`].
+fn naive_branch(
+    x: &Tensor,
+    w: &[Tensor],
+    keep: Option<&Tensor>,
+    inner: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let p = naive::linear(&naive::layer_norm(x, &w[0], &w[1], 1e-6)?, &w[2], &w[3])?;
+    naive::residual(x, &naive::linear(&inner(&p)?, &w[4], &w[5])?, keep)
+}
+
+#[test]
+fn branches_match_the_oracle() {
+    for (batch, tokens, heads, head_dim, hidden) in
+        [(1, 1, 1, 8, 5), (2, 17, 3, 16, 192), (3, 50, 2, 12, 33), (5, 7, 1, 24, 96)]
+    {
+        let width = heads * head_dim;
+        let x = values(&[batch, tokens, width], 40);
+        let factors: Vec<f64> = (0..batch).map(|image| [1.25, 0.0, 1.5][image % 3]).collect();
+        let factors = Tensor::from_vec(factors, (batch, 1, 1), &Device::Cpu).unwrap();
+        for keep in [None, Some(&factors)] {
+            let single = keep.map(|keep| keep.to_dtype(DType::F32).unwrap());
+            let what =
+                format!("{batch}x{tokens}x{width}, {heads} heads, hidden {hidden}, keep {}", keep.is_some());
+            check(
+                &format!("attention branch {what}"),
+                std::slice::from_ref(&x),
+                &branch_weights(width, 3 * width, width),
+                &[],
+                &|t, w| {
+                    let layers = [&affine(&w[2], &w[3]), &affine(&w[4], &w[5])];
+                    attention_branch(&t[0], &affine(&w[0], &w[1]), 1e-6, layers, heads, single.as_ref())
+                },
+                &|t, w| naive_branch(&t[0], w, keep, |p| naive::attention(p, heads)),
+            );
+            check(
+                &format!("mlp branch {what}"),
+                std::slice::from_ref(&x),
+                &branch_weights(width, hidden, hidden),
+                &[],
+                &|t, w| {
+                    let layers = [&affine(&w[2], &w[3]), &affine(&w[4], &w[5])];
+                    mlp_branch(&t[0], &affine(&w[0], &w[1]), 1e-6, layers, single.as_ref())
+                },
+                &|t, w| naive_branch(&t[0], w, keep, naive::gelu),
+            );
+        }
+    }
+}
+
+/// Half of a wider network: whole heads of q, k and v, prefixes of everything else, used twice in a row.
+#[test]
+fn slices_and_repeated_layers_match_the_oracle() {
+    let (heads, head_dim, wide, hidden) = (2, 5, 20, 32);
+    let width = heads * head_dim;
+    let x = values(&[3, 9, width], 41);
+    let cut = |w: &Tensor, rows: usize, cols: usize| w.narrow(0, 0, rows)?.narrow(1, 0, cols)?.contiguous();
+    let groups = |w: &Tensor, of: usize, n: usize| -> Result<Tensor> {
+        let parts = [0, 1, 2].map(|g| w.narrow(0, g * of, n));
+        let [q, k, v] = parts;
+        Tensor::cat(&[q?, k?, v?], 0)
+    };
+    let prefix = |w: &Weight, n: usize| Weight::stack(&[n], vec![w.rectangle(0..n, 0..1)?]);
+    let fused = |w: &Weight, cols: usize, shape: &[usize]| {
+        let pieces = [0, 1, 2].map(|g| w.rectangle(g * wide..g * wide + width, 0..cols));
+        Weight::stack(shape, pieces.into_iter().collect::<Result<_>>()?)
+    };
+    check(
+        "narrow attention, twice",
+        std::slice::from_ref(&x),
+        &branch_weights(wide, 3 * wide, wide),
+        &[],
+        &|t, w| {
+            let norm = affine(&prefix(&w[0], width)?, &prefix(&w[1], width)?);
+            let qkv = affine(&fused(&w[2], width, &[3 * width, width])?, &fused(&w[3], 1, &[3 * width])?);
+            let proj = affine(&w[4].rectangle(0..width, 0..width)?, &prefix(&w[5], width)?);
+            let branch = |x: &Tensor| attention_branch(x, &norm, 1e-6, [&qkv, &proj], heads, None);
+            branch(&branch(&t[0])?)
+        },
+        &|t, w| {
+            let w = [
+                w[0].narrow(0, 0, width)?,
+                w[1].narrow(0, 0, width)?,
+                groups(&w[2], wide, width)?.narrow(1, 0, width)?.contiguous()?,
+                groups(&w[3], wide, width)?,
+                cut(&w[4], width, width)?,
+                w[5].narrow(0, 0, width)?,
+            ];
+            let branch = |x: &Tensor| naive_branch(x, &w, None, |p| naive::attention(p, heads));
+            branch(&branch(&t[0])?)
+        },
+    );
+    check(
+        "narrow mlp, twice",
+        std::slice::from_ref(&x),
+        &branch_weights(wide, 2 * hidden, 2 * hidden),
+        &[],
+        &|t, w| {
+            let norm = affine(&prefix(&w[0], width)?, &prefix(&w[1], width)?);
+            let fc1 = affine(&w[2].rectangle(0..hidden, 0..width)?, &prefix(&w[3], hidden)?);
+            let fc2 = affine(&w[4].rectangle(0..width, 0..hidden)?, &prefix(&w[5], width)?);
+            let branch = |x: &Tensor| mlp_branch(x, &norm, 1e-6, [&fc1, &fc2], None);
+            branch(&branch(&t[0])?)
+        },
+        &|t, w| {
+            let w = [
+                w[0].narrow(0, 0, width)?,
+                w[1].narrow(0, 0, width)?,
+                cut(&w[2], hidden, width)?,
+                w[3].narrow(0, 0, hidden)?,
+                cut(&w[4], width, hidden)?,
+                w[5].narrow(0, 0, width)?,
+            ];
+            let branch = |x: &Tensor| naive_branch(x, &w, None, naive::gelu);
+            branch(&branch(&t[0])?)
+        },
+    );
+}
+
+#[test]
+fn sequence_matches_the_oracle() {
+    for (batch, patches, width) in [(1, 1, 1), (3, 16, 20), (2, 49, 33)] {
+        let x = values(&[batch, patches, width], 42);
+        let weights = [values(&[1, 1, width], 43), values(&[1, patches + 1, width], 44)];
+        check(
+            &format!("sequence {batch}x{patches}x{width}"),
+            &[x],
+            &weights,
+            &[],
+            &|t, w| sequence(&t[0], &w[0], &w[1]),
+            &|t, w| naive::sequence(&t[0], &w[0], &w[1]),
+        );
+    }
+}
+
 #[test]
 fn linear_matches_the_oracle() {
     for (dims, outputs) in [
@@ -102,11 +311,16 @@ fn linear_matches_the_oracle() {
         (vec![2, 3, 5, 24], 10),
     ] {
         let inputs = *dims.last().unwrap();
-        let tensors = [values(&dims, 1), values(&[outputs, inputs], 2), values(&[outputs], 3)];
+        let weights = [values(&[outputs, inputs], 2), values(&[outputs], 3)];
         let what = format!("linear {dims:?} to {outputs}");
-        check(&what, &tensors, &[], &|t| linear(&t[0], &t[1], &t[2]), &|t| {
-            naive::linear(&t[0], &t[1], &t[2])
-        });
+        check(
+            &what,
+            &[values(&dims, 1)],
+            &weights,
+            &[],
+            &|t, w| linear(&t[0], &affine(&w[0], &w[1])),
+            &|t, w| naive::linear(&t[0], &w[0], &w[1]),
+        );
     }
 }
 
@@ -114,11 +328,15 @@ fn linear_matches_the_oracle() {
 fn layer_norm_matches_the_oracle() {
     for dims in [vec![1, 3], vec![3, 7], vec![5, 16], vec![2, 3, 33], vec![4, 50, 96], vec![2, 2, 3, 100]] {
         let width = *dims.last().unwrap();
-        let tensors = [(values(&dims, 4) + 0.5).unwrap(), values(&[width], 5), values(&[width], 6)];
         let what = format!("layer_norm {dims:?}");
-        check(&what, &tensors, &[], &|t| layer_norm(&t[0], &t[1], &t[2], 1e-6), &|t| {
-            naive::layer_norm(&t[0], &t[1], &t[2], 1e-6)
-        });
+        check(
+            &what,
+            &[(values(&dims, 4) + 0.5).unwrap()],
+            &[values(&[width], 5), values(&[width], 6)],
+            &[],
+            &|t, w| layer_norm(&t[0], &affine(&w[0], &w[1]), 1e-6),
+            &|t, w| naive::layer_norm(&t[0], &w[0], &w[1], 1e-6),
+        );
     }
 }
 
@@ -126,7 +344,7 @@ fn layer_norm_matches_the_oracle() {
 fn gelu_matches_the_oracle() {
     for (dims, scale) in [(vec![1], 1.0), (vec![3, 7], 1e-3), (vec![2, 50, 97], 1.0), (vec![1000], 6.0)] {
         let tensors = [(values(&dims, 7) * scale).unwrap()];
-        check(&format!("gelu {dims:?}"), &tensors, &[], &|t| gelu(&t[0]), &|t| naive::gelu(&t[0]));
+        check(&format!("gelu {dims:?}"), &tensors, &[], &[], &|t, _| gelu(&t[0]), &|t, _| naive::gelu(&t[0]));
     }
 }
 
@@ -138,7 +356,9 @@ fn attention_matches_the_oracle() {
                 let qkv = values(&[batch, tokens, 3 * heads * head_dim], 8);
                 let what =
                     format!("attention of {tokens} tokens, {heads} heads of {head_dim}, batch {batch}");
-                check(&what, &[qkv], &[], &|t| attention(&t[0], heads), &|t| naive::attention(&t[0], heads));
+                check(&what, &[qkv], &[], &[], &|t, _| attention(&t[0], heads), &|t, _| {
+                    naive::attention(&t[0], heads)
+                });
             }
         }
     }
@@ -150,12 +370,12 @@ fn losses_match_the_oracle() {
         let dims = [batch, classes];
         let what = format!("loss over {dims:?}");
         let tensors = [(values(&dims, 9) * 3.0).unwrap(), probabilities(&dims, 10)];
-        check(&what, &tensors, &[1], &|t| cross_entropy(&t[0], &t[1]), &|t| {
+        check(&what, &tensors, &[], &[1], &|t, _| cross_entropy(&t[0], &t[1]), &|t, _| {
             naive::cross_entropy(&t[0], &t[1])
         });
         for temperature in [1.0, 4.0] {
             let tensors = [(values(&dims, 11) * 3.0).unwrap(), (values(&dims, 12) * 3.0).unwrap()];
-            check(&what, &tensors, &[0], &|t| kl_divergence(&t[0], &t[1], temperature), &|t| {
+            check(&what, &tensors, &[], &[0], &|t, _| kl_divergence(&t[0], &t[1], temperature), &|t, _| {
                 naive::kl_divergence(&t[0], &t[1], temperature)
             });
         }
@@ -167,38 +387,64 @@ fn strided_inputs_and_gradients_are_understood() {
     let x = values(&[3, 4, 10, 24], 13);
     let swap = |t: &Tensor| t.transpose(1, 2);
     // The operation reads a strided input, and the transpose after it hands it a strided gradient.
-    let parameters = [values(&[8, 24], 14), values(&[8], 15)];
-    let tensors = [x.clone(), parameters[0].clone(), parameters[1].clone()];
-    check("strided linear", &tensors, &[], &|t| swap(&linear(&swap(&t[0])?, &t[1], &t[2])?), &|t| {
-        swap(&naive::linear(&swap(&t[0])?, &t[1], &t[2])?)
-    });
-    let tensors = [x.clone(), values(&[24, 8], 14), values(&[8], 15)];
-    check("transposed weight", &tensors, &[], &|t| linear(&t[0], &t[1].t()?, &t[2]), &|t| {
-        naive::linear(&t[0], &t[1].t()?.contiguous()?, &t[2])
-    });
-    let tensors = [x.clone(), values(&[24], 16), values(&[24], 17)];
+    check(
+        "strided linear",
+        std::slice::from_ref(&x),
+        &[values(&[8, 24], 14), values(&[8], 15)],
+        &[],
+        &|t, w| swap(&linear(&swap(&t[0])?, &affine(&w[0], &w[1]))?),
+        &|t, w| swap(&naive::linear(&swap(&t[0])?, &w[0], &w[1])?),
+    );
     check(
         "strided layer_norm",
-        &tensors,
+        std::slice::from_ref(&x),
+        &[values(&[24], 16), values(&[24], 17)],
         &[],
-        &|t| swap(&layer_norm(&swap(&t[0])?, &t[1], &t[2], 1e-5)?),
-        &|t| swap(&naive::layer_norm(&swap(&t[0])?, &t[1], &t[2], 1e-5)?),
+        &|t, w| swap(&layer_norm(&swap(&t[0])?, &affine(&w[0], &w[1]), 1e-5)?),
+        &|t, w| swap(&naive::layer_norm(&swap(&t[0])?, &w[0], &w[1], 1e-5)?),
     );
-    check("strided gelu", &[x], &[], &|t| swap(&gelu(&swap(&t[0])?)?), &|t| {
+    let tokens = values(&[7, 2, 24], 45);
+    check(
+        "strided mlp branch",
+        &[tokens],
+        &branch_weights(24, 10, 10),
+        &[],
+        &|t, w| {
+            let layers = [&affine(&w[2], &w[3]), &affine(&w[4], &w[5])];
+            mlp_branch(&t[0].transpose(0, 1)?, &affine(&w[0], &w[1]), 1e-6, layers, None)?.transpose(0, 1)
+        },
+        &|t, w| naive_branch(&t[0].transpose(0, 1)?, w, None, naive::gelu)?.transpose(0, 1),
+    );
+    check("strided gelu", &[x], &[], &[], &|t, _| swap(&gelu(&swap(&t[0])?)?), &|t, _| {
         swap(&naive::gelu(&swap(&t[0])?)?)
     });
     let narrow = |t: &Tensor| t.transpose(0, 1)?.narrow(1, 1, 9);
     let qkv = [values(&[11, 2, 36], 18)];
-    check("strided attention", &qkv, &[], &|t| attention(&narrow(&t[0])?, 3)?.transpose(1, 2), &|t| {
-        naive::attention(&narrow(&t[0])?.contiguous()?, 3)?.transpose(1, 2)
-    });
+    check(
+        "strided attention",
+        &qkv,
+        &[],
+        &[],
+        &|t, _| attention(&narrow(&t[0])?, 3)?.transpose(1, 2),
+        &|t, _| naive::attention(&narrow(&t[0])?.contiguous()?, 3)?.transpose(1, 2),
+    );
     let logits = [values(&[10, 4], 19), values(&[10, 4], 20)];
-    check("strided cross_entropy", &logits, &[1], &|t| cross_entropy(&t[0].t()?, &t[1].t()?), &|t| {
-        naive::cross_entropy(&t[0].t()?, &t[1].t()?)
-    });
-    check("strided kl_divergence", &logits, &[0], &|t| kl_divergence(&t[0].t()?, &t[1].t()?, 2.0), &|t| {
-        naive::kl_divergence(&t[0].t()?, &t[1].t()?, 2.0)
-    });
+    check(
+        "strided cross_entropy",
+        &logits,
+        &[],
+        &[1],
+        &|t, _| cross_entropy(&t[0].t()?, &t[1].t()?),
+        &|t, _| naive::cross_entropy(&t[0].t()?, &t[1].t()?),
+    );
+    check(
+        "strided kl_divergence",
+        &logits,
+        &[],
+        &[0],
+        &|t, _| kl_divergence(&t[0].t()?, &t[1].t()?, 2.0),
+        &|t, _| naive::kl_divergence(&t[0].t()?, &t[1].t()?, 2.0),
+    );
 }
 
 #[test]
@@ -221,7 +467,8 @@ fn the_oracle_matches_finite_differences() {
 #[test]
 fn other_dtypes_take_the_stock_composition() {
     let x = values(&[2, 3, 12], 30);
-    let out = linear(&x, &values(&[5, 12], 31), &values(&[5], 32)).unwrap();
+    let weight = |dims: &[usize], seed| Weight::new(&values(dims, seed)).unwrap();
+    let out = linear(&x, &affine(&weight(&[5, 12], 31), &weight(&[5], 32))).unwrap();
     assert_eq!(out.dtype(), DType::F64);
     assert_eq!(attention(&x, 2).unwrap().dtype(), DType::F64);
     assert_eq!(gelu(&x).unwrap().dtype(), DType::F64);
@@ -244,24 +491,37 @@ fn the_same_inputs_give_the_same_bits() {
     });
 }
 
+/// Without a tape the stock composition carries the gradient: slower, and never silently none.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the graph of two operations is shallow")]
-fn untracked_inputs_cost_no_gradient() {
+fn a_weight_that_candle_tracks_gets_its_gradient_from_candle() {
     let single = |dims: &[usize], seed| values(dims, seed).to_dtype(DType::F32).unwrap();
     let (x, weight) = (single(&[3, 8], 34), Var::from_tensor(&single(&[5, 8], 35)).unwrap());
-    let bias = single(&[5], 36);
-    let grads = linear(&x, weight.as_tensor(), &bias).unwrap().sum_all().unwrap().backward().unwrap();
+    let layer = affine(&Weight::new(weight.as_tensor()).unwrap(), &Weight::new(&single(&[5], 36)).unwrap());
+    let grads = linear(&x, &layer).unwrap().sum_all().unwrap().backward().unwrap();
     assert!(grads.get(weight.as_tensor()).is_some());
-    assert!(grads.get(&x).is_none() && grads.get(&bias).is_none());
+    assert!(grads.get(&x).is_none());
 }
 
 #[test]
 fn shapes_that_do_not_fit_are_refused() {
     let x = values(&[2, 3, 12], 37).to_dtype(DType::F32).unwrap();
-    let vector = |n| values(&[n], 38).to_dtype(DType::F32).unwrap();
     let matrix = values(&[5, 11], 39).to_dtype(DType::F32).unwrap();
-    assert!(linear(&x, &matrix, &vector(5)).is_err());
-    assert!(layer_norm(&x, &vector(11), &vector(11), 1e-6).is_err());
+    let weight = |dims: &[usize]| Weight::new(&values(dims, 38).to_dtype(DType::F32).unwrap()).unwrap();
+    let pair = |first: &[usize], second: usize| affine(&weight(first), &weight(&[second]));
+    assert!(linear(&x, &pair(&[5, 11], 5)).is_err());
+    assert!(linear(&x, &pair(&[5, 12], 4)).is_err());
+    assert!(layer_norm(&x, &pair(&[11], 11), 1e-6).is_err());
+    let norm = pair(&[12], 12);
+    assert!(
+        attention_branch(&x, &norm, 1e-6, [&pair(&[36, 12], 36), &pair(&[12, 12], 12)], 5, None).is_err()
+    );
+    assert!(
+        attention_branch(&x, &norm, 1e-6, [&pair(&[24, 12], 24), &pair(&[12, 12], 12)], 2, None).is_err()
+    );
+    assert!(mlp_branch(&x, &norm, 1e-6, [&pair(&[7, 12], 7), &pair(&[12, 8], 12)], None).is_err());
+    assert!(mlp_branch(&x, &norm, 1e-6, [&pair(&[7, 12], 7), &pair(&[11, 7], 11)], None).is_err());
+    assert!(sequence(&x, &weight(&[1, 1, 12]), &weight(&[1, 3, 12])).is_err());
     assert!(attention(&x, 0).is_err() && attention(&x, 5).is_err());
     assert!(cross_entropy(&matrix, &matrix.t().unwrap()).is_err());
 }
