@@ -11,8 +11,7 @@ PyTorch's, in alternating order. The ratio is ours by PyTorch's, images per seco
 is faster. Compared is the median step, in end-to-end the mean, in which a wait for data counts.
 
 curve: this program trains and leaves its first values and its batches; PyTorch repeats the run in
-float32, and once more on one thread: the same sums in another order. That is how far apart two right
-answers are.
+float32, and once more in float64: how far both are from the run without rounding.
 
 PyTorch is eager and in float32, with fused AdamW, scaled_dot_product_attention, and gradients set to
 None. Of clipping with and without foreach, of the allocator's default and enlarged thresholds, and of 0,
@@ -298,10 +297,12 @@ def torch_curve(options):
         config["width"] // config["heads"],
         config["mlp_ratio"],
     )
+    dtype = torch.float64 if options.double else torch.float32
     model.load_state_dict(load_file(options.dump / "model.safetensors"), strict=True)
+    model.to(dtype)
     pixels = numpy.fromfile(options.dump / "images.u8", numpy.uint8).reshape(run["images"])
-    mean, std = (torch.tensor(run[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
-    images = (torch.from_numpy(pixels).float() / 255 - mean) / std
+    mean, std = (torch.tensor(run[key], dtype=dtype).reshape(1, -1, 1, 1) for key in ("mean", "std"))
+    images = (torch.from_numpy(pixels).to(dtype) / 255 - mean) / std
     labels = torch.tensor(run["labels"])
     optimizer = optimizer_of(model, run["learning_rate"], run["weight_decay"], run["betas"])
     losses = []
@@ -435,19 +436,23 @@ def compare_curve(options):
         dump = options.dump or pathlib.Path(folder)
         mine = measure([options.bench, *common(options), "--steps", options.steps, "--dump", dump])["losses"]
         child = [sys.executable, __file__, "--child", "--mode", "curve", "--dump", dump]
-        result = measure([*child, "--threads", options.threads])
-        theirs = result["losses"]
-        again = measure([*child, "--threads", 1])["losses"]
-    print("step: ours, PyTorch, PyTorch on one thread")
+        child += ["--threads", options.threads]
+        result = measure(child)
+        theirs, exact = result["losses"], measure([*child, "--double"])["losses"]
+    print("step: ours, PyTorch in float32, in float64")
     for step in sorted({0, 1, 2, *range(9, len(mine), 10), len(mine) - 1}):
-        print(f"{step + 1}: {mine[step]:.6f}, {theirs[step]:.6f}, {again[step]:.6f}")
+        print(f"{step + 1}: {mine[step]:.6f}, {theirs[step]:.6f}, {exact[step]:.6f}")
     print(f"\nPyTorch {result['torch']}; relative difference of the losses of {len(mine)} steps")
-    difference("first step", mine[:1], theirs[:1])
-    difference("first ten steps", mine[:10], theirs[:10])
-    for name, other in (("ours, PyTorch", mine), ("PyTorch on one thread, on two", again)):
-        difference(f"{name}: each step", other, theirs)
-        if len(theirs) > 10:
-            difference(f"{name}: mean of ten steps", smooth(other), smooth(theirs))
+    difference("ours from PyTorch: first step", mine[:1], theirs[:1])
+    pairs = [
+        ("ours from PyTorch", mine, theirs),
+        ("ours from float64", mine, exact),
+        ("PyTorch from float64", theirs, exact),
+    ]
+    for name, one, other in pairs:
+        difference(f"{name}: each step", one, other)
+        if len(one) > 10:
+            difference(f"{name}: mean of ten steps", smooth(one), smooth(other))
 
 
 def main():
@@ -455,7 +460,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bench", type=pathlib.Path, help="binary of benches/train_step.rs")
-    parser.add_argument("--shape", choices=SHAPES, default="a192")
+    parser.add_argument("--shape", choices=[*SHAPES, "tiny"], default="a192")
     parser.add_argument("--mode", choices=["train", "forward", "curve", "end-to-end"], default="train")
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--steps", type=int, help="measured steps; 12, of a curve 200, where absent")
@@ -464,10 +469,13 @@ def main():
     parser.add_argument("--data", type=pathlib.Path, help="folder of the data sets")
     parser.add_argument("--dump", type=pathlib.Path, help="keep a curve's first values and batches here")
     parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.steps = options.steps or (200 if options.mode == "curve" else 12)
     curve = options.mode == "curve"
+    if options.shape == "tiny" and not curve:
+        parser.error("tiny is a curve's alone: too small to compare speed")
     if options.mode == "end-to-end" and not options.data:
         parser.error("--mode end-to-end needs --data")
     if options.warmup < 1 or options.steps < 1 or options.pairs < 1:
