@@ -1,6 +1,7 @@
 //! Image data: reading, splitting, augmenting and batching. Yields plain `Vec<f32>`, no tensors.
 
 pub mod augment;
+mod cifar;
 pub mod dataset;
 pub mod idx;
 pub mod known;
