@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::known::{KNOWN, Known};
+use super::known::Known;
+use super::own;
 use crate::error::{Error, Result};
 use crate::tensor::rng;
 
@@ -115,18 +116,16 @@ impl Dataset {
         Self { licence: licence.to_owned(), ..self }
     }
 
-    /// Opens the known data set `name`, from `root/name`, the folder of its archive in `root`, or `root` itself.
+    /// Opens the known data set `name`, or the own one in the folder `root/name`: Parquet files or a folder of images.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for an unknown name, [`Error::Invalid`] when a file is absent, [`Error::Corrupt`] when the
-    /// files are not that data set.
+    /// [`Error::NotFound`] for an unknown name, [`Error::Invalid`] when files are absent or need settings,
+    /// [`Error::Corrupt`] when the files are not that data set.
     pub fn open(name: &str, root: &Path) -> Result<DatasetPair> {
-        let known = Known::named(name).ok_or_else(|| Error::NotFound {
-            what: "data set",
-            name: name.to_owned(),
-            known: KNOWN.iter().map(|known| known.name).collect::<Vec<_>>().join(", "),
-        })?;
-        known.open(root)
+        match Known::named(name) {
+            Some(known) => known.open(root),
+            None => own::open(name, root),
+        }
     }
 
     /// Name of the data set.

@@ -3,9 +3,13 @@
 pub mod augment;
 mod cifar;
 pub mod dataset;
+mod folder;
 pub mod idx;
 pub mod known;
 pub mod loader;
+mod own;
+mod parquet;
+mod picture;
 
 pub use augment::{Augment, Erase};
 pub use dataset::{Dataset, DatasetPair, ImageShape, Split};
