@@ -92,25 +92,21 @@ impl Augment {
         };
         let mirrored = self.flip && random.below(2) == 1;
 
-        let planes = pixels.chunks_exact(size * size).zip(out.chunks_exact_mut(size * size));
-        for ((plane, out), values) in planes.zip(&table.channels) {
-            for (y, out) in out.chunks_exact_mut(size).enumerate() {
-                let row = (y + top).checked_sub(padding).filter(|&row| row < size);
-                let Some(row) = row.map(|row| &plane[row * size..][..size]) else {
-                    out.fill(values[0]);
-                    continue;
-                };
-                for (x, out) in out.iter_mut().enumerate() {
-                    let x = if mirrored { size - 1 - x } else { x };
-                    let pixel =
-                        (x + left).checked_sub(padding).and_then(|x| row.get(x)).copied().unwrap_or(0);
-                    *out = values[usize::from(pixel)];
-                }
-            }
+        if padding == 0 && !mirrored {
+            table.normalise(pixels, shape, out);
+        } else {
+            table.shift(pixels, shape, Shift { padding, top, left, mirrored }, out);
         }
         if let Some(erase) = self.erase {
             erase.apply(size, random, out);
         }
+    }
+}
+
+/// One value for each pixel, without a branch.
+fn look_up<'a>(values: &[f32; 256], pixels: impl IntoIterator<Item = &'a u8>, out: &mut [f32]) {
+    for (&pixel, out) in pixels.into_iter().zip(out) {
+        *out = values[usize::from(pixel)];
     }
 }
 
@@ -141,6 +137,15 @@ impl Erase {
     }
 }
 
+/// Where a crop lies in the image with its border.
+#[derive(Clone, Copy)]
+struct Shift {
+    padding: usize,
+    top: usize,
+    left: usize,
+    mirrored: bool,
+}
+
 /// `(pixel / 255 − mean) / std` for each channel and pixel value.
 pub(super) struct Table {
     channels: Vec<[f32; 256]>,
@@ -153,6 +158,46 @@ impl Table {
             .map(|(mean, std)| std::array::from_fn(|pixel| (pixel as f32 / 255.0 - mean) / std))
             .collect();
         Self { channels }
+    }
+
+    /// Writes the normalised image into `out`.
+    ///
+    /// # Shapes
+    /// - `pixels`, `out`: `[channels, size, size]`.
+    pub(super) fn normalise(&self, pixels: &[u8], shape: ImageShape, out: &mut [f32]) {
+        let plane = shape.size * shape.size;
+        let planes = pixels.chunks_exact(plane).zip(out.chunks_exact_mut(plane));
+        for ((plane, out), values) in planes.zip(&self.channels) {
+            look_up(values, plane, out);
+        }
+    }
+
+    /// As [`Table::normalise`], moved over a black border and mirrored.
+    fn shift(&self, pixels: &[u8], shape: ImageShape, shift: Shift, out: &mut [f32]) {
+        let (size, Shift { padding, top, left, mirrored }) = (shape.size, shift);
+        // The part of a row that the image covers, and where in the image that part begins.
+        let covered = padding.saturating_sub(left)..(size + padding - left).min(size);
+        let from = covered.start + left - padding;
+        // A mirrored row is covered from the other end.
+        let covered = if mirrored { size - covered.end..size - covered.start } else { covered };
+        let planes = pixels.chunks_exact(size * size).zip(out.chunks_exact_mut(size * size));
+        for ((plane, out), values) in planes.zip(&self.channels) {
+            for (y, out) in out.chunks_exact_mut(size).enumerate() {
+                let row = (y + top).checked_sub(padding).filter(|&row| row < size);
+                let Some(row) = row.map(|row| &plane[row * size + from..][..covered.len()]) else {
+                    out.fill(values[0]);
+                    continue;
+                };
+                out[..covered.start].fill(values[0]);
+                out[covered.end..].fill(values[0]);
+                let out = &mut out[covered.clone()];
+                if mirrored {
+                    look_up(values, row.iter().rev(), out);
+                } else {
+                    look_up(values, row, out);
+                }
+            }
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::known::KNOWN;
+use super::known::Known;
+use super::own;
 use crate::error::{Error, Result};
 use crate::tensor::rng;
 
@@ -54,8 +55,12 @@ pub struct Dataset {
     images: Vec<u8>,
     labels: Vec<u16>,
     classes: Vec<String>,
+    licence: String,
     digest: String,
 }
+
+/// Licence of a data set that states none.
+pub const NO_LICENCE: &str = "unknown";
 
 impl Dataset {
     /// Checks and takes images `[items, channels, size, size]` and their labels.
@@ -102,21 +107,25 @@ impl Dataset {
             ));
         }
         let digest = digest(shape, &images, &labels);
-        Ok(Self { name: name.to_owned(), shape, images, labels, classes, digest })
+        let (name, licence) = (name.to_owned(), NO_LICENCE.to_owned());
+        Ok(Self { name, shape, images, labels, classes, licence, digest })
     }
 
-    /// Opens the known data set `name` in `root/name`, or in `root` itself when that holds the files.
+    /// With the SPDX identifier of the data's licence, which is no part of the content.
+    pub(super) fn with_licence(self, licence: &str) -> Self {
+        Self { licence: licence.to_owned(), ..self }
+    }
+
+    /// Opens the known data set `name`, or the own one in the folder `root/name`: Parquet files or a folder of images.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for an unknown name, [`Error::Invalid`] when a file is absent, [`Error::Corrupt`] when the
-    /// files are not that data set.
+    /// [`Error::NotFound`] for an unknown name, [`Error::Invalid`] when files are absent or need settings,
+    /// [`Error::Corrupt`] when the files are not that data set.
     pub fn open(name: &str, root: &Path) -> Result<DatasetPair> {
-        let known = KNOWN.iter().find(|known| known.name == name).ok_or_else(|| Error::NotFound {
-            what: "data set",
-            name: name.to_owned(),
-            known: KNOWN.iter().map(|known| known.name).collect::<Vec<_>>().join(", "),
-        })?;
-        Ok(DatasetPair { train: Arc::new(known.read_train(root)?), test: Arc::new(known.read_test(root)?) })
+        match Known::named(name) {
+            Some(known) => known.open(root),
+            None => own::open(name, root),
+        }
     }
 
     /// Name of the data set.
@@ -155,6 +164,11 @@ impl Dataset {
     /// Class names in label order.
     pub fn class_names(&self) -> &[String] {
         &self.classes
+    }
+
+    /// SPDX identifier of the data's licence; `unknown` where none is stated.
+    pub fn licence(&self) -> &str {
+        &self.licence
     }
 
     /// Lower-case hexadecimal SHA-256 of shape, pixels and labels: the content's name, whatever its file format.

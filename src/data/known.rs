@@ -2,34 +2,92 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::dataset::{Dataset, ImageShape};
+use super::cifar;
+use super::dataset::{Dataset, DatasetPair, ImageShape};
 use super::idx::Idx;
 use crate::error::{Error, Result};
 
 /// Environment variable that names the folder of the data sets.
 pub const DATA_ENV: &str = "GENEBANK_DATA";
 
-/// Every data set that [`Dataset::open`] knows.
-pub const KNOWN: &[Known] = &[Known {
-    name: "fashion-mnist",
-    shape: ImageShape { channels: 1, size: 28 },
-    classes: &[
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    ],
-    licence: "MIT",
-    train: Files { images: "train-images-idx3-ubyte", labels: "train-labels-idx1-ubyte" },
-    test: Files { images: "t10k-images-idx3-ubyte", labels: "t10k-labels-idx1-ubyte" },
-}];
+/// Every data set that [`Dataset::open`] knows by name.
+pub const KNOWN: &[Known] = &[
+    Known {
+        name: "cifar-10",
+        shape: cifar::SHAPE,
+        classes: &CIFAR_10,
+        licence: "unknown",
+        layout: Layout::Cifar {
+            folder: "cifar-10-batches-bin",
+            label_bytes: 1,
+            train: &[
+                "data_batch_1.bin",
+                "data_batch_2.bin",
+                "data_batch_3.bin",
+                "data_batch_4.bin",
+                "data_batch_5.bin",
+            ],
+            test: &["test_batch.bin"],
+        },
+    },
+    Known {
+        name: "cifar-100",
+        shape: cifar::SHAPE,
+        classes: &CIFAR_100,
+        licence: "unknown",
+        layout: Layout::Cifar {
+            folder: "cifar-100-binary",
+            label_bytes: 2,
+            train: &["train.bin"],
+            test: &["test.bin"],
+        },
+    },
+    Known {
+        name: "fashion-mnist",
+        shape: ImageShape { channels: 1, size: 28 },
+        classes: &FASHION_MNIST,
+        licence: "MIT",
+        layout: Layout::Idx {
+            train: IdxFiles { images: "train-images-idx3-ubyte", labels: "train-labels-idx1-ubyte" },
+            test: IdxFiles { images: "t10k-images-idx3-ubyte", labels: "t10k-labels-idx1-ubyte" },
+        },
+    },
+];
+
+const FASHION_MNIST: [&str; 10] = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+];
+
+/// As in `batches.meta.txt`.
+const CIFAR_10: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// The fine labels, as in `fine_label_names.txt`.
+#[rustfmt::skip]
+const CIFAR_100: [&str; 100] = [
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl",
+    "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair",
+    "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin",
+    "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp",
+    "lawn_mower", "leopard", "lion", "lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain",
+    "mouse", "mushroom", "oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck",
+    "pine_tree", "plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road",
+    "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider",
+    "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone", "television",
+    "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf",
+    "woman", "worm",
+];
 
 /// A data set that can be opened by name.
 #[derive(Debug, Clone, Copy)]
@@ -40,36 +98,56 @@ pub struct Known {
     pub shape: ImageShape,
     /// Class names in label order.
     pub classes: &'static [&'static str],
-    /// SPDX identifier of the data's licence.
+    /// SPDX identifier of the data's licence; `unknown` where its authors state none.
     pub licence: &'static str,
-    train: Files,
-    test: Files,
+    layout: Layout,
 }
 
-/// SPDX identifier of the licence of the data set called `name`; `unknown` where it is not of [`KNOWN`].
-pub fn licence(name: &str) -> &'static str {
-    KNOWN.iter().find(|known| known.name == name).map_or("unknown", |known| known.licence)
+/// The files that a data set is published as.
+#[derive(Debug, Clone, Copy)]
+enum Layout {
+    /// The MNIST family.
+    Idx { train: IdxFiles, test: IdxFiles },
+    /// The binary version of CIFAR; `folder` is the one in its archive.
+    Cifar {
+        folder: &'static str,
+        label_bytes: usize,
+        train: &'static [&'static str],
+        test: &'static [&'static str],
+    },
 }
 
 /// File names, without an optional `.gz`.
 #[derive(Debug, Clone, Copy)]
-struct Files {
+struct IdxFiles {
     images: &'static str,
     labels: &'static str,
 }
 
 impl Known {
-    pub(super) fn read_train(&self, root: &Path) -> Result<Dataset> {
-        self.read(self.train, root)
+    /// The data set called `name`, if it is known.
+    pub(super) fn named(name: &str) -> Option<&'static Self> {
+        KNOWN.iter().find(|known| known.name == name)
     }
 
-    pub(super) fn read_test(&self, root: &Path) -> Result<Dataset> {
-        self.read(self.test, root)
+    /// Reads both parts from `root/name`, the folder of the archive, or `root` itself.
+    pub(super) fn open(&self, root: &Path) -> Result<DatasetPair> {
+        let (train, test) = match self.layout {
+            Layout::Idx { train, test } => (self.read_idx(train, root)?, self.read_idx(test, root)?),
+            Layout::Cifar { folder, label_bytes, train, test } => {
+                let own = root.join(self.name);
+                let folders = [own.join(folder), own, root.join(folder), root.to_owned()];
+                let read = |files| self.read_cifar(files, label_bytes, &folders);
+                (read(train)?, read(test)?)
+            }
+        };
+        Ok(DatasetPair { train: Arc::new(train), test: Arc::new(test) })
     }
 
-    fn read(&self, files: Files, root: &Path) -> Result<Dataset> {
-        let images_path = self.find(files.images, root)?;
-        let labels_path = self.find(files.labels, root)?;
+    fn read_idx(&self, files: IdxFiles, root: &Path) -> Result<Dataset> {
+        let folders = [root.join(self.name), root.to_owned()];
+        let find = |file: &str| find(&[file, &format!("{file}.gz")], &folders);
+        let (images_path, labels_path) = (find(files.images)?, find(files.labels)?);
         let labels = Idx::open(&labels_path)?;
         let [items] = *labels.dims() else {
             return Err(Error::corrupt(
@@ -88,20 +166,31 @@ impl Known {
             ));
         }
         let labels = labels.bytes().iter().map(|&label| u16::from(label)).collect();
-        let classes = self.classes.iter().map(|&class| class.to_owned()).collect();
-        Dataset::new(self.name, self.shape, images.into_bytes(), labels, classes)
+        self.dataset(images.into_bytes(), labels)
     }
 
-    fn find(&self, file: &str, root: &Path) -> Result<PathBuf> {
-        [root.join(self.name), root.to_owned()]
-            .into_iter()
-            .flat_map(|folder| [folder.join(file), folder.join(format!("{file}.gz"))])
-            .find(|path| path.is_file())
-            .ok_or_else(|| {
-                let (root, name) = (root.display(), self.name);
-                Error::invalid("data", format!("neither {root}/{name} nor {root} holds {file} or {file}.gz"))
-            })
+    fn read_cifar(&self, files: &[&str], label_bytes: usize, folders: &[PathBuf]) -> Result<Dataset> {
+        let mut records = cifar::Records::default();
+        for file in files {
+            records.append(&find(&[file], folders)?, label_bytes)?;
+        }
+        self.dataset(records.images, records.labels)
     }
+
+    fn dataset(&self, images: Vec<u8>, labels: Vec<u16>) -> Result<Dataset> {
+        let classes = self.classes.iter().map(|&class| class.to_owned()).collect();
+        let dataset = Dataset::new(self.name, self.shape, images, labels, classes)?;
+        Ok(dataset.with_licence(self.licence))
+    }
+}
+
+/// The first of `folders` that holds one of `names`.
+fn find(names: &[&str], folders: &[PathBuf]) -> Result<PathBuf> {
+    let mut paths = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
+    paths.find(|path| path.is_file()).ok_or_else(|| {
+        let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+        Error::invalid("data", format!("none of {} holds {}", folders.join(", "), names.join(" or ")))
+    })
 }
 
 /// The folder of the data sets: `flag` (`--data`), else the environment variable [`DATA_ENV`].
@@ -132,8 +221,10 @@ fn root_from(flag: Option<&Path>, env: Option<OsString>) -> Result<PathBuf> {
 mod tests {
     use std::fs;
 
+    use super::super::cifar::tests::file;
     use super::super::dataset::tests::{SAMPLE, sample};
     use super::*;
+    use crate::tensor::codec::write_atomic;
 
     #[test]
     fn root_may_hold_the_files_itself() {
@@ -141,10 +232,51 @@ mod tests {
         assert_eq!(direct.train.digest(), sample().train.digest());
     }
 
+    /// CIFAR's files with two records each, in a folder of the archive's name.
+    fn cifar_files(layout: Layout, root: &Path, labels: &[&[u8]]) {
+        let Layout::Cifar { folder, train, test, .. } = layout else { panic!("{layout:?}") };
+        fs::create_dir_all(root.join(folder)).unwrap();
+        for name in train.iter().chain(test) {
+            write_atomic(&root.join(folder).join(name), [&file(labels)[..]]).unwrap();
+        }
+    }
+
     #[test]
-    fn unknown_name_lists_the_known_ones() {
-        let error = Dataset::open("mnist", Path::new(SAMPLE)).unwrap_err();
-        assert_eq!(error.to_string(), "data set \"mnist\" is not known (known: fashion-mnist)");
+    fn cifar_opens_wherever_its_archive_was_unpacked() {
+        for (name, labels, items, class) in [
+            ("cifar-10", [&[9u8][..], &[0]], 10, "truck"),
+            ("cifar-100", [&[3u8, 99][..], &[0, 0]], 2, "worm"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let known = Known::named(name).unwrap();
+            let Layout::Cifar { folder: archive, .. } = known.layout else { panic!("{known:?}") };
+            cifar_files(known.layout, folder.path(), &labels);
+            let pair = Dataset::open(name, folder.path()).unwrap();
+            assert_eq!((pair.train.len(), pair.test.len()), (items, 2));
+            assert_eq!(pair.train.class_names()[pair.train.label(0)], class);
+            assert_eq!((pair.test.image(1)[0], pair.test.licence()), (1, "unknown"));
+
+            let digest = pair.train.digest();
+            let direct = Dataset::open(name, &folder.path().join(archive)).unwrap();
+            assert_eq!(direct.train.digest(), digest);
+            let own = folder.path().join("root").join(name);
+            fs::create_dir_all(&own).unwrap();
+            fs::rename(folder.path().join(archive), own.join(archive)).unwrap();
+            assert_eq!(Dataset::open(name, &folder.path().join("root")).unwrap().train.digest(), digest);
+        }
+    }
+
+    #[test]
+    fn cifar_without_a_file_or_with_a_label_beyond_the_classes_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let known = Known::named("cifar-10").unwrap();
+        cifar_files(known.layout, folder.path(), &[&[0], &[10]]);
+        let error = Dataset::open("cifar-10", folder.path()).unwrap_err().to_string();
+        assert_eq!(error, "cifar-10: label 10 of item 1 is beyond the 10 classes");
+        fs::remove_file(folder.path().join("cifar-10-batches-bin/data_batch_4.bin")).unwrap();
+        let error = Dataset::open("cifar-10", folder.path()).unwrap_err();
+        assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+        assert!(error.to_string().contains("holds data_batch_4.bin"), "{error}");
     }
 
     #[test]

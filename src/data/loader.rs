@@ -174,14 +174,20 @@ impl Loader {
     fn assemble(&self, epoch: u64, items: &[u32]) -> Batch {
         let shape = self.dataset.shape();
         let mut images = vec![0.0; items.len() * shape.values()];
-        for (&item, out) in items.iter().zip(images.chunks_exact_mut(shape.values())) {
-            let (augment, mut random) = match self.pass {
-                Pass::Train { seed, augment } => {
-                    (augment, rng::stream(seed, &format!("augment/{epoch}/{item}")))
+        let outs = images.chunks_exact_mut(shape.values());
+        let items_and_outs = items.iter().map(|&item| (item, self.dataset.image(item as usize))).zip(outs);
+        match self.pass {
+            Pass::Train { seed, augment } => {
+                for ((item, pixels), out) in items_and_outs {
+                    let mut random = rng::stream(seed, &format!("augment/{epoch}/{item}"));
+                    augment.apply(pixels, shape, &self.table, &mut random, out);
                 }
-                Pass::Evaluate => (Augment::default(), rng::stream(0, "unused")),
-            };
-            augment.apply(self.dataset.image(item as usize), shape, &self.table, &mut random, out);
+            }
+            Pass::Evaluate => {
+                for ((_, pixels), out) in items_and_outs {
+                    self.table.normalise(pixels, shape, out);
+                }
+            }
         }
         let labels = items.iter().map(|&item| self.dataset.label(item as usize) as u32).collect();
         Batch { images, labels, items: items.to_vec(), n: items.len() }

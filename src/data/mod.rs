@@ -1,10 +1,15 @@
 //! Image data: reading, splitting, augmenting and batching. Yields plain `Vec<f32>`, no tensors.
 
 pub mod augment;
+mod cifar;
 pub mod dataset;
+mod folder;
 pub mod idx;
 pub mod known;
 pub mod loader;
+mod own;
+mod parquet;
+mod picture;
 
 pub use augment::{Augment, Erase};
 pub use dataset::{Dataset, DatasetPair, ImageShape, Split};

@@ -12,7 +12,7 @@ use crate::{
         Blueprint, ModelInfo, Preprocessing, expand,
         model::{self, METADATA_KEY},
     },
-    data::{Dataset, DatasetPair, Loader, Split, known},
+    data::{Dataset, DatasetPair, Loader, Split},
     error::{Error, Result},
     gene::{GeneMeta, Learngene, Probe, meta, store},
     nn::{
@@ -360,7 +360,7 @@ fn model_info(recipe: &Recipe, data: &Dataset, preprocessing: Preprocessing) -> 
         config,
         preprocessing,
         labels: data.class_names().to_vec(),
-        licence: known::licence(data.name()).to_owned(),
+        licence: data.licence().to_owned(),
         data: format!("{} {}", data.name(), data.digest()),
         origin: None,
         training: Vec::new(),

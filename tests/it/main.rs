@@ -6,6 +6,7 @@ mod candle;
 mod cli;
 mod client;
 mod conformance;
+mod data;
 mod golden;
 mod hostile;
 mod http;

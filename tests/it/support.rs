@@ -77,9 +77,10 @@ pub(crate) fn weights(meta: &GeneMeta) -> Weights {
 pub(crate) fn fashion_meta() -> GeneMeta {
     let meta = meta();
     let raw = RawVitConfig { image_size: 28, patch_size: 7, classes: 10, ..meta.config.into() };
+    let fashion = genebank::data::KNOWN.iter().find(|known| known.name == "fashion-mnist").unwrap();
     GeneMeta {
         config: VitConfig::try_from(raw).unwrap(),
-        labels: genebank::data::KNOWN[0].classes.iter().map(ToString::to_string).collect(),
+        labels: fashion.classes.iter().map(ToString::to_string).collect(),
         ..meta
     }
 }
