@@ -23,8 +23,9 @@ mod naive;
 mod simd;
 #[cfg(test)]
 mod tests;
+mod transpose;
 
-pub use attention::attention;
+pub use attention::{AttentionShape, Mask, attention, attention_with};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;

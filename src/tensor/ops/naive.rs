@@ -4,7 +4,8 @@
 //! operation of candle that cuts the graph (`LayerNorm`, `softmax_last_dim`, `sdpa`), and GELU is written with
 //! `erf` because the derivative of candle's `gelu_erf` rounds `1/√(2π)` to six digits.
 
-use candle_core::{D, Result, Tensor};
+use super::attention::Geometry;
+use candle_core::{D, DType, Result, Tensor};
 
 /// `x Wᵀ + b`; see [`super::linear`].
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
@@ -30,17 +31,43 @@ pub(super) fn gelu(x: &Tensor) -> Result<Tensor> {
     x * normal_cdf
 }
 
-/// `softmax(q kᵀ / √head_dim) v`; see [`super::attention`].
-pub(super) fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    let (batch, tokens, packed) = qkv.dims3()?;
-    let width = packed / 3;
-    let head_dim = width / heads;
-    let qkv = qkv.reshape((batch, tokens, 3, heads, head_dim))?.permute((2, 0, 3, 1, 4))?;
-    let part = |i: usize| qkv.get(i)?.contiguous(); // [batch, heads, tokens, head_dim]
-    let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-    let scores = (q.matmul(&k.t()?.contiguous()?)? / (head_dim as f64).sqrt())?;
-    let weights = log_softmax(&scores)?.exp()?;
-    weights.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((batch, tokens, width))
+/// `softmax(q kᵀ / √head_dim + mask) v`; see [`super::attention_with`].
+pub(super) fn attention(qkv: &Tensor, geometry: Geometry, keys: Option<&Tensor>) -> Result<Tensor> {
+    let Geometry { tokens, heads, kv_heads, head_dim, causal } = geometry;
+    let batch = qkv.dims3()?.0;
+    // [batch, heads, tokens, head_dim], each key and value head repeated for its group of queries
+    let part = |first: usize, count: usize| {
+        qkv.narrow(2, first * head_dim, count * head_dim)?
+            .reshape((batch, tokens, count, 1, head_dim))?
+            .permute((0, 2, 3, 1, 4))?
+            .expand((batch, count, heads / count, tokens, head_dim))?
+            .reshape((batch, heads, tokens, head_dim))
+    };
+    let (q, k, v) = (part(0, heads)?, part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?);
+    let mut scores = (q.matmul(&k.t()?.contiguous()?)? / (head_dim as f64).sqrt())?;
+    let visible = visible(qkv, tokens, causal, keys)?;
+    if let Some(visible) = &visible {
+        // Below every score but finite, so that a row without a key has no NaN.
+        let hidden = if qkv.dtype() == DType::F16 { 6e4 } else { 1e30 };
+        scores = scores.broadcast_mul(visible)?.broadcast_add(&((visible - 1.0)? * hidden)?)?;
+    }
+    let mut weights = log_softmax(&scores)?.exp()?;
+    if let Some(visible) = &visible {
+        weights = weights.broadcast_mul(visible)?;
+    }
+    weights.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((batch, tokens, heads * head_dim))
+}
+
+/// 1 where a query sees a key and 0 elsewhere, `[batch or 1, 1, tokens or 1 (queries), tokens (keys)]`.
+fn visible(qkv: &Tensor, tokens: usize, causal: bool, keys: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let keys = keys
+        .map(|keys| keys.detach().ne(0.0)?.to_dtype(qkv.dtype())?.reshape(((), 1, 1, tokens)))
+        .transpose()?;
+    if !causal {
+        return Ok(keys);
+    }
+    let lower = Tensor::tril2(tokens, qkv.dtype(), qkv.device())?.reshape((1, 1, tokens, tokens))?;
+    keys.map_or(Ok(lower.clone()), |keys| keys.broadcast_mul(&lower)).map(Some)
 }
 
 /// Mean over the batch of `-Σ t log softmax(z)`; see [`super::cross_entropy`].

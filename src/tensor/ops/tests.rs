@@ -1,5 +1,8 @@
 //! Values and gradients of every operation against the stock composition in `f64`, and that against differences.
 
+mod masks;
+
+use super::attention::Geometry;
 use super::{attention, cross_entropy, gelu, kl_divergence, layer_norm, linear, naive};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
@@ -130,6 +133,13 @@ fn gelu_matches_the_oracle() {
     }
 }
 
+/// The stock composition of bidirectional attention with as many key heads as query heads.
+fn full(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    let (_, tokens, packed) = qkv.dims3()?;
+    let head_dim = packed / (3 * heads);
+    naive::attention(qkv, Geometry { tokens, heads, kv_heads: heads, head_dim, causal: false }, None)
+}
+
 #[test]
 fn attention_matches_the_oracle() {
     for tokens in [1, 2, 17, 50, 63] {
@@ -138,7 +148,7 @@ fn attention_matches_the_oracle() {
                 let qkv = values(&[batch, tokens, 3 * heads * head_dim], 8);
                 let what =
                     format!("attention of {tokens} tokens, {heads} heads of {head_dim}, batch {batch}");
-                check(&what, &[qkv], &[], &|t| attention(&t[0], heads), &|t| naive::attention(&t[0], heads));
+                check(&what, &[qkv], &[], &|t| attention(&t[0], heads), &|t| full(&t[0], heads));
             }
         }
     }
@@ -190,7 +200,7 @@ fn strided_inputs_and_gradients_are_understood() {
     let narrow = |t: &Tensor| t.transpose(0, 1)?.narrow(1, 1, 9);
     let qkv = [values(&[11, 2, 36], 18)];
     check("strided attention", &qkv, &[], &|t| attention(&narrow(&t[0])?, 3)?.transpose(1, 2), &|t| {
-        naive::attention(&narrow(&t[0])?.contiguous()?, 3)?.transpose(1, 2)
+        full(&narrow(&t[0])?.contiguous()?, 3)?.transpose(1, 2)
     });
     let logits = [values(&[10, 4], 19), values(&[10, 4], 20)];
     check("strided cross_entropy", &logits, &[1], &|t| cross_entropy(&t[0].t()?, &t[1].t()?), &|t| {
@@ -212,7 +222,7 @@ fn the_oracle_matches_finite_differences() {
         naive::linear(&t[0], &t[1], &t[2])
     });
     check_oracle("gelu", &[values(&[4, 9], 26)], &[], &|t| naive::gelu(&t[0]));
-    check_oracle("attention", &[values(&[2, 5, 18], 27)], &[], &|t| naive::attention(&t[0], 2));
+    check_oracle("attention", &[values(&[2, 5, 18], 27)], &[], &|t| full(&t[0], 2));
     let logits = [values(&[3, 6], 28), probabilities(&[3, 6], 29)];
     check_oracle("cross_entropy", &logits, &[1], &|t| naive::cross_entropy(&t[0], &t[1]));
     check_oracle("kl_divergence", &logits, &[0], &|t| naive::kl_divergence(&t[0], &t[1], 3.0));
