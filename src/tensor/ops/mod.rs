@@ -20,7 +20,11 @@ mod linear;
 mod loss;
 mod multiply;
 mod naive;
+mod residual;
+mod rms_norm;
+mod rope;
 mod simd;
+mod swiglu;
 #[cfg(test)]
 mod tests;
 mod transpose;
@@ -30,6 +34,10 @@ pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use loss::{cross_entropy, kl_divergence};
+pub use residual::{drop_path, residual};
+pub use rms_norm::rms_norm;
+pub use rope::{Rotary, rope};
+pub use swiglu::{silu, swiglu};
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 

@@ -5,6 +5,7 @@
 //! `erf` because the derivative of candle's `gelu_erf` rounds `1/√(2π)` to six digits.
 
 use super::attention::Geometry;
+use super::rope::Rotary;
 use candle_core::{D, DType, Result, Tensor};
 
 /// `x Wᵀ + b`; see [`super::linear`].
@@ -29,6 +30,59 @@ pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -
 pub(super) fn gelu(x: &Tensor) -> Result<Tensor> {
     let normal_cdf = (((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)? * 0.5)?;
     x * normal_cdf
+}
+
+/// `x / √(mean(x²) + eps) · w`; see [`super::rms_norm`].
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    x.broadcast_div(&(mean_square + eps)?.sqrt()?)?.broadcast_mul(weight)
+}
+
+/// `x σ(x)`; see [`super::silu`].
+pub(super) fn silu(x: &Tensor) -> Result<Tensor> {
+    // σ(x) = (1 + tanh(x/2)) / 2 overflows nowhere.
+    x * (((x * 0.5)?.tanh()? + 1.0)? * 0.5)?
+}
+
+/// `silu(gate) · up`; see [`super::swiglu`].
+pub(super) fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
+    let hidden = gate_up.dim(D::Minus1)? / 2;
+    silu(&gate_up.narrow(D::Minus1, 0, hidden)?)? * gate_up.narrow(D::Minus1, hidden, hidden)?
+}
+
+/// Each pair of channels turned by its angle; see [`super::rope`].
+pub(super) fn rope(x: &Tensor, heads: usize, rotary: &Rotary) -> Result<Tensor> {
+    let (batch, tokens, channels) = x.dims3()?;
+    let (head_dim, half) = (rotary.head_dim(), rotary.head_dim() / 2);
+    let turned = heads * head_dim;
+    let angles = Tensor::new(&rotary.table()[..tokens * head_dim], x.device())?
+        .to_dtype(x.dtype())?
+        .reshape((tokens, 1, head_dim))?;
+    let (cos, sin) = (angles.narrow(2, 0, half)?, angles.narrow(2, half, half)?);
+    let pairs = x.narrow(2, 0, turned)?.reshape((batch, tokens, heads, head_dim))?;
+    let (a, b) = (pairs.narrow(3, 0, half)?, pairs.narrow(3, half, half)?);
+    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    let out = Tensor::cat(&[first, second], 3)?.reshape((batch, tokens, turned))?;
+    if turned == channels {
+        return Ok(out);
+    }
+    Tensor::cat(&[out, x.narrow(2, turned, channels - turned)?], 2)
+}
+
+/// `x · factor`; see [`super::drop_path`].
+pub(super) fn drop_path(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
+    let mut dims = vec![1; x.rank()];
+    dims[0] = factor.elem_count();
+    x.broadcast_mul(&factor.detach().to_dtype(x.dtype())?.reshape(dims)?)
+}
+
+/// `x + branch · factor`; see [`super::residual`].
+pub(super) fn residual(x: &Tensor, branch: &Tensor, factor: Option<&Tensor>) -> Result<Tensor> {
+    match factor {
+        None => x + branch,
+        Some(factor) => x + drop_path(branch, factor)?,
+    }
 }
 
 /// `softmax(q kᵀ / √head_dim + mask) v`; see [`super::attention_with`].

@@ -3,7 +3,10 @@
 mod masks;
 
 use super::attention::Geometry;
-use super::{attention, cross_entropy, gelu, kl_divergence, layer_norm, linear, naive};
+use super::{
+    Rotary, attention, cross_entropy, drop_path, gelu, kl_divergence, layer_norm, linear, naive, residual,
+    rms_norm, rope, silu, swiglu,
+};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 /// Relative distance that an operation may have from the `f64` oracle; the worst seen is below 1e-6.
@@ -141,6 +144,75 @@ fn full(qkv: &Tensor, heads: usize) -> Result<Tensor> {
 }
 
 #[test]
+fn rms_norm_matches_the_oracle() {
+    for dims in [vec![1, 3], vec![3, 7], vec![5, 16], vec![2, 3, 33], vec![4, 50, 96], vec![2, 2, 3, 100]] {
+        let tensors = [(values(&dims, 50) + 0.5).unwrap(), values(&[*dims.last().unwrap()], 51)];
+        check(&format!("rms_norm {dims:?}"), &tensors, &[], &|t| rms_norm(&t[0], &t[1], 1e-5), &|t| {
+            naive::rms_norm(&t[0], &t[1], 1e-5)
+        });
+    }
+}
+
+#[test]
+fn gated_units_match_the_oracle() {
+    for (dims, scale) in
+        [(vec![1, 2], 1.0), (vec![3, 14], 1e-3), (vec![2, 50, 66], 1.0), (vec![1000], 6.0), (vec![34], 100.0)]
+    {
+        let tensors = [(values(&dims, 52) * scale).unwrap()];
+        check(&format!("silu {dims:?}"), &tensors, &[], &|t| silu(&t[0]), &|t| naive::silu(&t[0]));
+        check(&format!("swiglu {dims:?}"), &tensors, &[], &|t| swiglu(&t[0]), &|t| naive::swiglu(&t[0]));
+    }
+    let far = Tensor::new(&[-1e38_f32, -200.0, -88.5, 0.0, 200.0, 1e38], &Device::Cpu).unwrap();
+    assert_eq!(silu(&far).unwrap().to_vec1::<f32>().unwrap(), [0.0, 0.0, 0.0, 0.0, 200.0, 1e38]);
+}
+
+#[test]
+fn rope_matches_the_oracle() {
+    for (batch, tokens, heads, head_dim, rest) in
+        [(1, 1, 1, 2, 0), (2, 5, 3, 6, 0), (3, 17, 2, 64, 64), (1, 50, 4, 24, 7)]
+    {
+        let rotary = Rotary::new(tokens + 2, head_dim, 10_000.0, 3).unwrap();
+        let tensors = [values(&[batch, tokens, heads * head_dim + rest], 53)];
+        let what = format!("rope of {tokens} tokens, {heads} heads of {head_dim} and {rest}, batch {batch}");
+        check(&what, &tensors, &[], &|t| rope(&t[0], heads, &rotary), &|t| {
+            naive::rope(&t[0], heads, &rotary)
+        });
+    }
+}
+
+#[test]
+fn a_rotated_product_depends_on_the_distance_only() {
+    let single = |seed| values(&[1, 1, 12], seed).to_dtype(DType::F32).unwrap();
+    let (q, k) = (single(54), single(55));
+    let product = |m: usize, n: usize| {
+        let at = |x: &Tensor, position| rope(x, 1, &Rotary::new(1, 12, 50.0, position).unwrap()).unwrap();
+        (at(&q, m) * at(&k, n)).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
+    };
+    assert!((product(3, 1) - product(9, 7)).abs() < 1e-5);
+    assert!((product(3, 1) - product(9, 8)).abs() > 1e-3);
+}
+
+#[test]
+fn residuals_match_the_oracle() {
+    for dims in [vec![1, 1, 1], vec![3, 5, 7], vec![1, 17, 24], vec![4, 33], vec![5]] {
+        let batch = dims[0];
+        let factor = values(&[batch], 56);
+        let tensors = [values(&dims, 57), values(&dims, 58), factor.clone()];
+        let what = format!("residual {dims:?}");
+        check(&what, &tensors, &[2], &|t| residual(&t[0], &t[1], Some(&t[2])), &|t| {
+            naive::residual(&t[0], &t[1], Some(&t[2]))
+        });
+        check(&what, &tensors[..2], &[], &|t| residual(&t[0], &t[1], None), &|t| {
+            naive::residual(&t[0], &t[1], None)
+        });
+        let mut wide = vec![1; dims.len()];
+        wide[0] = batch;
+        let tensors = [tensors[0].clone(), factor.reshape(wide).unwrap()];
+        check(&what, &tensors, &[1], &|t| drop_path(&t[0], &t[1]), &|t| naive::drop_path(&t[0], &t[1]));
+    }
+}
+
+#[test]
 fn attention_matches_the_oracle() {
     for tokens in [1, 2, 17, 50, 63] {
         for (heads, head_dim) in [(1, 24), (3, 5), (4, 24), (2, 64), (1, 1), (3, 16)] {
@@ -197,6 +269,46 @@ fn strided_inputs_and_gradients_are_understood() {
     check("strided gelu", &[x], &[], &|t| swap(&gelu(&swap(&t[0])?)?), &|t| {
         swap(&naive::gelu(&swap(&t[0])?)?)
     });
+    let x = values(&[3, 4, 10, 24], 59);
+    let tensors = [x.clone(), values(&[24], 60)];
+    check("strided rms_norm", &tensors, &[], &|t| swap(&rms_norm(&swap(&t[0])?, &t[1], 1e-5)?), &|t| {
+        swap(&naive::rms_norm(&swap(&t[0])?, &t[1], 1e-5)?)
+    });
+    let one = std::slice::from_ref(&x);
+    check("strided silu", one, &[], &|t| swap(&silu(&swap(&t[0])?)?), &|t| {
+        swap(&naive::silu(&swap(&t[0])?)?)
+    });
+    check("strided swiglu", one, &[], &|t| swap(&swiglu(&swap(&t[0])?)?), &|t| {
+        swap(&naive::swiglu(&swap(&t[0])?)?)
+    });
+    let tensors = [values(&[7, 2, 24], 61), values(&[7, 2, 24], 62), values(&[2, 2], 63)];
+    let factor = |t: &Tensor| t.narrow(1, 1, 1);
+    check(
+        "strided residual",
+        &tensors,
+        &[2],
+        &|t| residual(&t[0].transpose(0, 1)?, &t[1].transpose(0, 1)?, Some(&factor(&t[2])?))?.transpose(1, 2),
+        &|t| {
+            let (x, branch) = (t[0].transpose(0, 1)?, t[1].transpose(0, 1)?);
+            naive::residual(&x, &branch, Some(&factor(&t[2])?))?.transpose(1, 2)
+        },
+    );
+    let tensors = [tensors[0].clone(), tensors[2].clone()];
+    check(
+        "strided drop_path",
+        &tensors,
+        &[1],
+        &|t| drop_path(&t[0].transpose(0, 1)?, &factor(&t[1])?)?.transpose(1, 2),
+        &|t| naive::drop_path(&t[0].transpose(0, 1)?, &factor(&t[1])?)?.transpose(1, 2),
+    );
+    let rotary = Rotary::new(7, 6, 100.0, 0).unwrap();
+    check(
+        "strided rope",
+        &tensors[..1],
+        &[],
+        &|t| rope(&t[0].transpose(0, 1)?, 4, &rotary)?.transpose(1, 2),
+        &|t| naive::rope(&t[0].transpose(0, 1)?, 4, &rotary)?.transpose(1, 2),
+    );
     let narrow = |t: &Tensor| t.transpose(0, 1)?.narrow(1, 1, 9);
     let qkv = [values(&[11, 2, 36], 18)];
     check("strided attention", &qkv, &[], &|t| attention(&narrow(&t[0])?, 3)?.transpose(1, 2), &|t| {
@@ -222,6 +334,16 @@ fn the_oracle_matches_finite_differences() {
         naive::linear(&t[0], &t[1], &t[2])
     });
     check_oracle("gelu", &[values(&[4, 9], 26)], &[], &|t| naive::gelu(&t[0]));
+    check_oracle("rms_norm", &[values(&[3, 7], 64), values(&[7], 65)], &[], &|t| {
+        naive::rms_norm(&t[0], &t[1], 1e-6)
+    });
+    check_oracle("silu", &[values(&[4, 9], 66)], &[], &|t| naive::silu(&t[0]));
+    check_oracle("swiglu", &[values(&[4, 10], 67)], &[], &|t| naive::swiglu(&t[0]));
+    let rotary = Rotary::new(5, 4, 10.0, 2).unwrap();
+    check_oracle("rope", &[values(&[2, 5, 9], 68)], &[], &|t| naive::rope(&t[0], 2, &rotary));
+    let tensors = [values(&[2, 3, 5], 69), values(&[2, 3, 5], 70), values(&[2], 71)];
+    check_oracle("residual", &tensors, &[2], &|t| naive::residual(&t[0], &t[1], Some(&t[2])));
+    check_oracle("drop_path", &tensors[1..], &[1], &|t| naive::drop_path(&t[0], &t[1]));
     check_oracle("attention", &[values(&[2, 5, 18], 27)], &[], &|t| full(&t[0], 2));
     let logits = [values(&[3, 6], 28), probabilities(&[3, 6], 29)];
     check_oracle("cross_entropy", &logits, &[1], &|t| naive::cross_entropy(&t[0], &t[1]));
@@ -273,5 +395,10 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(linear(&x, &matrix, &vector(5)).is_err());
     assert!(layer_norm(&x, &vector(11), &vector(11), 1e-6).is_err());
     assert!(attention(&x, 0).is_err() && attention(&x, 5).is_err());
+    assert!(rms_norm(&x, &vector(11), 1e-6).is_err() && swiglu(&matrix).is_err());
+    let rotary = Rotary::new(2, 4, 100.0, 0).unwrap();
+    assert!(rope(&x, 3, &rotary).is_err() && rope(&x.narrow(1, 0, 2).unwrap(), 4, &rotary).is_err());
+    assert!(residual(&x, &matrix, None).is_err() && residual(&x, &x, Some(&vector(3))).is_err());
+    assert!(drop_path(&x, &matrix).is_err());
     assert!(cross_entropy(&matrix, &matrix.t().unwrap()).is_err());
 }
