@@ -17,7 +17,7 @@ pub(super) const fn unit<S: Simd>() -> usize {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Whole,
-    /// `out[i, j]` is computed where `j >= i`; other entries may keep what they had.
+    /// `out[i, j]` is wanted where `j >= i`; elsewhere it may be zero instead.
     Upper,
     /// `a[i, k]` is zero where `k > i`.
     LowerFactor,
@@ -130,7 +130,7 @@ impl<const TRANSPOSED: bool> Multiply<'_, TRANSPOSED> {
         let end = start + COLUMNS * S::F32_LANES;
         let depth = self.b.len() / self.width;
         let (from, to) = match self.part {
-            Part::Upper if end <= row => return,
+            Part::Upper if end <= row => (0, 0),
             Part::Whole | Part::Upper => (0, depth),
             Part::LowerFactor => (0, depth.min(row + ROWS)),
             Part::UpperFactor => (row.min(depth), depth),
