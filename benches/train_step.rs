@@ -325,7 +325,7 @@ impl Bench {
 }
 
 fn median(sorted: &[f64]) -> f64 {
-    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+    f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2])
 }
 
 fn forward(vit: &Vit, batch: &Batch, threads: usize) -> Outcome<()> {

@@ -1,7 +1,10 @@
-//! Bidirectional softmax attention from packed queries, keys and values, Vaswani et al. 2017, eq. (1), arXiv 1706.03762.
+//! Softmax attention from packed queries, keys and values, Vaswani et al. 2017, eq. (1), arXiv 1706.03762; with
+//! fewer key and value heads than query heads, Ainslie et al. 2023, arXiv 2305.13245.
 //!
-//! Per head, with `c = 1/√head_dim`: `P = softmax(c q kᵀ)`, `o = P v`. Backward, with `g = ∂L/∂o`:
-//! `∂L/∂v = Pᵀ g`, `D = g vᵀ`, `∂L/∂s = P ∘ (D - rowsum(P ∘ D))`, `∂L/∂q = c ∂L/∂s k`, `∂L/∂k = c (∂L/∂s)ᵀ q`.
+//! Per head, with `c = 1/√head_dim`: `P = softmax(c q kᵀ + M)`, `o = P v`, where `M` is `-∞` at the keys that a query
+//! does not see and 0 elsewhere; a query that sees none has `P = 0`. Backward, with `g = ∂L/∂o`:
+//! `∂L/∂v = Pᵀ g`, `D = g vᵀ`, `∂L/∂s = P ∘ (D - rowsum(P ∘ D))`, `∂L/∂q = c ∂L/∂s k`, `∂L/∂k = c (∂L/∂s)ᵀ q`, those
+//! of `k` and `v` summed over the query heads of a group.
 //!
 //! | symbol | scratch | shape |
 //! | --- | --- | --- |
@@ -15,11 +18,35 @@
 //! The backward pass computes P again: one of six small products, all in the nearest cache, against writing and
 //! reading `heads · tokens²` values per image. Only one head is in scratch at a time; `qkv` is read in place.
 
-use super::multiply::Multiply;
-use super::simd::{LANES, arch, exp};
+mod kernel;
+mod softmax;
+
+pub(super) use kernel::{Geometry, backward, forward};
+
 use super::{fused, naive, new_tensor, slice, values};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-use pulp::{Simd, WithSimd};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
+
+/// Which keys a query sees; every one by default.
+#[derive(Debug, Clone, Default)]
+pub struct Mask {
+    /// Only those up to its own position.
+    pub causal: bool,
+    /// Only those that are not zero here: `[batch, tokens]`, a constant of any dtype.
+    pub keys: Option<Tensor>,
+}
+
+/// How an attention divides its packed channels into heads, and what its queries see.
+#[derive(Debug, Clone)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads, a divisor of `heads`; a group of `heads / kv_heads` neighbours shares one.
+    pub kv_heads: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// Which keys a query sees.
+    pub mask: Mask,
+}
 
 /// `softmax(q kᵀ / √head_dim) v` for each head, every token attending to every token.
 ///
@@ -34,14 +61,63 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     if heads == 0 || packed == 0 || packed % (3 * heads) != 0 {
         bail!("attention: the last axis of {:?} is not 3 x {heads} heads", qkv.dims());
     }
-    if !fused(&[qkv], &[]) {
-        return naive::attention(qkv, heads);
+    let head_dim = packed / (3 * heads);
+    attention_with(qkv, &AttentionShape { heads, kv_heads: heads, head_dim, mask: Mask::default() })
+}
+
+/// `softmax(q kᵀ / √head_dim + mask) v` for each head; zero for a token that sees no key.
+///
+/// # Shapes
+/// - `qkv`: `[batch, tokens, (heads + 2 * kv_heads) * head_dim]`, the last axis being the heads of the queries, then
+///   those of the keys, then those of the values
+/// - result: `[batch, tokens, heads * head_dim]`
+///
+/// # Errors
+/// If the last axis cannot be split that way, or the mask has other dimensions.
+pub fn attention_with(qkv: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
+    let (batch, tokens, packed) = qkv.dims3()?;
+    let AttentionShape { heads, kv_heads, head_dim, mask: Mask { causal, keys } } = shape;
+    let (heads, kv_heads, head_dim, causal) = (*heads, *kv_heads, *head_dim, *causal);
+    let channels = kv_heads
+        .checked_mul(2)
+        .and_then(|kv| heads.checked_add(kv))
+        .and_then(|all| all.checked_mul(head_dim));
+    if kv_heads == 0 || packed == 0 || !heads.is_multiple_of(kv_heads) || channels != Some(packed) {
+        bail!(
+            "attention: the last axis of {:?} is not {heads} + 2 x {kv_heads} heads of {head_dim}",
+            qkv.dims()
+        );
     }
-    qkv.contiguous()?.apply_op1(Attention { heads })
+    if let Some(keys) = keys
+        && keys.dims() != [batch, tokens]
+    {
+        bail!("attention: the mask {:?} is not one of the keys of {:?}", keys.dims(), qkv.dims());
+    }
+    let geometry = Geometry { tokens, heads, kv_heads, head_dim, causal };
+    if !fused(&[qkv], &[]) || keys.as_ref().is_some_and(|keys| !keys.device().is_cpu()) {
+        return naive::attention(qkv, geometry, keys.as_ref());
+    }
+    let keys = keys.as_ref().map(|keys| keys.detach().to_dtype(DType::F32)?.contiguous()).transpose()?;
+    qkv.contiguous()?.apply_op1(Attention { geometry, keys })
 }
 
 struct Attention {
-    heads: usize,
+    geometry: Geometry,
+    keys: Option<Tensor>,
+}
+
+impl Attention {
+    /// Calls `kernel` with the mask.
+    fn with_keys(&self, kernel: impl FnOnce(Option<&[f32]>)) -> Result<()> {
+        match &self.keys {
+            None => kernel(None),
+            Some(keys) => {
+                let (storage, layout) = keys.storage_and_layout();
+                kernel(Some(values(&storage, layout)?));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl CustomOp1 for Attention {
@@ -50,283 +126,21 @@ impl CustomOp1 for Attention {
     }
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, tokens, packed) = layout.shape().dims3()?;
+        let (batch, tokens, _) = layout.shape().dims3()?;
         let qkv = slice(qkv, layout)?;
-        let mut out = vec![0.0; qkv.len() / 3];
-        forward(tokens, packed / 3, self.heads, qkv, &mut out);
-        Ok((CpuStorage::F32(out), Shape::from((batch, tokens, packed / 3))))
+        let shape = Shape::from((batch, tokens, self.geometry.width()));
+        let mut out = vec![0.0; shape.elem_count()];
+        self.with_keys(|keys| forward(self.geometry, qkv, keys, &mut out))?;
+        Ok((CpuStorage::F32(out), shape))
     }
 
     fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (_, tokens, packed) = qkv.dims3()?;
         let grad = grad.contiguous()?;
         let (qkv_storage, qkv_layout) = qkv.storage_and_layout();
         let (grad_storage, grad_layout) = grad.storage_and_layout();
-        let mut dqkv = vec![0.0; qkv.elem_count()];
         let (qkv_values, grad) = (values(&qkv_storage, qkv_layout)?, values(&grad_storage, grad_layout)?);
-        backward(tokens, packed / 3, self.heads, qkv_values, grad, &mut dqkv);
+        let mut dqkv = vec![0.0; qkv.elem_count()];
+        self.with_keys(|keys| backward(self.geometry, qkv_values, keys, grad, &mut dqkv))?;
         Ok(Some(new_tensor(dqkv, qkv.shape())?))
     }
-}
-
-/// `out ← softmax(q kᵀ / √head_dim) v` of every image.
-pub(super) fn forward(tokens: usize, width: usize, heads: usize, qkv: &[f32], out: &mut [f32]) {
-    arch().dispatch(Forward { sizes: Sizes::new(tokens, width, heads), qkv, out });
-}
-
-/// Overwrites `dqkv` with the gradient to `qkv`.
-pub(super) fn backward(
-    tokens: usize,
-    width: usize,
-    heads: usize,
-    qkv: &[f32],
-    grad: &[f32],
-    dqkv: &mut [f32],
-) {
-    arch().dispatch(Backward { sizes: Sizes::new(tokens, width, heads), qkv, grad, dqkv });
-}
-
-#[derive(Clone, Copy)]
-struct Sizes {
-    tokens: usize,
-    width: usize,
-    head_dim: usize,
-    padded_tokens: usize,
-    padded_dim: usize,
-    scale: f32,
-}
-
-impl Sizes {
-    fn new(tokens: usize, width: usize, heads: usize) -> Self {
-        let head_dim = width / heads;
-        Self {
-            tokens,
-            width,
-            head_dim,
-            padded_tokens: tokens.next_multiple_of(LANES),
-            padded_dim: head_dim.next_multiple_of(LANES),
-            scale: (1.0 / (head_dim as f64).sqrt()) as f32,
-        }
-    }
-}
-
-struct Forward<'a> {
-    sizes: Sizes,
-    qkv: &'a [f32],
-    out: &'a mut [f32],
-}
-
-impl WithSimd for Forward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { sizes, qkv, out } = self;
-        let Sizes { tokens, width, head_dim, padded_tokens, padded_dim, scale } = sizes;
-        let packed = 3 * width;
-        let mut scratch = Scratch::new(sizes);
-        let Buffers { weights, across, along, tile, max, total, .. } = scratch.buffers(sizes);
-        let images =
-            qkv.chunks_exact((tokens * packed).max(1)).zip(out.chunks_exact_mut((tokens * width).max(1)));
-        for (qkv, out) in images {
-            for head in (0..width).step_by(head_dim) {
-                let (q, k, v) = (&qkv[head..], &qkv[width + head..], &qkv[2 * width + head..]);
-                pack_across(across, q, packed, sizes);
-                simd.vectorize(Multiply::<false>::new(weights, k, packed, across, padded_tokens));
-                softmax(weights, scale, max, total);
-                pack_along(along, v, packed, sizes);
-                simd.vectorize(Multiply::<true>::new(tile, weights, padded_tokens, along, padded_dim));
-                unpack(&mut out[head..], width, tile, sizes);
-            }
-        }
-    }
-}
-
-struct Backward<'a> {
-    sizes: Sizes,
-    qkv: &'a [f32],
-    grad: &'a [f32],
-    dqkv: &'a mut [f32],
-}
-
-impl WithSimd for Backward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { sizes, qkv, grad, dqkv } = self;
-        let Sizes { tokens, width, head_dim, padded_tokens, padded_dim, scale } = sizes;
-        let packed = 3 * width;
-        let mut scratch = Scratch::new(sizes);
-        let Buffers { weights, scores, across, along, tile, max, total } = scratch.buffers(sizes);
-        let images = qkv
-            .chunks_exact((tokens * packed).max(1))
-            .zip(grad.chunks_exact((tokens * width).max(1)))
-            .zip(dqkv.chunks_exact_mut((tokens * packed).max(1)));
-        for ((qkv, grad), dqkv) in images {
-            for head in (0..width).step_by(head_dim) {
-                let (q, k, v) = (&qkv[head..], &qkv[width + head..], &qkv[2 * width + head..]);
-                let g = &grad[head..];
-                pack_across(across, q, packed, sizes);
-                simd.vectorize(Multiply::<false>::new(weights, k, packed, across, padded_tokens));
-                softmax(weights, scale, max, total);
-
-                pack_along(along, g, width, sizes);
-                simd.vectorize(Multiply::<false>::new(tile, weights, padded_tokens, along, padded_dim));
-                unpack(&mut dqkv[2 * width + head..], packed, tile, sizes);
-
-                pack_across(across, g, width, sizes);
-                simd.vectorize(Multiply::<false>::new(scores, v, packed, across, padded_tokens));
-                softmax_backward(weights, scores, scale, total);
-
-                pack_along(along, k, packed, sizes);
-                simd.vectorize(Multiply::<true>::new(tile, scores, padded_tokens, along, padded_dim));
-                unpack(&mut dqkv[head..], packed, tile, sizes);
-
-                pack_along(along, q, packed, sizes);
-                simd.vectorize(Multiply::<false>::new(tile, scores, padded_tokens, along, padded_dim));
-                unpack(&mut dqkv[width + head..], packed, tile, sizes);
-            }
-        }
-    }
-}
-
-/// Memory for one head; padding is zero at first and no kernel changes that where a product reads it.
-struct Scratch {
-    memory: Vec<f32>,
-}
-
-struct Buffers<'a> {
-    weights: &'a mut [f32],
-    scores: &'a mut [f32],
-    across: &'a mut [f32],
-    along: &'a mut [f32],
-    tile: &'a mut [f32],
-    max: &'a mut [f32],
-    total: &'a mut [f32],
-}
-
-impl Scratch {
-    fn new(sizes: Sizes) -> Self {
-        let Sizes { tokens, head_dim, padded_tokens, padded_dim, .. } = sizes;
-        let len = (2 * tokens + head_dim + 2) * padded_tokens + 2 * tokens * padded_dim;
-        Self { memory: vec![0.0; len + LANES] }
-    }
-
-    fn buffers(&mut self, sizes: Sizes) -> Buffers<'_> {
-        let Sizes { tokens, head_dim, padded_tokens, padded_dim, .. } = sizes;
-        // Every buffer is a whole number of cache lines; starting on one keeps each vector within a line.
-        let start = self.memory.as_ptr().align_offset(LANES * size_of::<f32>()).min(LANES);
-        let (weights, rest) = self.memory[start..].split_at_mut(tokens * padded_tokens);
-        let (scores, rest) = rest.split_at_mut(tokens * padded_tokens);
-        let (across, rest) = rest.split_at_mut(head_dim * padded_tokens);
-        let (along, rest) = rest.split_at_mut(tokens * padded_dim);
-        let (tile, rest) = rest.split_at_mut(tokens * padded_dim);
-        let (max, rest) = rest.split_at_mut(padded_tokens);
-        Buffers { weights, scores, across, along, tile, max, total: &mut rest[..padded_tokens] }
-    }
-}
-
-/// `to[d, t] = from[t, d]`, tokens along the padded axis.
-#[inline(always)]
-fn pack_across(to: &mut [f32], from: &[f32], stride: usize, sizes: Sizes) {
-    for t in 0..sizes.tokens {
-        let from = &from[t * stride..][..sizes.head_dim];
-        for (d, from) in from.iter().enumerate() {
-            to[d * sizes.padded_tokens + t] = *from;
-        }
-    }
-}
-
-/// `to[t, d] = from[t, d]`, channels along the padded axis.
-#[inline(always)]
-fn pack_along(to: &mut [f32], from: &[f32], stride: usize, sizes: Sizes) {
-    for (t, to) in to.chunks_exact_mut(sizes.padded_dim).enumerate() {
-        to[..sizes.head_dim].copy_from_slice(&from[t * stride..][..sizes.head_dim]);
-    }
-}
-
-/// The inverse of [`pack_along`].
-#[inline(always)]
-fn unpack(to: &mut [f32], stride: usize, from: &[f32], sizes: Sizes) {
-    for (t, from) in from.chunks_exact(sizes.padded_dim).enumerate() {
-        to[t * stride..][..sizes.head_dim].copy_from_slice(&from[..sizes.head_dim]);
-    }
-}
-
-/// Replaces each column by `softmax(scale * column)`; `max` and `total` hold one value per column.
-#[inline(always)]
-fn softmax(weights: &mut [f32], scale: f32, max: &mut [f32], total: &mut [f32]) {
-    let width = max.len();
-    max.fill(f32::NEG_INFINITY);
-    for row in weights.chunks_exact(width) {
-        for (max, value) in vectors(max).zip(row.as_chunks::<LANES>().0) {
-            let (mut m, value) = (*max, *value);
-            for lane in 0..LANES {
-                m[lane] = if value[lane] > m[lane] { value[lane] } else { m[lane] };
-            }
-            *max = m;
-        }
-    }
-    total.fill(0.0);
-    for row in weights.chunks_exact_mut(width) {
-        for ((value, total), max) in vectors(row).zip(vectors(total)).zip(max.as_chunks::<LANES>().0) {
-            let (mut e, mut sum, max) = (*value, *total, *max);
-            for lane in 0..LANES {
-                e[lane] = exp((e[lane] - max[lane]) * scale);
-            }
-            for lane in 0..LANES {
-                sum[lane] += e[lane];
-            }
-            (*value, *total) = (e, sum);
-        }
-    }
-    for total in total.iter_mut() {
-        *total = 1.0 / *total;
-    }
-    for row in weights.chunks_exact_mut(width) {
-        for (value, inverse) in vectors(row).zip(total.as_chunks::<LANES>().0) {
-            let (mut weight, inverse) = (*value, *inverse);
-            for lane in 0..LANES {
-                weight[lane] *= inverse[lane];
-            }
-            *value = weight;
-        }
-    }
-}
-
-/// Replaces `D` by `scale * P ∘ (D - sum(P ∘ D))`, the sum running down each column; `total` holds one per column.
-#[inline(always)]
-fn softmax_backward(weights: &[f32], scores: &mut [f32], scale: f32, total: &mut [f32]) {
-    let width = total.len();
-    total.fill(0.0);
-    for (p, d) in weights.chunks_exact(width).zip(scores.chunks_exact(width)) {
-        let (p, d) = (p.as_chunks::<LANES>().0, d.as_chunks::<LANES>().0);
-        for ((p, d), total) in p.iter().zip(d).zip(vectors(total)) {
-            let (p, d, mut sum) = (*p, *d, *total);
-            for lane in 0..LANES {
-                sum[lane] = p[lane].mul_add(d[lane], sum[lane]);
-            }
-            *total = sum;
-        }
-    }
-    for (p, d) in weights.chunks_exact(width).zip(scores.chunks_exact_mut(width)) {
-        let totals = total.as_chunks::<LANES>().0;
-        for ((p, d), total) in p.as_chunks::<LANES>().0.iter().zip(vectors(d)).zip(totals) {
-            let (p, mut ds, total) = (*p, *d, *total);
-            for lane in 0..LANES {
-                ds[lane] = scale * p[lane] * (ds[lane] - total[lane]);
-            }
-            *d = ds;
-        }
-    }
-}
-
-/// The whole vectors of padded memory.
-///
-/// The loops above work on copies of them: the compiler keeps a copy in a register, but could not know that two
-/// slices do not overlap.
-#[inline(always)]
-fn vectors(x: &mut [f32]) -> std::slice::IterMut<'_, [f32; LANES]> {
-    x.as_chunks_mut::<LANES>().0.iter_mut()
 }

@@ -19,6 +19,7 @@
 //! As one operation a branch keeps between the passes what the products read (`p`, `o`; `a`, `GELU'(h)`) and nothing
 //! else, adds the residual for free, and hands candle one gradient instead of six. `n` is computed again.
 
+use super::attention::Geometry;
 use super::node::{self, Kernel};
 use super::parameter::Affine;
 use super::{attention, fused, gelu, layer_norm, linear, naive, simd};
@@ -191,6 +192,11 @@ struct AttentionBranch {
 }
 
 impl AttentionBranch {
+    fn geometry(&self, tokens: usize) -> Geometry {
+        let head_dim = matrix_view(self.proj.weight.dims())[1] / self.heads;
+        Geometry { tokens, heads: self.heads, kv_heads: self.heads, head_dim, causal: false }
+    }
+
     /// `[p, o]`
     fn inner(&self, x: &[f32], tokens: usize) -> Result<[Buffer; 2]> {
         let [inputs, inner] =
@@ -199,7 +205,7 @@ impl AttentionBranch {
         let mut p = self.branch.buffer(rows * 3 * inner);
         linear::forward(&self.qkv, &self.branch.norm(x)?, &mut p)?;
         let mut o = self.branch.buffer(rows * inner);
-        attention::forward(tokens, inner, self.heads, &p, &mut o);
+        attention::forward(self.geometry(tokens), &p, None, &mut o);
         Ok([p, o])
     }
 }
@@ -225,8 +231,7 @@ impl Kernel for AttentionBranch {
         linear::backward_weights(&self.proj, &o, u)?;
         linear::backward_input(&self.proj, u, &mut o)?;
         let mut dp = self.branch.buffer(p.len());
-        let inner = matrix_view(self.proj.weight.dims())[1];
-        attention::backward(tokens, inner, self.heads, &p, &o, &mut dp);
+        attention::backward(self.geometry(tokens), &p, None, &o, &mut dp);
         self.branch.backward(x, g, &self.qkv, &dp)
     }
 }

@@ -24,20 +24,29 @@ mod multiply;
 mod naive;
 mod node;
 mod parameter;
+mod residual;
+mod rms_norm;
+mod rope;
 mod sequence;
 mod simd;
+mod swiglu;
 #[cfg(test)]
 mod tests;
+mod transpose;
 
 pub use adamw::{Rates, adamw, add_to, square_sum};
-pub use attention::attention;
+pub use attention::{AttentionShape, Mask, attention, attention_with};
 pub use branch::{attention_branch, mlp_branch};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use loss::{cross_entropy, kl_divergence};
 pub use parameter::Affine;
+pub use residual::{drop_path, residual};
+pub use rms_norm::rms_norm;
+pub use rope::{Rotary, rope};
 pub use sequence::sequence;
+pub use swiglu::{silu, swiglu};
 
 use crate::tensor::Weight;
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Shape, Storage, Tensor, bail};

@@ -5,29 +5,67 @@
 //! registers while the inner index runs; each entry is one chain of fused multiply-adds in the order of that index,
 //! so it has the same bits on every instruction set with that operation.
 
-use super::simd::LANES;
 use pulp::{Simd, WithSimd};
 use std::array;
 
+/// The unit to which rows are padded: a vector of `S`, and at least 8 values where the processor has none.
+pub(super) const fn unit<S: Simd>() -> usize {
+    if S::F32_LANES > 8 { 16 } else { 8 }
+}
+
+/// What of a product with a triangle of zeros is left out; a whole block of registers at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Whole,
+    /// `out[i, j]` is wanted where `j >= i`; elsewhere it may be zero instead.
+    Upper,
+    /// `a[i, k]` is zero where `k > i`.
+    LowerFactor,
+    /// `a[i, k]` is zero where `k < i`.
+    UpperFactor,
+}
+
+/// The rows that a product writes.
+#[derive(Debug)]
+pub(super) struct Rows<'a> {
+    pub(super) values: &'a mut [f32],
+    pub(super) stride: usize,
+    pub(super) count: usize,
+    /// Whether the product is added to them.
+    pub(super) add: bool,
+}
+
+impl<'a> Rows<'a> {
+    /// All of `values`, row-major, overwritten.
+    pub(super) fn new(values: &'a mut [f32], stride: usize) -> Self {
+        let count = values.len() / stride.max(1);
+        Self { values, stride, count, add: false }
+    }
+}
+
 /// The product `out[i, j] = Σ_k a[i, k] b[k, j]`.
 ///
-/// `a[i, k]` lies at `i * stride + k`, or at `k * stride + i` if `TRANSPOSED`; `b` and `out` are row-major.
+/// `a[i, k]` lies at `i * stride + k`, or at `k * stride + i` if `TRANSPOSED`; `b` is row-major.
 pub(super) struct Multiply<'a, const TRANSPOSED: bool> {
-    out: &'a mut [f32],
+    out: Rows<'a>,
     a: &'a [f32],
     stride: usize,
     b: &'a [f32],
     width: usize,
+    part: Part,
 }
 
 impl<'a, const TRANSPOSED: bool> Multiply<'a, TRANSPOSED> {
-    /// Overwrites `out`, `[rows, width]`, with the product of `a` and `b`, `[depth, width]`.
-    ///
-    /// # Panics
-    /// If `width` is not a positive multiple of [`LANES`].
-    pub(super) fn new(out: &'a mut [f32], a: &'a [f32], stride: usize, b: &'a [f32], width: usize) -> Self {
-        assert!(width > 0 && width.is_multiple_of(LANES), "rows are padded to whole vectors");
-        Self { out, a, stride, b, width }
+    /// The product of `a` and `b`, `[depth, width]`, where `width` is a positive multiple of [`unit`].
+    pub(super) fn new(
+        out: Rows<'a>,
+        a: &'a [f32],
+        stride: usize,
+        b: &'a [f32],
+        width: usize,
+        part: Part,
+    ) -> Self {
+        Self { out, a, stride, b, width, part }
     }
 }
 
@@ -36,48 +74,49 @@ impl<const TRANSPOSED: bool> WithSimd for Multiply<'_, TRANSPOSED> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
+        assert!(
+            self.width > 0 && self.width.is_multiple_of(S::F32_LANES),
+            "rows are padded to whole vectors"
+        );
         let vectors = self.width / S::F32_LANES;
         let mut column = 0;
-        // The blocks leave room in the register file for a row of `b` and one broadcast value.
-        if S::REGISTER_COUNT >= 32 {
-            while column + 4 <= vectors {
-                self.columns::<S, 6, 4>(simd, column);
-                column += 4;
-            }
-            while column + 2 <= vectors {
-                self.columns::<S, 10, 2>(simd, column);
-                column += 2;
-            }
-        } else {
-            while column + 2 <= vectors {
-                self.columns::<S, 5, 2>(simd, column);
-                column += 2;
-            }
-        }
         while column < vectors {
-            self.columns::<S, 10, 1>(simd, column);
-            column += 1;
+            // A rest of one vector has too few sums at a time to keep the multipliers busy.
+            let rest = vectors - column;
+            column += match rest {
+                1 => self.columns::<S, 1>(simd, column),
+                3 => self.columns::<S, 3>(simd, column),
+                4 | 6.. if S::REGISTER_COUNT >= 32 => self.columns::<S, 4>(simd, column),
+                _ => self.columns::<S, 2>(simd, column),
+            };
         }
     }
 }
 
 impl<const TRANSPOSED: bool> Multiply<'_, TRANSPOSED> {
-    /// All rows of `COLUMNS` vectors from vector `column` on, `ROWS` at a time.
+    /// All rows of `COLUMNS` vectors from vector `column` on, in blocks of nearly one size; the number of vectors.
     #[inline(always)]
-    fn columns<S: Simd, const ROWS: usize, const COLUMNS: usize>(&mut self, simd: S, column: usize) {
-        let rows = self.out.len() / self.width;
+    fn columns<S: Simd, const COLUMNS: usize>(&mut self, simd: S, column: usize) -> usize {
+        // The sums leave room in the register file for a row of `b`, and for values of `a`.
+        let most = ((S::REGISTER_COUNT - 2 - COLUMNS) / COLUMNS).clamp(1, 8);
+        let rows = self.out.count;
+        let blocks = rows.div_ceil(most);
         let mut row = 0;
-        while row + ROWS <= rows {
-            self.block::<S, ROWS, COLUMNS>(simd, row, column);
-            row += ROWS;
+        for block in 0..blocks {
+            let next = rows * (block + 1) / blocks;
+            match next - row {
+                1 => self.block::<S, 1, COLUMNS>(simd, row, column),
+                2 => self.block::<S, 2, COLUMNS>(simd, row, column),
+                3 => self.block::<S, 3, COLUMNS>(simd, row, column),
+                4 => self.block::<S, 4, COLUMNS>(simd, row, column),
+                5 => self.block::<S, 5, COLUMNS>(simd, row, column),
+                6 => self.block::<S, 6, COLUMNS>(simd, row, column),
+                7 => self.block::<S, 7, COLUMNS>(simd, row, column),
+                _ => self.block::<S, 8, COLUMNS>(simd, row, column),
+            }
+            row = next;
         }
-        while row + 2 <= rows {
-            self.block::<S, 2, COLUMNS>(simd, row, column);
-            row += 2;
-        }
-        if row < rows {
-            self.block::<S, 1, COLUMNS>(simd, row, column);
-        }
+        COLUMNS
     }
 
     #[inline(always)]
@@ -87,31 +126,41 @@ impl<const TRANSPOSED: bool> Multiply<'_, TRANSPOSED> {
         row: usize,
         column: usize,
     ) {
-        let depth = self.b.len() / self.width;
         let start = column * S::F32_LANES;
         let end = start + COLUMNS * S::F32_LANES;
+        let depth = self.b.len() / self.width;
+        let (from, to) = match self.part {
+            Part::Upper if end <= row => (0, 0),
+            Part::Whole | Part::Upper => (0, depth),
+            Part::LowerFactor => (0, depth.min(row + ROWS)),
+            Part::UpperFactor => (row.min(depth), depth),
+        };
         let mut sums = [[simd.splat_f32s(0.0); COLUMNS]; ROWS];
-        let b_rows = self.b.chunks_exact(self.width).map(|b| {
+        let b_rows = self.b[from * self.width..to * self.width].chunks_exact(self.width).map(|b| {
             let b = S::as_simd_f32s(&b[start..end]).0;
             array::from_fn::<S::f32s, COLUMNS, _>(|j| b[j])
         });
         if TRANSPOSED {
             for (k, b) in b_rows.enumerate() {
-                let a = &self.a[k * self.stride + row..][..ROWS];
+                let a = &self.a[(from + k) * self.stride + row..][..ROWS];
                 for (sums, a) in sums.iter_mut().zip(a) {
                     accumulate(simd, sums, *a, b);
                 }
             }
         } else {
-            let a: [&[f32]; ROWS] = array::from_fn(|i| &self.a[(row + i) * self.stride..][..depth]);
-            for (k, b) in b_rows.enumerate().take(depth) {
+            let len = to - from;
+            let a: [&[f32]; ROWS] = array::from_fn(|i| &self.a[(row + i) * self.stride + from..][..len]);
+            for (k, b) in b_rows.enumerate().take(len) {
                 for (sums, a) in sums.iter_mut().zip(a) {
                     accumulate(simd, sums, a[k], b);
                 }
             }
         }
-        for (out, sums) in self.out[row * self.width..].chunks_exact_mut(self.width).zip(sums) {
-            S::as_mut_simd_f32s(&mut out[start..end]).0.copy_from_slice(&sums);
+        for (i, sums) in sums.into_iter().enumerate() {
+            let out = &mut self.out.values[(row + i) * self.out.stride..][start..end];
+            for (out, sum) in S::as_mut_simd_f32s(out).0.iter_mut().zip(sums) {
+                *out = if self.out.add { simd.add_f32s(*out, sum) } else { sum };
+            }
         }
     }
 }
@@ -138,7 +187,7 @@ mod tests {
     #[test]
     fn products_are_exact_on_small_integers_on_every_instruction_set() {
         for (rows, depth, width) in
-            [(1, 1, 16), (2, 24, 16), (50, 24, 64), (50, 50, 32), (13, 3, 112), (3, 0, 16)]
+            [(1, 1, 16), (2, 24, 16), (50, 24, 64), (50, 50, 32), (13, 3, 112), (17, 17, 48), (3, 0, 16)]
         {
             let (a, b, stride) = (counted(rows * (depth + 2)), counted(depth * width), depth + 2);
             let across: Vec<f32> = (0..depth * rows).map(|ki| a[ki % rows * stride + ki / rows]).collect();
@@ -147,19 +196,56 @@ mod tests {
             let expected: Vec<f32> = (0..rows * width).map(|ij| entry(ij / width, ij % width)).collect();
 
             let mut out = vec![f32::NAN; rows * width];
-            arch().dispatch(Multiply::<false>::new(&mut out, &a, stride, &b, width));
+            macro_rules! product {
+                ($transposed:literal, $a:expr, $stride:expr) => {
+                    Multiply::<$transposed>::new(
+                        Rows::new(&mut out, width),
+                        $a,
+                        $stride,
+                        &b,
+                        width,
+                        Part::Whole,
+                    )
+                };
+            }
+            arch().dispatch(product!(false, &a, stride));
             assert_eq!(out, expected);
-            arch().dispatch(Multiply::<true>::new(&mut out, &across, rows, &b, width));
+            arch().dispatch(product!(true, &across, rows));
             assert_eq!(out, expected);
-            Simd::vectorize(Scalar::new(), Multiply::<false>::new(&mut out, &a, stride, &b, width));
+            Simd::vectorize(Scalar::new(), product!(false, &a, stride));
             assert_eq!(out, expected);
             #[cfg(target_arch = "x86_64")]
             if let Some(simd) = pulp::x86::V3::try_new() {
-                Simd::vectorize(simd, Multiply::<false>::new(&mut out, &a, stride, &b, width));
+                Simd::vectorize(simd, product!(false, &a, stride));
                 assert_eq!(out, expected);
-                Simd::vectorize(simd, Multiply::<true>::new(&mut out, &across, rows, &b, width));
+                Simd::vectorize(simd, product!(true, &across, rows));
                 assert_eq!(out, expected);
             }
+        }
+    }
+
+    #[test]
+    fn a_triangle_changes_no_entry_that_is_asked_for() {
+        let n = 32;
+        let (full, b) = (counted(n * n), counted(n * n));
+        let lower: Vec<f32> = (0..n * n).map(|at| if at % n > at / n { 0.0 } else { full[at] }).collect();
+        let upper: Vec<f32> = (0..n * n).map(|at| if at % n < at / n { 0.0 } else { full[at] }).collect();
+        let product = |a: &[f32], transposed: bool, part: Part| {
+            let mut out = vec![1.0; n * n];
+            let rows = Rows { add: true, ..Rows::new(&mut out, n) };
+            if transposed {
+                arch().dispatch(Multiply::<true>::new(rows, a, n, &b, n, part));
+            } else {
+                arch().dispatch(Multiply::<false>::new(rows, a, n, &b, n, part));
+            }
+            out
+        };
+        assert_eq!(product(&lower, false, Part::LowerFactor), product(&lower, false, Part::Whole));
+        assert_eq!(product(&upper, false, Part::UpperFactor), product(&upper, false, Part::Whole));
+        assert_eq!(product(&upper, true, Part::LowerFactor), product(&upper, true, Part::Whole));
+        let (part, whole) = (product(&full, false, Part::Upper), product(&full, false, Part::Whole));
+        for at in (0..n * n).filter(|at| at % n >= at / n) {
+            assert_eq!(part[at], whole[at]);
         }
     }
 }

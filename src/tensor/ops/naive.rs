@@ -4,7 +4,9 @@
 //! operation of candle that cuts the graph (`LayerNorm`, `softmax_last_dim`, `sdpa`), and GELU is written with
 //! `erf` because the derivative of candle's `gelu_erf` rounds `1/√(2π)` to six digits.
 
-use candle_core::{D, Result, Tensor};
+use super::attention::Geometry;
+use super::rope::Rotary;
+use candle_core::{D, DType, Result, Tensor};
 
 /// `x Wᵀ + b`; see [`super::linear`].
 pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
@@ -30,31 +32,102 @@ pub(super) fn gelu(x: &Tensor) -> Result<Tensor> {
     x * normal_cdf
 }
 
-/// `softmax(q kᵀ / √head_dim) v`; see [`super::attention`].
-pub(super) fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    let (batch, tokens, packed) = qkv.dims3()?;
-    let width = packed / 3;
-    let head_dim = width / heads;
-    let qkv = qkv.reshape((batch, tokens, 3, heads, head_dim))?.permute((2, 0, 3, 1, 4))?;
-    let part = |i: usize| qkv.get(i)?.contiguous(); // [batch, heads, tokens, head_dim]
-    let (q, k, v) = (part(0)?, part(1)?, part(2)?);
-    let scores = (q.matmul(&k.t()?.contiguous()?)? / (head_dim as f64).sqrt())?;
-    let weights = log_softmax(&scores)?.exp()?;
-    weights.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((batch, tokens, width))
+/// `x / √(mean(x²) + eps) · w`; see [`super::rms_norm`].
+pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
+    x.broadcast_div(&(mean_square + eps)?.sqrt()?)?.broadcast_mul(weight)
+}
+
+/// `x σ(x)`; see [`super::silu`].
+pub(super) fn silu(x: &Tensor) -> Result<Tensor> {
+    // σ(x) = (1 + tanh(x/2)) / 2 overflows nowhere.
+    x * (((x * 0.5)?.tanh()? + 1.0)? * 0.5)?
+}
+
+/// `silu(gate) · up`; see [`super::swiglu`].
+pub(super) fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
+    let hidden = gate_up.dim(D::Minus1)? / 2;
+    silu(&gate_up.narrow(D::Minus1, 0, hidden)?)? * gate_up.narrow(D::Minus1, hidden, hidden)?
+}
+
+/// Each pair of channels turned by its angle; see [`super::rope`].
+pub(super) fn rope(x: &Tensor, heads: usize, rotary: &Rotary) -> Result<Tensor> {
+    let (batch, tokens, channels) = x.dims3()?;
+    let (head_dim, half) = (rotary.head_dim(), rotary.head_dim() / 2);
+    let turned = heads * head_dim;
+    let angles = Tensor::new(&rotary.table()[..tokens * head_dim], x.device())?
+        .to_dtype(x.dtype())?
+        .reshape((tokens, 1, head_dim))?;
+    let (cos, sin) = (angles.narrow(2, 0, half)?, angles.narrow(2, half, half)?);
+    let pairs = x.narrow(2, 0, turned)?.reshape((batch, tokens, heads, head_dim))?;
+    let (a, b) = (pairs.narrow(3, 0, half)?, pairs.narrow(3, half, half)?);
+    let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+    let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+    let out = Tensor::cat(&[first, second], 3)?.reshape((batch, tokens, turned))?;
+    if turned == channels {
+        return Ok(out);
+    }
+    Tensor::cat(&[out, x.narrow(2, turned, channels - turned)?], 2)
+}
+
+/// `x · factor`; see [`super::drop_path`].
+pub(super) fn drop_path(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
+    let mut dims = vec![1; x.rank()];
+    dims[0] = factor.elem_count();
+    x.broadcast_mul(&factor.detach().to_dtype(x.dtype())?.reshape(dims)?)
+}
+
+/// `x + branch · factor`; see [`super::residual`].
+pub(super) fn residual(x: &Tensor, branch: &Tensor, factor: Option<&Tensor>) -> Result<Tensor> {
+    match factor {
+        None => x + branch,
+        Some(factor) => x + drop_path(branch, factor)?,
+    }
+}
+
+/// `softmax(q kᵀ / √head_dim + mask) v`; see [`super::attention_with`].
+pub(super) fn attention(qkv: &Tensor, geometry: Geometry, keys: Option<&Tensor>) -> Result<Tensor> {
+    let Geometry { tokens, heads, kv_heads, head_dim, causal } = geometry;
+    let batch = qkv.dims3()?.0;
+    // [batch, heads, tokens, head_dim], each key and value head repeated for its group of queries
+    let part = |first: usize, count: usize| {
+        qkv.narrow(2, first * head_dim, count * head_dim)?
+            .reshape((batch, tokens, count, 1, head_dim))?
+            .permute((0, 2, 3, 1, 4))?
+            .expand((batch, count, heads / count, tokens, head_dim))?
+            .reshape((batch, heads, tokens, head_dim))
+    };
+    let (q, k, v) = (part(0, heads)?, part(heads, kv_heads)?, part(heads + kv_heads, kv_heads)?);
+    let mut scores = (q.matmul(&k.t()?.contiguous()?)? / (head_dim as f64).sqrt())?;
+    let visible = visible(qkv, tokens, causal, keys)?;
+    if let Some(visible) = &visible {
+        // Below every score but finite, so that a row without a key has no NaN.
+        let hidden = if qkv.dtype() == DType::F16 { 6e4 } else { 1e30 };
+        scores = scores.broadcast_mul(visible)?.broadcast_add(&((visible - 1.0)? * hidden)?)?;
+    }
+    let mut weights = log_softmax(&scores)?.exp()?;
+    if let Some(visible) = &visible {
+        weights = weights.broadcast_mul(visible)?;
+    }
+    weights.matmul(&v)?.transpose(1, 2)?.contiguous()?.reshape((batch, tokens, heads * head_dim))
+}
+
+/// 1 where a query sees a key and 0 elsewhere, `[batch or 1, 1, tokens or 1 (queries), tokens (keys)]`.
+fn visible(qkv: &Tensor, tokens: usize, causal: bool, keys: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let keys = keys
+        .map(|keys| keys.detach().ne(0.0)?.to_dtype(qkv.dtype())?.reshape(((), 1, 1, tokens)))
+        .transpose()?;
+    if !causal {
+        return Ok(keys);
+    }
+    let lower = Tensor::tril2(tokens, qkv.dtype(), qkv.device())?.reshape((1, 1, tokens, tokens))?;
+    keys.map_or(Ok(lower.clone()), |keys| keys.broadcast_mul(&lower)).map(Some)
 }
 
 /// `[class; x] + positions`; see [`super::sequence()`].
 pub(super) fn sequence(x: &Tensor, class: &Tensor, positions: &Tensor) -> Result<Tensor> {
     let (batch, _, width) = x.dims3()?;
     Tensor::cat(&[&class.expand((batch, 1, width))?, x], 1)?.broadcast_add(positions)
-}
-
-/// `x + keep · branch`, with a factor per image.
-pub(super) fn residual(x: &Tensor, branch: &Tensor, keep: Option<&Tensor>) -> Result<Tensor> {
-    match keep {
-        Some(keep) => x + branch.broadcast_mul(&keep.detach())?,
-        None => x + branch,
-    }
 }
 
 /// Mean over the batch of `-Σ t log softmax(z)`; see [`super::cross_entropy`].

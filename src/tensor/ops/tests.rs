@@ -1,8 +1,11 @@
 //! Values and gradients of every operation against the stock composition in `f64`, and that against differences.
 
+mod masks;
+
+use super::attention::Geometry;
 use super::{
-    Affine, attention, attention_branch, cross_entropy, gelu, kl_divergence, layer_norm, linear, mlp_branch,
-    naive, sequence,
+    Affine, Rotary, attention, attention_branch, cross_entropy, drop_path, gelu, kl_divergence, layer_norm,
+    linear, mlp_branch, naive, residual, rms_norm, rope, sequence, silu, swiglu,
 };
 use crate::tensor::{Params, Tape, Weight, Weights};
 use candle_core::{DType, Device, Result, Tensor, Var};
@@ -198,7 +201,7 @@ fn branches_match_the_oracle() {
                     let layers = [&affine(&w[2], &w[3]), &affine(&w[4], &w[5])];
                     attention_branch(&t[0], &affine(&w[0], &w[1]), 1e-6, layers, heads, single.as_ref())
                 },
-                &|t, w| naive_branch(&t[0], w, keep, |p| naive::attention(p, heads)),
+                &|t, w| naive_branch(&t[0], w, keep, |p| full(p, heads)),
             );
             check(
                 &format!("mlp branch {what}"),
@@ -253,7 +256,7 @@ fn slices_and_repeated_layers_match_the_oracle() {
                 cut(&w[4], width, width)?,
                 w[5].narrow(0, 0, width)?,
             ];
-            let branch = |x: &Tensor| naive_branch(x, &w, None, |p| naive::attention(p, heads));
+            let branch = |x: &Tensor| naive_branch(x, &w, None, |p| full(p, heads));
             branch(&branch(&t[0])?)
         },
     );
@@ -348,6 +351,90 @@ fn gelu_matches_the_oracle() {
     }
 }
 
+/// The stock composition of bidirectional attention with as many key heads as query heads.
+fn full(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    let (_, tokens, packed) = qkv.dims3()?;
+    let head_dim = packed / (3 * heads);
+    naive::attention(qkv, Geometry { tokens, heads, kv_heads: heads, head_dim, causal: false }, None)
+}
+
+#[test]
+fn rms_norm_matches_the_oracle() {
+    for dims in [vec![1, 3], vec![3, 7], vec![5, 16], vec![2, 3, 33], vec![4, 50, 96], vec![2, 2, 3, 100]] {
+        check(
+            &format!("rms_norm {dims:?}"),
+            &[(values(&dims, 50) + 0.5).unwrap()],
+            &[values(&[*dims.last().unwrap()], 51)],
+            &[],
+            &|t, w| rms_norm(&t[0], &w[0], 1e-5),
+            &|t, w| naive::rms_norm(&t[0], &w[0], 1e-5),
+        );
+    }
+}
+
+#[test]
+fn gated_units_match_the_oracle() {
+    for (dims, scale) in
+        [(vec![1, 2], 1.0), (vec![3, 14], 1e-3), (vec![2, 50, 66], 1.0), (vec![1000], 6.0), (vec![34], 100.0)]
+    {
+        let tensors = [(values(&dims, 52) * scale).unwrap()];
+        check(&format!("silu {dims:?}"), &tensors, &[], &[], &|t, _| silu(&t[0]), &|t, _| naive::silu(&t[0]));
+        check(&format!("swiglu {dims:?}"), &tensors, &[], &[], &|t, _| swiglu(&t[0]), &|t, _| {
+            naive::swiglu(&t[0])
+        });
+    }
+    let far = Tensor::new(&[-1e38_f32, -200.0, -88.5, 0.0, 200.0, 1e38], &Device::Cpu).unwrap();
+    assert_eq!(silu(&far).unwrap().to_vec1::<f32>().unwrap(), [0.0, 0.0, 0.0, 0.0, 200.0, 1e38]);
+}
+
+#[test]
+fn rope_matches_the_oracle() {
+    for (batch, tokens, heads, head_dim, rest) in
+        [(1, 1, 1, 2, 0), (2, 5, 3, 6, 0), (3, 17, 2, 64, 64), (1, 50, 4, 24, 7)]
+    {
+        let rotary = Rotary::new(tokens + 2, head_dim, 10_000.0, 3).unwrap();
+        let tensors = [values(&[batch, tokens, heads * head_dim + rest], 53)];
+        let what = format!("rope of {tokens} tokens, {heads} heads of {head_dim} and {rest}, batch {batch}");
+        check(&what, &tensors, &[], &[], &|t, _| rope(&t[0], heads, &rotary), &|t, _| {
+            naive::rope(&t[0], heads, &rotary)
+        });
+    }
+}
+
+#[test]
+fn a_rotated_product_depends_on_the_distance_only() {
+    let single = |seed| values(&[1, 1, 12], seed).to_dtype(DType::F32).unwrap();
+    let (q, k) = (single(54), single(55));
+    let product = |m: usize, n: usize| {
+        let at = |x: &Tensor, position| rope(x, 1, &Rotary::new(1, 12, 50.0, position).unwrap()).unwrap();
+        (at(&q, m) * at(&k, n)).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
+    };
+    assert!((product(3, 1) - product(9, 7)).abs() < 1e-5);
+    assert!((product(3, 1) - product(9, 8)).abs() > 1e-3);
+}
+
+#[test]
+fn residuals_match_the_oracle() {
+    for dims in [vec![1, 1, 1], vec![3, 5, 7], vec![1, 17, 24], vec![4, 33], vec![5]] {
+        let batch = dims[0];
+        let factor = values(&[batch], 56);
+        let tensors = [values(&dims, 57), values(&dims, 58), factor.clone()];
+        let what = format!("residual {dims:?}");
+        check(&what, &tensors, &[], &[2], &|t, _| residual(&t[0], &t[1], Some(&t[2])), &|t, _| {
+            naive::residual(&t[0], &t[1], Some(&t[2]))
+        });
+        check(&what, &tensors[..2], &[], &[], &|t, _| residual(&t[0], &t[1], None), &|t, _| {
+            naive::residual(&t[0], &t[1], None)
+        });
+        let mut wide = vec![1; dims.len()];
+        wide[0] = batch;
+        let tensors = [tensors[0].clone(), factor.reshape(wide).unwrap()];
+        check(&what, &tensors, &[], &[1], &|t, _| drop_path(&t[0], &t[1]), &|t, _| {
+            naive::drop_path(&t[0], &t[1])
+        });
+    }
+}
+
 #[test]
 fn attention_matches_the_oracle() {
     for tokens in [1, 2, 17, 50, 63] {
@@ -356,9 +443,7 @@ fn attention_matches_the_oracle() {
                 let qkv = values(&[batch, tokens, 3 * heads * head_dim], 8);
                 let what =
                     format!("attention of {tokens} tokens, {heads} heads of {head_dim}, batch {batch}");
-                check(&what, &[qkv], &[], &[], &|t, _| attention(&t[0], heads), &|t, _| {
-                    naive::attention(&t[0], heads)
-                });
+                check(&what, &[qkv], &[], &[], &|t, _| attention(&t[0], heads), &|t, _| full(&t[0], heads));
             }
         }
     }
@@ -418,6 +503,55 @@ fn strided_inputs_and_gradients_are_understood() {
     check("strided gelu", &[x], &[], &[], &|t, _| swap(&gelu(&swap(&t[0])?)?), &|t, _| {
         swap(&naive::gelu(&swap(&t[0])?)?)
     });
+    let x = values(&[3, 4, 10, 24], 59);
+    let one = std::slice::from_ref(&x);
+    check(
+        "strided rms_norm",
+        one,
+        &[values(&[24], 60)],
+        &[],
+        &|t, w| swap(&rms_norm(&swap(&t[0])?, &w[0], 1e-5)?),
+        &|t, w| swap(&naive::rms_norm(&swap(&t[0])?, &w[0], 1e-5)?),
+    );
+    check("strided silu", one, &[], &[], &|t, _| swap(&silu(&swap(&t[0])?)?), &|t, _| {
+        swap(&naive::silu(&swap(&t[0])?)?)
+    });
+    check("strided swiglu", one, &[], &[], &|t, _| swap(&swiglu(&swap(&t[0])?)?), &|t, _| {
+        swap(&naive::swiglu(&swap(&t[0])?)?)
+    });
+    let tensors = [values(&[7, 2, 24], 61), values(&[7, 2, 24], 62), values(&[2, 2], 63)];
+    let factor = |t: &Tensor| t.narrow(1, 1, 1);
+    check(
+        "strided residual",
+        &tensors,
+        &[],
+        &[2],
+        &|t, _| {
+            residual(&t[0].transpose(0, 1)?, &t[1].transpose(0, 1)?, Some(&factor(&t[2])?))?.transpose(1, 2)
+        },
+        &|t, _| {
+            let (x, branch) = (t[0].transpose(0, 1)?, t[1].transpose(0, 1)?);
+            naive::residual(&x, &branch, Some(&factor(&t[2])?))?.transpose(1, 2)
+        },
+    );
+    let tensors = [tensors[0].clone(), tensors[2].clone()];
+    check(
+        "strided drop_path",
+        &tensors,
+        &[],
+        &[1],
+        &|t, _| drop_path(&t[0].transpose(0, 1)?, &factor(&t[1])?)?.transpose(1, 2),
+        &|t, _| naive::drop_path(&t[0].transpose(0, 1)?, &factor(&t[1])?)?.transpose(1, 2),
+    );
+    let rotary = Rotary::new(7, 6, 100.0, 0).unwrap();
+    check(
+        "strided rope",
+        &tensors[..1],
+        &[],
+        &[],
+        &|t, _| rope(&t[0].transpose(0, 1)?, 4, &rotary)?.transpose(1, 2),
+        &|t, _| naive::rope(&t[0].transpose(0, 1)?, 4, &rotary)?.transpose(1, 2),
+    );
     let narrow = |t: &Tensor| t.transpose(0, 1)?.narrow(1, 1, 9);
     let qkv = [values(&[11, 2, 36], 18)];
     check(
@@ -426,7 +560,7 @@ fn strided_inputs_and_gradients_are_understood() {
         &[],
         &[],
         &|t, _| attention(&narrow(&t[0])?, 3)?.transpose(1, 2),
-        &|t, _| naive::attention(&narrow(&t[0])?.contiguous()?, 3)?.transpose(1, 2),
+        &|t, _| full(&narrow(&t[0])?.contiguous()?, 3)?.transpose(1, 2),
     );
     let logits = [values(&[10, 4], 19), values(&[10, 4], 20)];
     check(
@@ -458,7 +592,17 @@ fn the_oracle_matches_finite_differences() {
         naive::linear(&t[0], &t[1], &t[2])
     });
     check_oracle("gelu", &[values(&[4, 9], 26)], &[], &|t| naive::gelu(&t[0]));
-    check_oracle("attention", &[values(&[2, 5, 18], 27)], &[], &|t| naive::attention(&t[0], 2));
+    check_oracle("rms_norm", &[values(&[3, 7], 64), values(&[7], 65)], &[], &|t| {
+        naive::rms_norm(&t[0], &t[1], 1e-6)
+    });
+    check_oracle("silu", &[values(&[4, 9], 66)], &[], &|t| naive::silu(&t[0]));
+    check_oracle("swiglu", &[values(&[4, 10], 67)], &[], &|t| naive::swiglu(&t[0]));
+    let rotary = Rotary::new(5, 4, 10.0, 2).unwrap();
+    check_oracle("rope", &[values(&[2, 5, 9], 68)], &[], &|t| naive::rope(&t[0], 2, &rotary));
+    let tensors = [values(&[2, 3, 5], 69), values(&[2, 3, 5], 70), values(&[2], 71)];
+    check_oracle("residual", &tensors, &[2], &|t| naive::residual(&t[0], &t[1], Some(&t[2])));
+    check_oracle("drop_path", &tensors[1..], &[1], &|t| naive::drop_path(&t[0], &t[1]));
+    check_oracle("attention", &[values(&[2, 5, 18], 27)], &[], &|t| full(&t[0], 2));
     let logits = [values(&[3, 6], 28), probabilities(&[3, 6], 29)];
     check_oracle("cross_entropy", &logits, &[1], &|t| naive::cross_entropy(&t[0], &t[1]));
     check_oracle("kl_divergence", &logits, &[0], &|t| naive::kl_divergence(&t[0], &t[1], 3.0));
@@ -523,5 +667,13 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(mlp_branch(&x, &norm, 1e-6, [&pair(&[7, 12], 7), &pair(&[11, 7], 11)], None).is_err());
     assert!(sequence(&x, &weight(&[1, 1, 12]), &weight(&[1, 3, 12])).is_err());
     assert!(attention(&x, 0).is_err() && attention(&x, 5).is_err());
+    assert!(rms_norm(&x, &weight(&[11]), 1e-6).is_err() && swiglu(&matrix).is_err());
+    let rotary = Rotary::new(2, 4, 100.0, 0).unwrap();
+    assert!(rope(&x, 3, &rotary).is_err() && rope(&x.narrow(1, 0, 2).unwrap(), 4, &rotary).is_err());
+    assert!(
+        residual(&x, &matrix, None).is_err()
+            && residual(&x, &x, Some(&values(&[3], 38).to_dtype(DType::F32).unwrap())).is_err()
+    );
+    assert!(drop_path(&x, &matrix).is_err());
     assert!(cross_entropy(&matrix, &matrix.t().unwrap()).is_err());
 }

@@ -1,0 +1,140 @@
+//! Rotary position embedding, Su et al. 2021, arXiv 2104.09864, eq. (34).
+//!
+//! With `φ = m θ^(-2i/d)` at position `m`, each pair of channels is turned: `y₁ = x₁ cos φ - x₂ sin φ`,
+//! `y₂ = x₂ cos φ + x₁ sin φ`. The gradient is turned back: the same with `-φ`. Deviation: the pair `i` is the channels
+//! `i` and `i + d/2` of a head, as in Llama, and not `2i` and `2i + 1`.
+
+use super::{fused, naive, new_tensor, simd, slice, values};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use std::sync::Arc;
+
+/// The cosines and sines of all angles, computed in `f64` and rounded once; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Rotary {
+    tokens: usize,
+    head_dim: usize,
+    /// `[tokens, head_dim]`: the cosines of a token, then its sines.
+    table: Arc<[f32]>,
+}
+
+impl Rotary {
+    /// The angles of `tokens` positions from `first` on, `theta` being the base of the frequencies.
+    ///
+    /// # Errors
+    /// If `head_dim` is not even and positive, or `theta` not positive.
+    pub fn new(tokens: usize, head_dim: usize, theta: f64, first: usize) -> Result<Self> {
+        if head_dim == 0 || !head_dim.is_multiple_of(2) || !(theta > 0.0 && theta.is_finite()) {
+            bail!("rope: no rotation has head_dim {head_dim} and theta {theta}");
+        }
+        let half = head_dim / 2;
+        let mut table = Vec::with_capacity(tokens * head_dim);
+        for position in first..first + tokens {
+            let angle = |i: usize| position as f64 * libm::pow(theta, -(i as f64) / half as f64);
+            table.extend((0..half).map(|i| libm::cos(angle(i)) as f32));
+            table.extend((0..half).map(|i| libm::sin(angle(i)) as f32));
+        }
+        Ok(Self { tokens, head_dim, table: table.into() })
+    }
+
+    /// Channels of a head.
+    pub(super) fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// `[tokens, head_dim]`: the cosines of a token, then its sines.
+    pub(super) fn table(&self) -> &[f32] {
+        &self.table
+    }
+}
+
+/// Turns the first `heads` heads of each token by its position; the channels after them are copied.
+///
+/// On packed queries, keys and values, `heads` is the number of query and key heads together.
+///
+/// # Shapes
+/// - `x` and the result: `[batch, tokens, channels]`, with `channels >= heads * head_dim`
+///
+/// # Errors
+/// If `x` has fewer channels, or more tokens than `rotary`.
+pub fn rope(x: &Tensor, heads: usize, rotary: &Rotary) -> Result<Tensor> {
+    let (_, tokens, channels) = x.dims3()?;
+    if tokens > rotary.tokens || heads.checked_mul(rotary.head_dim).is_none_or(|turned| turned > channels) {
+        bail!(
+            "rope: {:?} is not {heads} heads of {} for up to {} tokens",
+            x.dims(),
+            rotary.head_dim,
+            rotary.tokens
+        );
+    }
+    if !fused(&[x], &[]) {
+        return naive::rope(x, heads, rotary);
+    }
+    x.contiguous()?.apply_op1(Rope { heads, rotary: rotary.clone() })
+}
+
+struct Rope {
+    heads: usize,
+    rotary: Rotary,
+}
+
+impl CustomOp1 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, tokens, channels) = layout.shape().dims3()?;
+        let mut out = slice(x, layout)?.to_vec();
+        turn(&self.rotary, tokens, channels, self.heads, 1.0, &mut out);
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (_, tokens, channels) = x.dims3()?;
+        let grad = grad.contiguous()?;
+        let (storage, layout) = grad.storage_and_layout();
+        let mut dx = values(&storage, layout)?.to_vec();
+        turn(&self.rotary, tokens, channels, self.heads, -1.0, &mut dx);
+        Ok(Some(new_tensor(dx, x.shape())?))
+    }
+}
+
+simd::kernel! {
+    /// Turns the heads of `x`, `[images, tokens, channels]`, in place; back if `direction` is -1 instead of 1.
+    fn turn<'a>(
+        rotary: &'a Rotary,
+        tokens: usize,
+        channels: usize,
+        heads: usize,
+        direction: f32,
+        x: &'a mut [f32],
+    ) {
+        let (head_dim, half) = (rotary.head_dim, rotary.head_dim / 2);
+        let angles = rotary.table.chunks_exact(head_dim).take(tokens).cycle();
+        for (x, angles) in x.chunks_exact_mut(channels.max(1)).zip(angles) {
+            let (cos, sin) = angles.split_at(half);
+            for head in x.chunks_exact_mut(head_dim).take(heads) {
+                let (first, second) = head.split_at_mut(half);
+                for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                    let (x, y, sin) = (*a, *b, direction * sin);
+                    (*a, *b) = (x.mul_add(*cos, -(y * sin)), y.mul_add(*cos, x * sin));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_continues_at_the_first_position_and_turns_by_radians() {
+        let (all, late) = (Rotary::new(9, 6, 100.0, 0).unwrap(), Rotary::new(4, 6, 100.0, 5).unwrap());
+        assert_eq!(all.table[5 * 6..], *late.table);
+        // Position 0 turns nothing, and the first pair turns by one radian for each position.
+        assert_eq!(all.table[..6], [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+        assert_eq!((all.table[2 * 6], all.table[2 * 6 + 3]), (2.0_f64.cos() as f32, 2.0_f64.sin() as f32));
+        assert!(Rotary::new(1, 5, 100.0, 0).is_err() && Rotary::new(1, 4, f64::NAN, 0).is_err());
+    }
+}
