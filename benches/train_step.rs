@@ -313,7 +313,7 @@ impl Bench {
         let tenth = u64::from(self.steps / 10).max(1);
         let mut found = Vec::new();
         self.train(&mut |step, _| {
-            if step % tenth == 0 {
+            if step.is_multiple_of(tenth) {
                 found.push(json!({ "step": step, "rss_bytes": resident() }));
             }
         })?;
@@ -324,7 +324,7 @@ impl Bench {
 }
 
 fn median(sorted: &[f64]) -> f64 {
-    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+    f64::midpoint(sorted[(sorted.len() - 1) / 2], sorted[sorted.len() / 2])
 }
 
 fn forward(vit: &Vit, batch: &Batch, threads: usize) -> Outcome<()> {
