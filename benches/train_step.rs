@@ -314,7 +314,7 @@ impl Bench {
         let tenth = u64::from(self.steps / 10).max(1);
         let mut found = Vec::new();
         self.train(&mut |step, _| {
-            if step % tenth == 0 {
+            if step.is_multiple_of(tenth) {
                 found.push(json!({ "step": step, "rss_bytes": resident() }));
             }
         })?;
