@@ -185,6 +185,7 @@ impl Bench {
             label_smoothing: 0.1,
             drop_path: 0.0,
             recompute: false,
+            bf16: false,
         };
         let model = Some(shape.model());
         let data = dataset.name().to_owned();

@@ -4,7 +4,7 @@
 //!
 //! `z₀ = [cls; x₁E; …; x_N E] + E_pos`, `z_l = Block_l(z_{l-1})`, `logits = head(norm(z_L)[0])`.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::{
     error,
@@ -102,7 +102,8 @@ impl Vit {
         }
         // LayerNorm is per token, so norm → token 0 may pick the token first.
         let class = z.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?; // [batch, width]
-        self.head.forward(&self.norm.forward(&class)?)
+        // A loss is computed in f32 whatever the network is.
+        self.head.forward(&self.norm.forward(&class)?)?.to_dtype(DType::F32)
     }
 
     /// `[cls; x₁E; …; x_N E] + E_pos`.

@@ -19,8 +19,14 @@ pub fn open(name: &str) -> Result<Device> {
             if !cfg!(feature = "cuda") {
                 return Err(Error::invalid("device", "this build has no CUDA; build with --features cuda"));
             }
+            // The driver's bindings panic where a library is missing.
+            let quiet = std::panic::take_hook();
+            std::panic::set_hook(Box::new(|_| ()));
             #[expect(clippy::disallowed_methods, reason = "the one place where a device is opened")]
-            Device::new_cuda(ordinal).context("opening the CUDA device")
+            let opened = std::panic::catch_unwind(|| Device::new_cuda(ordinal));
+            std::panic::set_hook(quiet);
+            let missing = "the CUDA driver or one of its libraries (cuBLAS, cuRAND) is not installed here";
+            opened.map_err(|_| Error::invalid("device", missing))?.context("opening the CUDA device")
         }
         _ => Err(Error::invalid("device", format!("\"{name}\" is not cpu or cuda:N"))),
     }

@@ -36,21 +36,10 @@ impl Params {
     /// # Errors
     /// [`Error::Tensor`] where a copy fails.
     pub fn new(weights: &Weights) -> Result<Self> {
-        let mut entries = BTreeMap::new();
-        let mut len = 0;
-        for (name, weight) in weights.iter() {
-            let span = len..len + weight.elem_count();
-            len = span.end;
-            entries.insert(name.to_owned(), Entry { shape: weight.dims().to_vec(), span });
-        }
         if weights.iter().any(|(_, weight)| !weight.device().is_cpu()) {
-            let vars = weights.iter().map(|(name, weight)| {
-                // `Var::from_tensor` of a variable aliases it; a forced copy never does.
-                let var = weight.tensor().and_then(|t| Var::from_tensor(&t.detach().force_contiguous()?));
-                Ok((name.to_owned(), var.context(name)?))
-            });
-            return Ok(Self { entries, store: Store::Vars(vars.collect::<Result<_>>()?) });
+            return Self::variables(weights);
         }
+        let (entries, len) = entries(weights);
         let mut flat = Vec::with_capacity(len);
         for (name, weight) in weights.iter() {
             let values = weight.tensor().and_then(|t| t.detach().flatten_all()?.to_vec1::<f32>());
@@ -58,6 +47,19 @@ impl Params {
         }
         let flat = Tensor::from_vec(flat, len, &Device::Cpu).context("parameters")?;
         Ok(Self { entries, store: Store::Flat(flat) })
+    }
+
+    /// As [`Params::new`], with variables of candle's wherever the weights are: what a device uses.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a copy fails.
+    pub fn variables(weights: &Weights) -> Result<Self> {
+        let vars = weights.iter().map(|(name, weight)| {
+            // `Var::from_tensor` of a variable aliases it; a forced copy never does.
+            let var = weight.tensor().and_then(|t| Var::from_tensor(&t.detach().force_contiguous()?));
+            Ok((name.to_owned(), var.context(name)?))
+        });
+        Ok(Self { entries: entries(weights).0, store: Store::Vars(vars.collect::<Result<_>>()?) })
     }
 
     /// Number of values.
@@ -83,8 +85,8 @@ impl Params {
         }
     }
 
-    /// The parameters as weights that share their storage. On the CPU their gradients are added up on `tape`; on a
-    /// device they are part of candle's graph.
+    /// The parameters as weights that share their storage, with gradients on `tape`. Variables of a device have theirs
+    /// in candle's graph.
     ///
     /// # Errors
     /// [`Error::Tensor`] where candle cannot make a view.
@@ -160,6 +162,17 @@ impl Params {
         };
         flat.inplace_op1(&Change(std::sync::Mutex::new(Some(change)))).context("parameters")
     }
+}
+
+/// Where every weight lies in the flat order, and the number of values.
+fn entries(weights: &Weights) -> (BTreeMap<String, Entry>, usize) {
+    let mut len = 0;
+    let entries = weights.iter().map(|(name, weight)| {
+        let span = len..len + weight.elem_count();
+        len = span.end;
+        (name.to_owned(), Entry { shape: weight.dims().to_vec(), span })
+    });
+    (entries.collect(), len)
 }
 
 /// A change of a tensor's values in place, which candle allows to operations only.

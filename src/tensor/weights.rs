@@ -36,6 +36,11 @@ impl Weights {
         self.iter().map(|(name, weight)| Ok((name.to_owned(), moved(weight).context(name)?))).collect()
     }
 
+    /// Adds or replaces a weight.
+    pub fn insert(&mut self, name: impl Into<String>, weight: Weight) {
+        self.0.insert(name.into(), weight);
+    }
+
     /// The weight called `name`.
     ///
     /// # Errors

@@ -9,8 +9,6 @@ use crate::{
     tensor::{Dtype, Params, TensorBytes, TensorFile, codec, weights::check_schema},
 };
 
-use super::optim::AdamW;
-
 const METADATA_KEY: &str = "genebank.checkpoint";
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -18,6 +16,17 @@ const METADATA_KEY: &str = "genebank.checkpoint";
 struct Record {
     run: String,
     step: u64,
+}
+
+/// Parameters and moments in the flat order of the parameters.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// `θ`
+    pub values: Vec<f32>,
+    /// `m`
+    pub first: Vec<f32>,
+    /// `v`
+    pub second: Vec<f32>,
 }
 
 /// A stored state.
@@ -54,38 +63,40 @@ impl Checkpoint {
         Ok(Some(Self { step: record.step, tensors }))
     }
 
-    /// Sets every parameter and both moments; returns the steps that were made.
+    /// The steps that were made, and the state in the flat order of `params`.
     ///
     /// # Errors
     /// The schema errors where parameters differ.
-    pub fn restore(&self, params: &Params, adamw: &mut AdamW) -> Result<u64> {
+    pub fn state(&self, params: &Params) -> Result<(u64, State)> {
         let found = self.tensors.tensors().map(|(name, tensor)| (name, tensor.shape.as_slice()));
         let names: Vec<_> = params
             .iter()
             .flat_map(|(name, shape, _)| KINDS.map(|kind| (format!("{kind}/{name}"), shape.to_vec())))
             .collect();
         check_schema(found, names.iter().map(|(name, shape)| (name.as_str(), shape.clone())))?;
-        let mut values = vec![0.0; params.len()];
-        for (name, _, span) in params.iter() {
-            let into = [&mut values[span.clone()], &mut adamw.first[span.clone()], &mut adamw.second[span]];
-            for (kind, into) in KINDS.into_iter().zip(into) {
+        let mut state = State::default();
+        let [param, first, second] = KINDS;
+        for (name, ..) in params.iter() {
+            let read = |kind: &str, into: &mut Vec<f32>| {
                 let tensor = self.tensors.tensor(&format!("{kind}/{name}"))?;
-                into.copy_from_slice(&tensor.dtype.read(&tensor.bytes));
-            }
+                into.extend(tensor.dtype.read(&tensor.bytes));
+                Ok::<_, Error>(())
+            };
+            read(param, &mut state.values)?;
+            read(first, &mut state.first)?;
+            read(second, &mut state.second)?;
         }
-        params.set(&values)?;
-        Ok(self.step)
+        Ok((self.step, state))
     }
 
     /// Writes the state whole or not at all.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn write(path: &Path, run: &str, step: u64, params: &Params, adamw: &AdamW) -> Result<()> {
+    pub fn write(path: &Path, run: &str, step: u64, params: &Params, state: &State) -> Result<()> {
         let mut tensors = Vec::new();
-        let values = params.values()?;
         for (name, shape, span) in params.iter() {
-            for (kind, values) in KINDS.into_iter().zip([&values, &adamw.first, &adamw.second]) {
+            for (kind, values) in KINDS.into_iter().zip([&state.values, &state.first, &state.second]) {
                 let mut bytes = Vec::with_capacity(span.len() * 4);
                 Dtype::F32.write(values[span.clone()].iter().copied(), &mut bytes);
                 let tensor = TensorBytes { dtype: Dtype::F32, shape: shape.to_vec(), bytes: bytes.into() };

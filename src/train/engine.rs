@@ -3,9 +3,9 @@
 //! A batch is always cut into [`SHARDS`] shards whose gradients are added in shard order, so the result does not
 //! depend on the number of threads. Each shard has a tape; the shards of one thread use the same memory one after the other.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, backprop::GradStore};
 
 use crate::{
     data::Batch,
@@ -14,31 +14,56 @@ use crate::{
     tensor::{Params, Tape, Weights, tape::Pool},
 };
 
-use super::{Objective, Optim, Shard, optim::AdamW};
+use super::{Objective, Optim, Shard, checkpoint::State, device::OnDevice, optim::AdamW};
 
 /// Shards of a batch, whatever the number of threads.
 pub const SHARDS: usize = 4;
 /// Stack of a training thread: candle's backward pass recurses over the graph.
-const STACK_BYTES: usize = 256 << 20;
+pub(super) const STACK_BYTES: usize = 256 << 20;
 
 /// Parameters, optimiser and the memory of the steps.
 #[derive(Debug)]
 pub struct Engine {
     /// What is trained.
     pub params: Params,
-    /// Moments.
-    pub adamw: AdamW,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Host(Host),
+    Device(OnDevice),
+}
+
+#[derive(Debug)]
+struct Host {
+    adamw: AdamW,
     tapes: Vec<Arc<Tape>>,
     threads: usize,
 }
 
 impl Engine {
-    /// Parameters with the values of `initial` and moments of zero. More than [`SHARDS`] threads are not used.
+    /// Parameters with the values of `initial`, where those are, and moments of zero. More than [`SHARDS`] threads
+    /// are not used.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a copy fails.
+    /// [`Error::Tensor`] where a copy fails; [`Error::Invalid`] for half precision on the CPU.
     pub fn new(initial: &Weights, optim: &Optim, threads: usize) -> Result<Self> {
-        let params = Params::new(initial)?;
+        Self::of(Params::new(initial)?, optim, threads)
+    }
+
+    /// An engine for these parameters: variables are trained by candle's graph, a flat store by the fused operations.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn of(params: Params, optim: &Optim, threads: usize) -> Result<Self> {
+        if params.vars().is_some() {
+            let place = Place::Device(OnDevice::new(&params, optim)?);
+            return Ok(Self { params, place });
+        }
+        if optim.bf16 {
+            return Err(Error::invalid("optim.bf16", "half precision is for a GPU; the CPU trains in f32"));
+        }
         let threads = threads.clamp(1, SHARDS);
         let pools: Vec<Arc<Pool>> = (0..threads).map(|_| Arc::default()).collect();
         let tape = |shard: usize| {
@@ -46,10 +71,11 @@ impl Engine {
             Tape::new(params.len(), optim.recompute, pool).map(Arc::new)
         };
         let tapes = (0..SHARDS).map(tape).collect::<candle_core::Result<_>>().context("gradients")?;
-        Ok(Self { adamw: AdamW::new(&params, threads), params, tapes, threads })
+        let place = Place::Host(Host { adamw: AdamW::new(&params, threads), tapes, threads });
+        Ok(Self { params, place })
     }
 
-    /// Computes the gradients of every shard of `batch` and returns the mean loss.
+    /// Computes the gradients of `batch` and returns the mean loss.
     ///
     /// # Errors
     /// Those of the objective.
@@ -60,21 +86,102 @@ impl Engine {
         batch: &Batch,
         step: u64,
     ) -> Result<f64> {
+        match &mut self.place {
+            Place::Host(host) => host.gradients(&self.params, objective, config, batch, step),
+            Place::Device(device) => device.gradients(&self.params, objective, config, batch, step),
+        }
+    }
+
+    /// Adds the gradients of the shards; returns the norm of the sum.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a device cannot be read.
+    pub fn reduce(&self) -> Result<f64> {
+        match &self.place {
+            Place::Host(host) => Ok(host.reduce()),
+            Place::Device(device) => device.norm(),
+        }
+    }
+
+    /// The sum of [`Engine::reduce`] in the flat order of the parameters.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a device cannot be read.
+    pub fn gradient(&self) -> Result<Vec<f32>> {
+        match &self.place {
+            Place::Host(host) => Ok(host.tapes[0].gradients().clone()),
+            Place::Device(device) => device.gradient(),
+        }
+    }
+
+    /// One step of the optimiser at learning rate `eta`, with the sum of [`Engine::reduce`], whose norm is `norm`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the parameters cannot be changed.
+    pub fn update(&mut self, optim: &Optim, norm: f64, eta: f64, step: u64) -> Result<()> {
+        match &mut self.place {
+            Place::Host(Host { adamw, tapes, .. }) => {
+                adamw.step(&self.params, &tapes[0].gradients(), norm, optim, eta, step)
+            }
+            Place::Device(device) => device.update(&self.params, optim, norm, eta, step),
+        }
+    }
+
+    /// What a checkpoint keeps.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a device cannot be read.
+    pub fn state(&self) -> Result<State> {
+        let [first, second] = match &self.place {
+            Place::Host(host) => [host.adamw.first.clone(), host.adamw.second.clone()],
+            Place::Device(device) => device.moments()?,
+        };
+        Ok(State { values: self.params.values()?, first, second })
+    }
+
+    /// Goes back to `state`, which has as many values as there are parameters.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another number, [`Error::Tensor`] where a device refuses.
+    pub fn restore(&mut self, state: &State) -> Result<()> {
+        self.params.set(&state.values)?;
+        match &mut self.place {
+            Place::Host(host) => {
+                host.adamw.first.clone_from(&state.first);
+                host.adamw.second.clone_from(&state.second);
+                Ok(())
+            }
+            Place::Device(device) => device.restore(&self.params, state),
+        }
+    }
+}
+
+impl Host {
+    fn gradients(
+        &self,
+        params: &Params,
+        objective: &dyn Objective,
+        config: &VitConfig,
+        batch: &Batch,
+        step: u64,
+    ) -> Result<f64> {
         let images = batch.labels.len();
         let bounds: Vec<_> = (0..SHARDS).map(|s| (s * images / SHARDS, (s + 1) * images / SHARDS)).collect();
         let per_thread = SHARDS.div_ceil(self.threads);
         let mut losses: Vec<Result<f64>> = (0..SHARDS).map(|_| Ok(0.0)).collect();
-        let this = &*self;
         std::thread::scope(|scope| {
-            let shards = losses
-                .chunks_mut(per_thread)
-                .zip(bounds.chunks(per_thread))
-                .zip(this.tapes.chunks(per_thread));
-            for ((losses, bounds), tapes) in shards {
+            let shards = losses.chunks_mut(per_thread).zip(bounds.chunks(per_thread));
+            for ((losses, bounds), tapes) in shards.zip(self.tapes.chunks(per_thread)) {
                 let work = move || {
-                    for ((loss, bounds), tape) in losses.iter_mut().zip(bounds).zip(tapes) {
+                    for ((loss, (start, end)), tape) in losses.iter_mut().zip(bounds).zip(tapes) {
                         tape.clear();
-                        *loss = this.shard(objective, config, tape, batch, *bounds, step);
+                        if start < end {
+                            let weights = params.weights(tape);
+                            *loss = weights.and_then(|weights| {
+                                let shard = shard(batch, *start, *end, config, &Device::Cpu, step)?;
+                                Ok(backward(objective, &weights, &shard, images)?.0)
+                            });
+                        }
                     }
                 };
                 std::thread::Builder::new()
@@ -87,55 +194,41 @@ impl Engine {
         losses.into_iter().sum()
     }
 
-    /// Adds up a shard's share of the gradient of the batch's mean loss, and returns its share of the loss.
-    fn shard(
-        &self,
-        objective: &dyn Objective,
-        config: &VitConfig,
-        tape: &Arc<Tape>,
-        batch: &Batch,
-        (start, end): (usize, usize),
-        step: u64,
-    ) -> Result<f64> {
-        if start == end {
-            return Ok(0.0);
-        }
-        let shard = Shard {
-            images: images(batch, start, end, config, &Device::Cpu)?,
-            labels: batch.labels[start..end].to_vec(),
-            step,
-            first: start,
-        };
-        let share = (end - start) as f64 / batch.labels.len() as f64;
-        let loss = (objective.loss(&self.params.weights(tape)?, &shard)? * share).context("loss")?;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the one backward pass, on a thread with a large stack"
-        )]
-        loss.backward().context("backward")?;
-        Ok(f64::from(loss.to_scalar::<f32>().context("loss")?))
-    }
-
-    /// Adds the gradients of the shards; returns the norm of the sum.
-    pub fn reduce(&self) -> f64 {
+    fn reduce(&self) -> f64 {
         let [sum, others @ ..] = self.tapes.as_slice() else { return 0.0 };
         let others: Vec<_> = others.iter().map(|tape| tape.gradients()).collect();
         let others: Vec<_> = others.iter().map(|gradients| gradients.as_slice()).collect();
         self.adamw.reduce(&mut sum.gradients(), &others)
     }
+}
 
-    /// The sum of [`Engine::reduce`] in the flat order of the parameters.
-    pub fn gradient(&self) -> MutexGuard<'_, Vec<f32>> {
-        self.tapes[0].gradients()
-    }
+/// A shard's share of the mean loss over `images` images, and candle's gradients of it.
+///
+/// Call it on a thread with a large stack.
+pub(super) fn backward(
+    objective: &dyn Objective,
+    weights: &Weights,
+    shard: &Shard,
+    images: usize,
+) -> Result<(f64, GradStore)> {
+    let share = shard.labels.len() as f64 / images as f64;
+    let loss = (objective.loss(weights, shard)? * share).context("loss")?;
+    #[expect(clippy::disallowed_methods, reason = "the one backward pass, on a thread with a large stack")]
+    let store = loss.backward().context("backward")?;
+    Ok((f64::from(loss.to_scalar::<f32>().context("loss")?), store))
+}
 
-    /// One step of the optimiser at learning rate `eta`, with the sum of [`Engine::reduce`], whose norm is `norm`.
-    ///
-    /// # Errors
-    /// [`Error::Tensor`] where the parameters cannot be changed.
-    pub fn update(&mut self, optim: &Optim, norm: f64, eta: f64, step: u64) -> Result<()> {
-        self.adamw.step(&self.params, &self.tapes[0].gradients(), norm, optim, eta, step)
-    }
+/// Images `start..end` of `batch` on `device`.
+pub(super) fn shard(
+    batch: &Batch,
+    start: usize,
+    end: usize,
+    config: &VitConfig,
+    device: &Device,
+    step: u64,
+) -> Result<Shard> {
+    let labels = batch.labels[start..end].to_vec();
+    Ok(Shard { images: images(batch, start, end, config, device)?, labels, step, first: start })
 }
 
 /// Images `start..end` of `batch` on `device`, `[images, channels, height, width]`.

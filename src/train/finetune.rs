@@ -34,6 +34,7 @@ pub fn recipe(data: &str, length: Length, learning_rate: Option<f64>, seed: u64)
         label_smoothing: 0.1,
         drop_path: 0.0,
         recompute: false,
+        bf16: false,
     };
     optim.check()?;
     let augment = Augment { crop_padding: 0, flip: true, erase: None };

@@ -107,18 +107,7 @@ impl AdamW {
         eta: f64,
         step: u64,
     ) -> Result<()> {
-        let [beta1, beta2] = optim.betas;
-        let t = (step + 1) as f64;
-        let (correct1, correct2) = (1.0 - libm::pow(beta1, t), 1.0 - libm::pow(beta2, t));
-        // η m̂ / (√v̂ + ε) = rate m / (√v + ε √correct2), with the corrections folded into two numbers.
-        let rates = |decays: bool| ops::Rates {
-            betas: [beta1 as f32, beta2 as f32],
-            clip: if optim.clip > 0.0 && norm > optim.clip { (optim.clip / norm) as f32 } else { 1.0 },
-            keep: (1.0 - if decays { eta * optim.weight_decay } else { 0.0 }) as f32,
-            rate: (eta * correct2.sqrt() / correct1) as f32,
-            epsilon: EPSILON * correct2.sqrt() as f32,
-        };
-        let (decaying, other) = (rates(true), rates(false));
+        let (decaying, other) = (rates(optim, norm, eta, step, true), rates(optim, norm, eta, step, false));
         let parts = parts(&self.segments, self.threads);
         let (first, second) = (&mut self.first, &mut self.second);
         params.update(|values| {
@@ -151,6 +140,22 @@ impl AdamW {
         })
     }
 }
+/// The numbers of step `step`, counted from 0, at learning rate `eta` and gradients of norm `norm`.
+pub(super) fn rates(optim: &Optim, norm: f64, eta: f64, step: u64, decays: bool) -> ops::Rates {
+    let [beta1, beta2] = optim.betas;
+    let t = (step + 1) as f64;
+    let (correct1, correct2) = (1.0 - libm::pow(beta1, t), 1.0 - libm::pow(beta2, t));
+    // η m̂ / (√v̂ + ε) = rate m / (√v + ε √correct2), with the corrections folded into two numbers.
+    ops::Rates {
+        betas: [beta1 as f32, beta2 as f32],
+        rest: [(1.0 - beta1) as f32, (1.0 - beta2) as f32],
+        clip: if optim.clip > 0.0 && norm > optim.clip { (optim.clip / norm) as f32 } else { 1.0 },
+        keep: (1.0 - if decays { eta * optim.weight_decay } else { 0.0 }) as f32,
+        rate: (eta * correct2.sqrt() / correct1) as f32,
+        epsilon: EPSILON * correct2.sqrt() as f32,
+    }
+}
+
 /// Learning rate of `step` of `total`: linear warm-up, then half a cosine down to the minimum.
 pub fn learning_rate(optim: &Optim, step: u64, total: u64) -> f64 {
     if step < optim.warmup_steps {

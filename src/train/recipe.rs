@@ -105,6 +105,9 @@ pub struct Optim {
     /// the memory for a third more time, and the same result to the bit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recompute: bool,
+    /// Compute in bf16 with f32 parameters and moments; on a GPU only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bf16: bool,
 }
 
 fn default_betas() -> [f64; 2] {

@@ -90,7 +90,9 @@ impl Trainer<'_> {
         if let Some((path, run)) = self.checkpoint
             && let Some(checkpoint) = Checkpoint::open(path, run)?
         {
-            step = checkpoint.restore(&engine.params, &mut engine.adamw)?;
+            let (made, state) = checkpoint.state(&engine.params)?;
+            engine.restore(&state)?;
+            step = made;
             (control.on_event)(Event::Resumed { step }, &engine.params)?;
         }
         while step < total {
@@ -101,7 +103,7 @@ impl Trainer<'_> {
                     return Err(Error::Cancelled);
                 }
                 let loss = engine.gradients(self.objective, &self.config, &batch, step)?;
-                let norm = engine.reduce();
+                let norm = engine.reduce()?;
                 for (what, value) in [("loss", loss), ("gradient norm", norm)] {
                     if !value.is_finite() {
                         return Err(Error::Diverged { step, what: what.to_owned(), value });
@@ -116,7 +118,7 @@ impl Trainer<'_> {
                 }
             }
             if let Some((path, run)) = self.checkpoint {
-                Checkpoint::write(path, run, step, &engine.params, &engine.adamw)?;
+                Checkpoint::write(path, run, step, &engine.params, &engine.state()?)?;
             }
             let loss = losses / (step - first) as f64;
             let event = Event::Epoch { epoch: epoch + 1, loss, elapsed: start.elapsed() };

@@ -118,6 +118,7 @@ fn ten_steps_follow_pytorchs_adamw() {
         label_smoothing: 0.1,
         drop_path: 0.0,
         recompute: false,
+        bf16: false,
     };
     let params = Params::new(&golden.weights()).unwrap();
     let mut adamw = AdamW::new(&params, 2);

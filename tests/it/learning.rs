@@ -43,6 +43,7 @@ fn recipe(steps: u32) -> Recipe {
             label_smoothing: 0.1,
             drop_path: 0.1,
             recompute: false,
+            bf16: false,
         },
         augment: Augment { crop_padding: 2, flip: true, erase: None },
         gene: None,
@@ -88,8 +89,8 @@ fn assert_alive(
     let mut engine = Engine::new(initial, &recipe.optim, 2).unwrap();
     let before = bits(&engine.params.snapshot().unwrap());
     engine.gradients(objective, &model.info.config, &batch, 0).unwrap();
-    let norm = engine.reduce();
-    let gradients = engine.gradient().clone();
+    let norm = engine.reduce().unwrap();
+    let gradients = engine.gradient().unwrap();
     for (name, _, span) in engine.params.iter() {
         let gradient = &gradients[span];
         assert!(gradient.iter().all(|g| g.is_finite()), "{name} has a gradient that is not finite");
@@ -175,8 +176,8 @@ fn gradients_are_finite_differences() {
     let (config, batch) = (model.info.config, first_batch(&data, &recipe, &model));
     let mut engine = Engine::new(&model.weights, &recipe.optim, 2).unwrap();
     engine.gradients(&objective, &config, &batch, 0).unwrap();
-    engine.reduce();
-    let (gradients, start) = (engine.gradient().clone(), engine.params.values().unwrap());
+    engine.reduce().unwrap();
+    let (gradients, start) = (engine.gradient().unwrap(), engine.params.values().unwrap());
     let spans: Vec<_> = engine.params.iter().map(|(name, _, span)| (name.to_owned(), span)).collect();
     for (name, span) in spans {
         let gradient = &gradients[span.clone()];
@@ -195,6 +196,80 @@ fn gradients_are_finite_differences() {
         // The loss is summed in f32: about 1e-7 / step of noise on the slope.
         assert!((slope - norm).abs() < 0.02 * norm + 5e-4, "{name}: slope {slope}, norm {norm}");
     }
+}
+
+/// What a device runs, candle's graph over variables, takes the same steps as the fused operations over a tape.
+fn assert_steps_agree(device: &Device, tolerance: f64) {
+    let (data, recipe) = (data(), recipe(1));
+    let model = Model::fresh(&recipe, &data.train).unwrap();
+    let (config, batch) = (model.info.config, first_batch(&data, &recipe, &model));
+    let objective = Classification::new(config, &recipe.optim, 0);
+    let mut host = Engine::new(&model.weights, &recipe.optim, 2).unwrap();
+    let variables = Params::variables(&model.weights.to_device(device).unwrap()).unwrap();
+    let mut other = Engine::of(variables, &recipe.optim, 1).unwrap();
+    for step in 0..5 {
+        let losses = [&mut host, &mut other].map(|engine| {
+            let loss = engine.gradients(&objective, &config, &batch, step).unwrap();
+            let norm = engine.reduce().unwrap();
+            engine.update(&recipe.optim, norm, 1e-3, step).unwrap();
+            loss
+        });
+        assert!((losses[0] - losses[1]).abs() < tolerance * losses[0], "step {step}: {losses:?}");
+    }
+    let (state, found) = (host.state().unwrap(), other.state().unwrap());
+    for (what, expected, found) in [
+        ("parameters", &state.values, &found.values),
+        ("first moments", &state.first, &found.first),
+        ("second moments", &state.second, &found.second),
+    ] {
+        let distance: f64 = expected.iter().zip(found).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        let norm: f64 = expected.iter().map(|a| f64::from(*a).powi(2)).sum();
+        assert!((distance / norm).sqrt() < 10.0 * tolerance, "{what}: {:e}", (distance / norm).sqrt());
+    }
+    other.restore(&state).unwrap();
+    assert_eq!(other.state().unwrap(), state);
+}
+
+#[test]
+fn candles_graph_takes_the_same_steps() {
+    assert_steps_agree(&Device::Cpu, 1e-5);
+}
+
+#[test]
+fn a_gpu_takes_the_same_steps() {
+    match genebank::tensor::device::open("cuda:0") {
+        Ok(device) => assert_steps_agree(&device, 1e-4),
+        Err(error) => eprintln!("SKIPPED: no CUDA device is tested here: {error}"),
+    }
+}
+
+#[test]
+fn half_precision_is_refused_on_the_cpu() {
+    let (data, mut recipe) = (data(), recipe(1));
+    recipe.optim.bf16 = true;
+    let model = Model::fresh(&recipe, &data.train).unwrap();
+    let error = Engine::new(&model.weights, &recipe.optim, 1).unwrap_err();
+    assert!(error.to_string().contains("GPU"), "{error}");
+}
+
+#[test]
+fn recomputing_changes_no_bit() {
+    let (data, mut recipe) = (data(), recipe(4));
+    let model = Model::fresh(&recipe, &data.train).unwrap();
+    let train = |recipe: &Recipe| {
+        let run = Run {
+            recipe,
+            data: &data,
+            threads: 2,
+            device: Device::Cpu,
+            checkpoint: None,
+            watch_held_out: false,
+        };
+        bits(&run.classify(&model, &AtomicBool::new(false), &mut |_| ()).unwrap().weights)
+    };
+    let kept = train(&recipe);
+    recipe.optim.recompute = true;
+    assert!(train(&recipe) == kept);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use super::simd::{self, LANES, fold};
 pub struct Rates {
     /// β₁ and β₂.
     pub betas: [f32; 2],
+    /// `1 - β₁` and `1 - β₂`, rounded once: `1 - 0.999` in `f32` would be off by 1e-5.
+    pub rest: [f32; 2],
     /// What every gradient is multiplied by: below 1 where the norm was above its limit.
     pub clip: f32,
     /// `1 - η λ`
@@ -24,8 +26,7 @@ pub fn adamw(theta: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32], 
 
 simd::kernel! {
     fn update<'a>(theta: &'a mut [f32], gradient: &'a [f32], m: &'a mut [f32], v: &'a mut [f32], rates: Rates) {
-        let Rates { betas: [b1, b2], clip, keep, rate, epsilon } = rates;
-        let (c1, c2) = (1.0 - b1, 1.0 - b2);
+        let Rates { betas: [b1, b2], rest: [c1, c2], clip, keep, rate, epsilon } = rates;
         for (((theta, g), m), v) in theta.iter_mut().zip(gradient).zip(m.iter_mut()).zip(v.iter_mut()) {
             let g = g * clip;
             *m = b1.mul_add(*m, c1 * g);

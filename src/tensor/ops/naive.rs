@@ -20,6 +20,10 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tenso
 
 /// `(x - mean) / √(variance + eps) · w + b`; see [`super::layer_norm`].
 pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    if let Some(wide) = widened(x)? {
+        let (weight, bias) = (weight.to_dtype(DType::F32)?, bias.to_dtype(DType::F32)?);
+        return layer_norm(&wide, &weight, &bias, eps)?.to_dtype(x.dtype());
+    }
     let centered = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
     let normal = centered.broadcast_div(&(variance + eps)?.sqrt()?)?;
@@ -145,8 +149,17 @@ pub(super) fn kl_divergence(teacher: &Tensor, student: &Tensor, temperature: f64
     (teacher.exp()? * difference)?.sum_all()? * (temperature * temperature / batch as f64)
 }
 
+/// Half precision as `f32`; `None` for what is not half.
+fn widened(x: &Tensor) -> Result<Option<Tensor>> {
+    let half = matches!(x.dtype(), DType::BF16 | DType::F16);
+    half.then(|| x.to_dtype(DType::F32)).transpose()
+}
+
 /// `z - log Σ eᶻ` over the last axis.
 fn log_softmax(z: &Tensor) -> Result<Tensor> {
+    if let Some(wide) = widened(z)? {
+        return log_softmax(&wide)?.to_dtype(z.dtype());
+    }
     // The value does not depend on the shift, so the maximum needs no gradient.
     let shifted = z.broadcast_sub(&z.max_keepdim(D::Minus1)?.detach())?;
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)

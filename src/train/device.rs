@@ -1,0 +1,157 @@
+//! The same step on a device: the whole batch at once, candle's own gradients, and AdamW in tensors.
+//!
+//! Parameters and moments are f32. In half precision (`bf16`) a step computes with casts of the parameters, and the
+//! casts hand their gradients back in f32; norms, softmax and losses are computed in f32 as well.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor, Var};
+
+use crate::{
+    data::Batch,
+    error::{Context as _, Error, Result},
+    nn::{VitConfig, schema},
+    tensor::{Params, Weight, Weights},
+};
+
+use super::{
+    Objective, Optim,
+    checkpoint::State,
+    engine::{STACK_BYTES, backward, shard},
+    optim,
+};
+
+/// Gradients and moments on a device, by name of the parameter.
+#[derive(Debug)]
+pub(super) struct OnDevice {
+    device: Device,
+    bf16: bool,
+    gradients: BTreeMap<String, Tensor>,
+    first: BTreeMap<String, Tensor>,
+    second: BTreeMap<String, Tensor>,
+}
+
+impl OnDevice {
+    pub(super) fn new(params: &Params, optim: &Optim) -> Result<Self> {
+        let device = vars(params)?.values().next().map_or(Device::Cpu, |var| var.device().clone());
+        if optim.bf16 && device.is_cpu() {
+            return Err(Error::invalid("optim.bf16", "half precision is for a GPU; the CPU trains in f32"));
+        }
+        let zeros = || -> Result<BTreeMap<_, _>> {
+            let zero = |(name, var): (&String, &Var)| Ok((name.clone(), var.zeros_like().context(name)?));
+            vars(params)?.iter().map(zero).collect()
+        };
+        let (first, second) = (zeros()?, zeros()?);
+        Ok(Self { device, bf16: optim.bf16, gradients: BTreeMap::new(), first, second })
+    }
+
+    /// As [`super::Engine::gradients`].
+    pub(super) fn gradients(
+        &mut self,
+        params: &Params,
+        objective: &dyn Objective,
+        config: &VitConfig,
+        batch: &Batch,
+        step: u64,
+    ) -> Result<f64> {
+        let images = batch.labels.len();
+        let mut shard = shard(batch, 0, images, config, &self.device, step)?;
+        let mut weights = Weights::default();
+        for (name, var) in vars(params)? {
+            let dtype = if self.bf16 { DType::BF16 } else { DType::F32 };
+            let weight = var.as_tensor().to_dtype(dtype).and_then(|t| Weight::new(&t)).context(name)?;
+            weights.insert(name.clone(), weight);
+        }
+        if self.bf16 {
+            shard.images = shard.images.to_dtype(DType::BF16).context("images")?;
+        }
+        let work = || backward(objective, &weights, &shard, images);
+        let (loss, mut store) = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
+            thread
+                .map_err(Error::io("thread"))?
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        let gradient = |(name, var): (&String, &Var)| {
+            let missing = || Error::MissingTensor { name: format!("gradient of {name}") };
+            Ok((name.clone(), store.remove(var.as_tensor()).ok_or_else(missing)?))
+        };
+        self.gradients = vars(params)?.iter().map(gradient).collect::<Result<_>>()?;
+        Ok(loss)
+    }
+
+    /// Norm of all gradients together.
+    pub(super) fn norm(&self) -> Result<f64> {
+        let squares = self.gradients.values().map(|gradient| gradient.sqr()?.sum_all());
+        let norm = || {
+            let squares =
+                Tensor::stack(&squares.collect::<candle_core::Result<Vec<_>>>()?, 0)?.to_vec1::<f32>()?;
+            Ok(squares.into_iter().map(f64::from).sum::<f64>().sqrt())
+        };
+        norm().context("gradient norm")
+    }
+
+    /// As [`super::Engine::update`].
+    pub(super) fn update(
+        &mut self,
+        params: &Params,
+        optim: &Optim,
+        norm: f64,
+        eta: f64,
+        step: u64,
+    ) -> Result<()> {
+        for (name, var) in vars(params)? {
+            let rates = optim::rates(optim, norm, eta, step, schema::decays(name, var.rank()));
+            let ([b1, b2], [c1, c2]) = (rates.betas.map(f64::from), rates.rest.map(f64::from));
+            let (m, v) = (&self.first[name], &self.second[name]);
+            let change = || {
+                let g = (&self.gradients[name] * f64::from(rates.clip))?;
+                let m = ((m * b1)? + (&g * c1)?)?;
+                let v = ((v * b2)? + (g.sqr()? * c2)?)?;
+                let step = (&m / (v.sqrt()? + f64::from(rates.epsilon))?)?;
+                var.set(
+                    &((var.as_tensor().detach() * f64::from(rates.keep))? - (step * f64::from(rates.rate))?)?,
+                )?;
+                Ok((m, v))
+            };
+            let (m, v) = change().context(name)?;
+            self.first.insert(name.clone(), m);
+            self.second.insert(name.clone(), v);
+        }
+        Ok(())
+    }
+
+    /// The gradients in the flat order of the parameters.
+    pub(super) fn gradient(&self) -> Result<Vec<f32>> {
+        flat(&self.gradients)
+    }
+
+    /// Both moments in the flat order of the parameters.
+    pub(super) fn moments(&self) -> Result<[Vec<f32>; 2]> {
+        Ok([flat(&self.first)?, flat(&self.second)?])
+    }
+
+    /// As [`super::Engine::restore`].
+    pub(super) fn restore(&mut self, params: &Params, state: &State) -> Result<()> {
+        for (name, shape, span) in params.iter() {
+            let moment = |values: &[f32]| Tensor::from_slice(values, shape, &self.device).context(name);
+            let (m, v) = (moment(&state.first[span.clone()])?, moment(&state.second[span])?);
+            self.first.insert(name.to_owned(), m);
+            self.second.insert(name.to_owned(), v);
+        }
+        Ok(())
+    }
+}
+
+fn vars(params: &Params) -> Result<&BTreeMap<String, Var>> {
+    params.vars().ok_or_else(|| Error::invalid("parameters", "a flat store is no variables of a device"))
+}
+
+fn flat(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<f32>> {
+    let mut all = Vec::new();
+    for (name, tensor) in tensors {
+        all.extend(tensor.flatten_all().and_then(|t| t.to_vec1::<f32>()).context(name)?);
+    }
+    Ok(all)
+}
