@@ -202,7 +202,9 @@ impl Bench {
     }
 
     /// Trains; calls `watch` with the number of steps made, and the last one's loss, after each.
-    fn train(&self, watch: &mut dyn FnMut(u64, f64)) -> Outcome<()> {
+    /// It takes the model's weights: whoever wants them afterwards reads them before.
+    fn train(&mut self, watch: &mut dyn FnMut(u64, f64)) -> Outcome<()> {
+        let initial = std::mem::take(&mut self.model.weights);
         let config = self.model.info.config;
         let optim = &self.recipe.optim;
         let trainer = Trainer {
@@ -220,7 +222,7 @@ impl Bench {
             Ok(())
         };
         let mut control = Control { cancel: &AtomicBool::new(false), on_event: &mut on_event };
-        trainer.run(&self.model.weights, &mut control)?;
+        trainer.run(initial, &mut control)?;
         Ok(())
     }
 
@@ -239,7 +241,7 @@ impl Bench {
     }
 
     /// Images per second, from the end of the last step of the warm-up on.
-    fn speed(&self) -> Outcome<serde_json::Value> {
+    fn speed(&mut self) -> Outcome<serde_json::Value> {
         let mut times = Vec::new();
         let (warmup, mode) = (u64::from(self.options.warmup), self.options.mode);
         let start = Instant::now();
@@ -264,7 +266,7 @@ impl Bench {
         Ok(json!({ "images_per_s": batch / median(&steps), "mean_images_per_s": mean }))
     }
 
-    fn curve(&self) -> Outcome<serde_json::Value> {
+    fn curve(&mut self) -> Outcome<serde_json::Value> {
         if let Some(folder) = &self.options.dump {
             self.dump(folder)?;
         }
@@ -311,7 +313,7 @@ impl Bench {
     }
 
     /// Resident memory after every tenth of the steps, and the last in units of the first.
-    fn flat(&self) -> Outcome<serde_json::Value> {
+    fn flat(&mut self) -> Outcome<serde_json::Value> {
         let tenth = u64::from(self.steps / 10).max(1);
         let mut found = Vec::new();
         self.train(&mut |step, _| {
@@ -354,7 +356,7 @@ fn forward(vit: &Vit, batch: &Batch, threads: usize) -> Outcome<()> {
 
 fn main() -> Outcome<()> {
     set_environment();
-    let bench = Bench::new(Options::parse())?;
+    let mut bench = Bench::new(Options::parse())?;
     let (shape, mode) = (bench.options.shape, bench.options.mode);
     let result = match mode {
         Mode::Train | Mode::Forward | Mode::EndToEnd => bench.speed()?,

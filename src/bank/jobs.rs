@@ -280,7 +280,7 @@ impl Work {
                 self.progress.send_replace(Progress { step, total_steps: total, loss });
             }
         };
-        let mut tuned = run.classify(&model, &self.cancel, &mut report)?;
+        let mut tuned = run.classify(model, &self.cancel, &mut report)?;
         if let Some(origin) = &mut tuned.info.origin {
             origin.identity = identity.to_string();
         }

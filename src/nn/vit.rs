@@ -18,6 +18,10 @@ use super::{
     schema,
 };
 
+/// Tokens that go through the network together on the CPU: enough for the products, and their activations stay in the
+/// caches and in memory that the allocator has at hand.
+const ROWS: usize = 1024;
+
 /// Stochastic depth of one batch: the factors of both branches of every block.
 #[derive(Debug, Clone, Default)]
 pub struct DropPath(Vec<[Keep; 2]>);
@@ -85,7 +89,15 @@ impl Vit {
     /// # Errors
     /// candle's, where shapes disagree.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        self.forward_dropping(images, &DropPath::none(self.blocks.len()))
+        let (batch, every) = (images.dims4()?.0, DropPath::none(self.blocks.len()));
+        let part = (ROWS / self.config.tokens()).max(1);
+        if !images.device().is_cpu() || batch <= part {
+            return self.forward_dropping(images, &every);
+        }
+        let logits = (0..batch)
+            .step_by(part)
+            .map(|first| self.forward_dropping(&images.narrow(0, first, part.min(batch - first))?, &every));
+        Tensor::cat(&logits.collect::<Result<Vec<_>>>()?, 0)
     }
 
     /// Logits of a batch under stochastic depth.

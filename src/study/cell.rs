@@ -159,7 +159,7 @@ impl<'a> Cells<'a> {
             watch_held_out: false,
         };
         let label = name(&cell);
-        let model = run.classify(&initial, cancel, &mut |report| say(&label, Some(report)))?;
+        let model = run.classify(initial, cancel, &mut |report| say(&label, Some(report)))?;
         model.write(&file)?;
         std::fs::remove_file(&checkpoint).map_err(Error::io(&checkpoint))?;
         Ok(model)

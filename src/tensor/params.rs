@@ -103,6 +103,14 @@ impl Params {
         self.views(|view| Weight::new(&view.detach().force_contiguous()?))
     }
 
+    /// The parameters as plain weights, which take over their storage.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where candle cannot make a view.
+    pub fn into_weights(self) -> Result<Weights> {
+        self.views(|view| Weight::new(&view.detach()))
+    }
+
     fn views(&self, weight: impl Fn(&Tensor) -> candle_core::Result<Weight>) -> Result<Weights> {
         let one = |(name, entry): (&String, &Entry)| {
             let view = match &self.store {

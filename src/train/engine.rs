@@ -75,6 +75,11 @@ impl Engine {
         Ok(Self { params, place })
     }
 
+    /// The parameters, without the optimiser's memory.
+    pub fn into_params(self) -> Params {
+        self.params
+    }
+
     /// Computes the gradients of `batch` and returns the mean loss.
     ///
     /// # Errors

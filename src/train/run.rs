@@ -137,21 +137,23 @@ impl Run<'_> {
     /// Those of [`Trainer::run`].
     pub fn classify(
         &self,
-        model: &Model,
+        model: Model,
         cancel: &AtomicBool,
         report: &mut dyn FnMut(Report),
     ) -> Result<Model> {
-        let config = model.info.config;
+        let Model { info, weights } = model;
+        let config = info.config;
         let task = Task {
             objective: &Classification::new(config, &self.recipe.optim, self.recipe.seed),
             network: &|weights| Vit::new(config, weights),
-            initial: model.weights.to_device(&self.device)?,
-            identity: self.identity(&model.info.metadata()[METADATA_KEY], &model.weights)?,
-            preprocessing: &model.info.preprocessing,
+            identity: self.identity(&info.metadata()[METADATA_KEY], &weights)?,
+            initial: weights.to_device(&self.device)?,
+            preprocessing: &info.preprocessing,
             config,
         };
+        drop(weights);
         let weights = self.train(task, cancel, report)?;
-        let mut info = model.info.clone();
+        let mut info = info;
         info.training.push(self.note());
         Ok(Model { info, weights })
     }
@@ -213,7 +215,7 @@ impl Run<'_> {
             }
             Ok(())
         };
-        trainer.run(&initial, &mut Control { cancel, on_event: &mut on_event })
+        trainer.run(initial, &mut Control { cancel, on_event: &mut on_event })
     }
 
     /// What the result depends on: recipe, data, and what is trained.

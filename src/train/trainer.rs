@@ -79,13 +79,16 @@ pub struct Trainer<'a> {
 impl Trainer<'_> {
     /// Trains from `initial`, or from the checkpoint where there is one, and returns detached weights.
     ///
+    /// `initial` is copied and given up before the first step.
+    ///
     /// # Errors
     /// [`Error::Cancelled`]; [`Error::Diverged`] at a loss or gradient that is not finite; those of the objective,
     /// of the checkpoint and of `control.on_event`.
-    pub fn run(&self, initial: &Weights, control: &mut Control<'_>) -> Result<Weights> {
+    pub fn run(&self, initial: Weights, control: &mut Control<'_>) -> Result<Weights> {
         let per_epoch = self.loader.batches_per_epoch() as u64;
         let total = self.optim.length.steps(per_epoch);
-        let mut engine = Engine::new(initial, self.optim, self.threads)?;
+        let mut engine = Engine::new(&initial, self.optim, self.threads)?;
+        drop(initial);
         let mut step = 0;
         if let Some((path, run)) = self.checkpoint
             && let Some(checkpoint) = Checkpoint::open(path, run)?
@@ -124,6 +127,6 @@ impl Trainer<'_> {
             let event = Event::Epoch { epoch: epoch + 1, loss, elapsed: start.elapsed() };
             (control.on_event)(event, &engine.params)?;
         }
-        engine.params.snapshot()
+        engine.into_params().into_weights()
     }
 }

@@ -265,7 +265,7 @@ fn recomputing_changes_no_bit() {
             checkpoint: None,
             watch_held_out: false,
         };
-        bits(&run.classify(&model, &AtomicBool::new(false), &mut |_| ()).unwrap().weights)
+        bits(&run.classify(model.clone(), &AtomicBool::new(false), &mut |_| ()).unwrap().weights)
     };
     let kept = train(&recipe);
     recipe.optim.recompute = true;
@@ -285,7 +285,7 @@ fn the_number_of_threads_changes_no_bit() {
             checkpoint: None,
             watch_held_out: false,
         };
-        bits(&run.classify(&model, &AtomicBool::new(false), &mut |_| ()).unwrap().weights)
+        bits(&run.classify(model.clone(), &AtomicBool::new(false), &mut |_| ()).unwrap().weights)
     };
     let one = train(1);
     assert_eq!(one, train(2));
@@ -306,7 +306,7 @@ fn a_resumed_run_is_the_undisturbed_run() {
         checkpoint,
         watch_held_out: false,
     };
-    let whole = run(None).classify(&model, &AtomicBool::new(false), &mut |_| ()).unwrap();
+    let whole = run(None).classify(model.clone(), &AtomicBool::new(false), &mut |_| ()).unwrap();
     // 19 batches make an epoch; the run is cancelled in the second and has the state of the first.
     let cancel = AtomicBool::new(false);
     let mut stop = |report: Report| {
@@ -314,7 +314,7 @@ fn a_resumed_run_is_the_undisturbed_run() {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         }
     };
-    let cancelled = run(Some(&path)).classify(&model, &cancel, &mut stop).unwrap_err();
+    let cancelled = run(Some(&path)).classify(model.clone(), &cancel, &mut stop).unwrap_err();
     assert!(matches!(cancelled, Error::Cancelled));
     let mut resumed_at = None;
     let mut watch = |report: Report| {
@@ -322,7 +322,7 @@ fn a_resumed_run_is_the_undisturbed_run() {
             resumed_at = Some(step);
         }
     };
-    let resumed = run(Some(&path)).classify(&model, &AtomicBool::new(false), &mut watch).unwrap();
+    let resumed = run(Some(&path)).classify(model.clone(), &AtomicBool::new(false), &mut watch).unwrap();
     assert_eq!(resumed_at, Some(19));
     assert_eq!(bits(&whole.weights), bits(&resumed.weights));
 
@@ -335,7 +335,7 @@ fn a_resumed_run_is_the_undisturbed_run() {
         checkpoint: Some(&path),
         watch_held_out: false,
     };
-    let refused = run.classify(&model, &AtomicBool::new(false), &mut |_| ()).unwrap_err();
+    let refused = run.classify(model.clone(), &AtomicBool::new(false), &mut |_| ()).unwrap_err();
     assert!(refused.to_string().contains("another recipe"), "{refused}");
 }
 
@@ -352,7 +352,7 @@ fn a_descendant_starts_ahead_of_a_fresh_model() {
         checkpoint: None,
         watch_held_out: false,
     };
-    let teacher = run.classify(&Model::fresh(&recipe, &data.train).unwrap(), &cancel, &mut |_| ()).unwrap();
+    let teacher = run.classify(Model::fresh(&recipe, &data.train).unwrap(), &cancel, &mut |_| ()).unwrap();
     let mut gene = recipe.clone();
     gene.model = Some(ModelShape { depth: 4, ..recipe.model.unwrap() });
     let run = Run {
@@ -390,13 +390,13 @@ fn a_teacher_or_model_that_does_not_fit_is_refused() {
 
     let mut shallow = good.clone();
     shallow.info.config = good.info.config.resized(2, 16).unwrap();
-    let refused = run.classify(&shallow, &cancel, &mut |_| ()).unwrap_err();
+    let refused = run.classify(shallow.clone(), &cancel, &mut |_| ()).unwrap_err();
     assert!(refused.to_string().contains("blocks.2"), "{refused}");
 
     let raw: RawVitConfig = good.info.config.into();
     let mut other = good.clone();
     other.info.config = VitConfig::try_from(RawVitConfig { classes: 7, ..raw }).unwrap();
-    let refused = run.classify(&other, &cancel, &mut |_| ()).unwrap_err();
+    let refused = run.classify(other.clone(), &cancel, &mut |_| ()).unwrap_err();
     assert!(refused.to_string().contains("[28, 1, 7]"), "{refused}");
     let gene = GeneRecipe { stages: vec![1, 1, 1], ..gene_recipe() };
     let refused = run.learn(&gene, &other, &cancel, &mut |_| ()).unwrap_err();

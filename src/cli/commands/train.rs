@@ -34,7 +34,7 @@ pub(in crate::cli) fn train(options: &args::Train) -> Result<()> {
     let checkpoint = checkpoint(options)?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.run, Some(&checkpoint), true)?;
-    let model = run.classify(&model, &watch.cancel(), &mut |report| watch.report(report))?;
+    let model = run.classify(model, &watch.cancel(), &mut |report| watch.report(report))?;
     model.write(&options.output)?;
     remove(&checkpoint)
 }
@@ -65,7 +65,7 @@ pub(in crate::cli) fn finetune(options: &args::Finetune) -> Result<()> {
     let data = open_data(&recipe.data, &options.run)?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.run, None, true)?;
-    let model = run.classify(&model, &watch.cancel(), &mut |report| watch.report(report))?;
+    let model = run.classify(model, &watch.cancel(), &mut |report| watch.report(report))?;
     model.write(&options.output)
 }
 
