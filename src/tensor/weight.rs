@@ -86,12 +86,16 @@ impl Weight {
     /// # Errors
     /// candle's, where it cannot copy.
     pub fn tensor(&self) -> Result<Tensor> {
+        self.matrix()?.reshape(self.shape.as_slice())
+    }
+
+    /// As [`Weight::tensor`], in the matrix view: `[rows, cols]`.
+    pub(super) fn matrix(&self) -> Result<Tensor> {
         match self.pieces.as_slice() {
             [whole] => whole.clone(),
             pieces => Tensor::cat(pieces, 0)?,
         }
-        .contiguous()?
-        .reshape(self.shape.as_slice())
+        .contiguous()
     }
 
     /// Its shape.

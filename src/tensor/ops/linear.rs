@@ -24,7 +24,7 @@ pub fn linear(x: &Tensor, layer: &Affine) -> Result<Tensor> {
         bail!("linear: x {:?}, weight {weight:?} and bias {bias:?} do not fit", x.dims());
     }
     if !fused(&[x], &layer.weights()) {
-        return naive::linear(x, &layer.weight.tensor()?, &layer.bias.tensor()?);
+        return naive::linear(x, &layer.weight.matrix()?, &layer.bias.tensor()?);
     }
     node::apply(x, node::tape(&layer.weights()).as_ref(), Linear { layer: layer.clone() })
 }
