@@ -70,7 +70,7 @@ pub struct Trainer<'a> {
     pub config: VitConfig,
     /// Optimiser and schedule.
     pub optim: &'a Optim,
-    /// Threads; more than [`SHARDS`] are not used.
+    /// Threads; more than [`super::engine::SHARDS`] are not used.
     pub threads: usize,
     /// Where the state is kept after every epoch, and what identifies the run.
     pub checkpoint: Option<(&'a Path, &'a str)>,
