@@ -101,8 +101,8 @@ pub struct Optim {
     /// Stochastic depth of the last block; grows linearly from 0 at the first.
     #[serde(default)]
     pub drop_path: f64,
-    /// Keep only the input of each residual branch for the backward pass and compute the rest again: about a third of
-    /// the memory for a third more time, and the same result to the bit.
+    /// Keep only the input of each residual branch for the backward pass and compute the rest again: less memory for
+    /// activations, one more forward pass, and the same result to the bit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recompute: bool,
     /// Compute in bf16 with f32 parameters and moments; on a GPU only.
