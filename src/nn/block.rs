@@ -74,4 +74,16 @@ impl Block {
         let x = self.attn.residual(x, &self.norm1, &keep[0])?;
         self.mlp.residual(&x, &self.norm2, &keep[1])
     }
+
+    /// The class token of [`Block::forward`], for the last block: nothing reads its other tokens.
+    ///
+    /// # Shapes
+    /// `x`: `[batch, tokens, width]`; result: `[batch, 1, width]`.
+    ///
+    /// # Errors
+    /// candle's, where shapes disagree.
+    pub fn forward_class(&self, x: &Tensor, keep: &[Keep; 2]) -> Result<Tensor> {
+        let x = self.attn.class_residual(x, &self.norm1, &keep[0])?;
+        self.mlp.residual(&x, &self.norm2, &keep[1])
+    }
 }

@@ -4,7 +4,7 @@
 //!
 //! `z₀ = [cls; x₁E; …; x_N E] + E_pos`, `z_l = Block_l(z_{l-1})`, `logits = head(norm(z_L)[0])`.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
 use crate::{
     error,
@@ -109,11 +109,12 @@ impl Vit {
     /// candle's, where shapes disagree.
     pub fn forward_dropping(&self, images: &Tensor, paths: &DropPath) -> Result<Tensor> {
         let mut z = self.embed(images)?; // [batch, tokens, width]
-        for (block, keep) in self.blocks.iter().zip(&paths.0) {
+        let [blocks @ .., last] = self.blocks.as_slice() else { bail!("a network without a block") };
+        for (block, keep) in blocks.iter().zip(&paths.0) {
             z = block.forward(&z, keep)?;
         }
         // LayerNorm is per token, so norm → token 0 may pick the token first.
-        let class = z.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?; // [batch, width]
+        let class = last.forward_class(&z, &paths.0[blocks.len()])?.squeeze(1)?; // [batch, width]
         // A loss is computed in f32 whatever the network is.
         self.head.forward(&self.norm.forward(&class)?)?.to_dtype(DType::F32)
     }

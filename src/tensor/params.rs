@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 
 use crate::error::{Context, Error, Result};
 
-use super::{Tape, Weight, Weights};
+use super::{Tape, Weight, Weights, tape::Pool};
 
 /// Trainable parameters by name.
 ///
@@ -83,6 +83,15 @@ impl Params {
             Store::Flat(_) => None,
             Store::Vars(vars) => Some(vars),
         }
+    }
+
+    /// A tape for their gradients; see [`Tape::new`].
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where candle cannot make it.
+    pub fn tape(&self, recompute: bool, pool: Arc<Pool>) -> Result<Arc<Tape>> {
+        let spans = self.entries.values().map(|entry| entry.span.clone()).collect();
+        Tape::new(spans, recompute, pool).map(Arc::new).context("gradients")
     }
 
     /// The parameters as weights that share their storage, with gradients on `tape`. Variables of a device have theirs
@@ -212,7 +221,7 @@ mod tests {
         let weights: Weights = [("w".to_owned(), Weight::new(&tensor).unwrap())].into_iter().collect();
         let params = Params::new(&weights).unwrap();
         let snapshot = params.snapshot().unwrap();
-        let shared = params.weights(&Arc::new(Tape::new(2, false, Arc::default()).unwrap())).unwrap();
+        let shared = params.weights(&params.tape(false, Arc::default()).unwrap()).unwrap();
         params.set(&[5.0, 6.0]).unwrap();
         params.update(|values| values[0] = 7.0).unwrap();
         let read = |w: &Weights| w.tensor("w").unwrap().to_vec1::<f32>().unwrap();

@@ -81,6 +81,31 @@ impl Weight {
         Ok(Self { shape: piece.dims().to_vec(), pieces: vec![piece], tape: self.tape.clone() })
     }
 
+    /// Rows `rows` of the matrix view, in as many rectangles as they lie in: a vector stays one.
+    ///
+    /// # Errors
+    /// If the rows reach beyond the weight.
+    pub fn rows(&self, rows: std::ops::Range<usize>) -> Result<Self> {
+        let (mut pieces, mut first) = (Vec::new(), 0);
+        for piece in &self.pieces {
+            let count = piece.dims()[0];
+            let (start, end) = (rows.start.max(first), rows.end.min(first + count));
+            if start < end {
+                pieces.push(piece.narrow(0, start - first, end - start)?);
+            }
+            first += count;
+        }
+        if rows.start > rows.end || rows.end > first {
+            candle_core::bail!("rows {rows:?} of a weight of {first}");
+        }
+        let shape = if self.shape.len() == 1 {
+            vec![rows.len()]
+        } else {
+            vec![rows.len(), matrix_view(&self.shape)[1]]
+        };
+        Ok(Self { shape, pieces, tape: self.tape.clone() })
+    }
+
     /// Its values in one contiguous tensor: part of candle's graph where the pieces are.
     ///
     /// # Errors

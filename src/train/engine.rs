@@ -66,11 +66,9 @@ impl Engine {
         }
         let threads = threads.clamp(1, SHARDS);
         let pools: Vec<Arc<Pool>> = (0..threads).map(|_| Arc::default()).collect();
-        let tape = |shard: usize| {
-            let pool = Arc::clone(&pools[shard / SHARDS.div_ceil(threads)]);
-            Tape::new(params.len(), optim.recompute, pool).map(Arc::new)
-        };
-        let tapes = (0..SHARDS).map(tape).collect::<candle_core::Result<_>>().context("gradients")?;
+        let tape =
+            |shard: usize| params.tape(optim.recompute, Arc::clone(&pools[shard / SHARDS.div_ceil(threads)]));
+        let tapes = (0..SHARDS).map(tape).collect::<Result<_>>()?;
         let place = Place::Host(Host { adamw: AdamW::new(&params, threads), tapes, threads });
         Ok(Self { params, place })
     }
@@ -83,7 +81,7 @@ impl Engine {
     /// Computes the gradients of `batch` and returns the mean loss.
     ///
     /// # Errors
-    /// Those of the objective.
+    /// Those of the objective; [`Error::MissingTensor`] for a parameter that the loss does not depend on.
     pub fn gradients(
         &mut self,
         objective: &dyn Objective,
@@ -114,7 +112,7 @@ impl Engine {
     /// [`Error::Tensor`] where a device cannot be read.
     pub fn gradient(&self) -> Result<Vec<f32>> {
         match &self.place {
-            Place::Host(host) => Ok(host.tapes[0].gradients().clone()),
+            Place::Host(host) => Ok(host.tapes[0].gradients().to_vec()),
             Place::Device(device) => device.gradient(),
         }
     }
@@ -179,7 +177,7 @@ impl Host {
             for ((losses, bounds), tapes) in shards.zip(self.tapes.chunks(per_thread)) {
                 let work = move || {
                     for ((loss, (start, end)), tape) in losses.iter_mut().zip(bounds).zip(tapes) {
-                        tape.clear();
+                        tape.gradients().clear();
                         if start < end {
                             let weights = params.weights(tape);
                             *loss = weights.and_then(|weights| {
@@ -196,13 +194,31 @@ impl Host {
             }
             Ok::<_, Error>(())
         })?;
-        losses.into_iter().sum()
+        let loss = losses.into_iter().sum::<Result<f64>>()?;
+        self.finish(params)?;
+        Ok(loss)
+    }
+
+    /// Completes the gradients of every shard.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] for a parameter to which no shard has added anything: it would only decay.
+    fn finish(&self, params: &Params) -> Result<()> {
+        let mut touched = vec![false; params.iter().len()];
+        for tape in &self.tapes {
+            let mut gradients = tape.gradients();
+            touched.iter_mut().zip(gradients.finish()).for_each(|(any, one)| *any |= one);
+        }
+        match params.iter().zip(touched).find(|(_, touched)| !touched) {
+            Some(((name, ..), _)) => Err(Error::MissingTensor { name: format!("gradient of {name}") }),
+            None => Ok(()),
+        }
     }
 
     fn reduce(&self) -> f64 {
         let [sum, others @ ..] = self.tapes.as_slice() else { return 0.0 };
         let others: Vec<_> = others.iter().map(|tape| tape.gradients()).collect();
-        let others: Vec<_> = others.iter().map(|gradients| gradients.as_slice()).collect();
+        let others: Vec<&[f32]> = others.iter().map(|gradients| &***gradients).collect();
         self.adamw.reduce(&mut sum.gradients(), &others)
     }
 }

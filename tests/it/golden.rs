@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use candle_core::{Device, Tensor};
 use genebank::{
     nn::{Vit, VitConfig, config::RawVitConfig},
-    tensor::{Params, Tape, TensorFile, Weights},
+    tensor::{Params, TensorFile, Weights},
     train::{Objective, Optim, Shard, classify::Classification, optim::AdamW, recipe::Length},
 };
 
@@ -64,11 +64,11 @@ impl Golden {
 
     /// The loss, and the gradients in the flat order of the parameters.
     fn loss(&self, params: &Params) -> (f32, Vec<f32>) {
-        let tape = Arc::new(Tape::new(params.len(), false, Arc::default()).unwrap());
+        let tape = params.tape(false, Arc::default()).unwrap();
         let loss = self.objective().loss(&params.weights(&tape).unwrap(), &self.shard()).unwrap();
         #[expect(clippy::disallowed_methods, reason = "three blocks fit the stack of a test")]
         loss.backward().unwrap();
-        let gradients = tape.gradients().clone();
+        let gradients = tape.gradients().to_vec();
         (loss.to_scalar().unwrap(), gradients)
     }
 }

@@ -10,7 +10,7 @@ use genebank::{
     },
     gene::{DepthRule, Learngene, Size},
     nn::{Vit, schema},
-    tensor::{Dtype, Init, Tape, TensorFile, Weights, matrix_view},
+    tensor::{Dtype, Init, TensorFile, Weights, matrix_view},
 };
 use proptest::prelude::*;
 
@@ -142,7 +142,7 @@ fn the_trained_depth_is_the_auxiliary_model_bit_for_bit() {
     // Over variables, as while learning: the graph must not change a bit either.
     let params =
         genebank::tensor::Params::new(&Weights::from_file(gene.file(), &Device::Cpu).unwrap()).unwrap();
-    let tape = std::sync::Arc::new(Tape::new(params.len(), false, std::sync::Arc::default()).unwrap());
+    let tape = params.tape(false, std::sync::Arc::default()).unwrap();
     let learned = expand(&auxiliary, &params.weights(&tape).unwrap(), &Device::Cpu).unwrap();
     let expected = logits(&Vit::new(auxiliary.info.config, &learned).unwrap(), &images);
     let served = served_logits(&gene, &Size::default(), &images);

@@ -5,13 +5,16 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use genebank::{
     data::{Augment, Batch, Dataset, DatasetPair, Loader, Split},
     error::Error,
     gene::Size,
     nn::{Vit, VitConfig, config::RawVitConfig},
-    tensor::{Params, Tape, Weight, Weights},
+    tensor::{
+        Params, Weight, Weights,
+        ops::{self, Affine},
+    },
     train::{
         Engine, Event, Length, Objective, Optim, Recipe, Shard,
         classify::Classification,
@@ -135,6 +138,36 @@ fn no_parameter_of_a_gene_is_dead() {
     }
 }
 
+/// A loss that reads the head alone.
+struct Bias;
+
+impl Objective for Bias {
+    fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor, Error> {
+        let weight = |name: &str| weights.get(name).cloned();
+        let head = Affine { weight: weight("head.weight")?, bias: weight("head.bias")? };
+        let input = shard.images.flatten_from(1).and_then(|x| x.narrow(1, 0, 16));
+        let logits = input.and_then(|x| ops::linear(&x, &head)).and_then(|y| y.sqr()?.mean_all());
+        logits.map_err(|e| Error::invalid("test", e.to_string()))
+    }
+}
+
+#[test]
+fn a_parameter_that_the_loss_does_not_read_is_an_error() {
+    let (data, recipe) = (data(), recipe(1));
+    let model = Model::fresh(&recipe, &data.train).unwrap();
+    let batch = first_batch(&data, &recipe, &model);
+    let mut engine = Engine::new(&model.weights, &recipe.optim, 2).unwrap();
+    let error = engine.gradients(&Bias, &model.info.config, &batch, 0).unwrap_err().to_string();
+    assert!(error.contains("gradient of blocks.0.attn.proj.bias"), "{error}");
+    // A batch of fewer images than shards leaves shards empty, and no parameter.
+    let objective = Classification::new(model.info.config, &recipe.optim, 0);
+    let values = batch.images.len() / batch.n;
+    let (images, labels) = (batch.images[..2 * values].to_vec(), batch.labels[..2].to_vec());
+    let two = Batch { images, labels, items: batch.items[..2].to_vec(), n: 2 };
+    assert!(engine.gradients(&objective, &model.info.config, &two, 0).is_ok());
+    assert!(engine.reduce().unwrap() > 0.0);
+}
+
 #[test]
 fn the_teacher_gets_no_gradient_even_where_it_could() {
     let (data, recipe) = (data(), recipe(1));
@@ -151,7 +184,7 @@ fn the_teacher_gets_no_gradient_even_where_it_could() {
     let gene = GeneRecipe { stages: vec![1, 1, 1], ..gene_recipe() };
     let (learned, _) = run.learn(&gene, &teacher, &AtomicBool::new(false), &mut |_| ()).unwrap();
     let student = Params::new(&Weights::from_file(learned.file(), &Device::Cpu).unwrap()).unwrap();
-    let tape = |params: &Params| Arc::new(Tape::new(params.len(), false, Arc::default()).unwrap());
+    let tape = |params: &Params| params.tape(false, Arc::default()).unwrap();
     let (ancestors, students) = (tape(&ancestor), tape(&student));
     let vit = Vit::new(teacher.info.config, &ancestor.weights(&ancestors).unwrap()).unwrap();
     let auxiliary = learned.blueprint(&Size::default()).unwrap();

@@ -45,4 +45,16 @@ impl Attention {
         let layers = [self.qkv.affine(), self.proj.affine()];
         ops::attention_branch(x, norm.affine(), NORM_EPS, layers, self.heads, keep.0.as_ref())
     }
+
+    /// [`Attention::residual`] of the class token alone.
+    ///
+    /// # Shapes
+    /// `x`: `[batch, tokens, width]`; result: `[batch, 1, width]`.
+    ///
+    /// # Errors
+    /// candle's, where shapes disagree.
+    pub fn class_residual(&self, x: &Tensor, norm: &LayerNorm, keep: &Keep) -> Result<Tensor> {
+        let layers = [self.qkv.affine(), self.proj.affine()];
+        ops::class_attention_branch(x, norm.affine(), NORM_EPS, layers, self.heads, keep.0.as_ref())
+    }
 }

@@ -19,6 +19,10 @@
 //! As one operation a branch keeps between the passes what the products read (`p`, `o`; `a`, `GELU'(h)`) and nothing
 //! else, adds the residual for free, and hands candle one gradient instead of six. `n` is computed again.
 
+mod class;
+
+pub use class::class_attention_branch;
+
 use super::attention::Geometry;
 use super::node::{self, Kernel};
 use super::parameter::Affine;
@@ -43,10 +47,7 @@ pub fn attention_branch(
     heads: usize,
     keep: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let (packed, inner) = (matrix_view(qkv.weight.dims())[0], matrix_view(proj.weight.dims())[1]);
-    if heads == 0 || packed != 3 * inner || inner % heads != 0 {
-        bail!("attention: {packed} rows of qkv and {inner} columns of proj do not make {heads} heads");
-    }
+    AttentionBranch::check_heads(qkv, proj, heads)?;
     check("attention", x, norm, [qkv, proj], keep)?;
     let weights = [norm, qkv, proj].map(Affine::weights).concat();
     if !fused(&[x], &weights) {
@@ -55,7 +56,7 @@ pub fn attention_branch(
         return naive::residual(x, &linear::linear(&o, proj)?, keep);
     }
     let tape = node::tape(&weights);
-    let branch = Branch { norm: norm.clone(), eps: eps as f32, keep: factors(keep)?, tape: tape.clone() };
+    let branch = Branch::new(norm, eps, keep, tape.clone())?;
     let kernel =
         AttentionBranch { branch, qkv: qkv.clone(), proj: proj.clone(), heads, kept: Mutex::default() };
     node::apply(x, tape.as_ref(), kernel)
@@ -87,7 +88,7 @@ pub fn mlp_branch(
         return naive::residual(x, &linear::linear(&gelu::gelu(&h)?, fc2)?, keep);
     }
     let tape = node::tape(&weights);
-    let branch = Branch { norm: norm.clone(), eps: eps as f32, keep: factors(keep)?, tape: tape.clone() };
+    let branch = Branch::new(norm, eps, keep, tape.clone())?;
     let kernel = MlpBranch { branch, fc1: fc1.clone(), fc2: fc2.clone(), kept: Mutex::default() };
     node::apply(x, tape.as_ref(), kernel)
 }
@@ -115,12 +116,7 @@ fn check(
     Ok(())
 }
 
-/// The factors of stochastic depth as numbers.
-fn factors(keep: Option<&Tensor>) -> Result<Option<Vec<f32>>> {
-    keep.map(|keep| keep.flatten_all()?.to_vec1()).transpose()
-}
-
-/// What both branches have.
+/// What the branches have in common.
 struct Branch {
     norm: Affine,
     eps: f32,
@@ -129,6 +125,11 @@ struct Branch {
 }
 
 impl Branch {
+    fn new(norm: &Affine, eps: f64, keep: Option<&Tensor>, tape: Option<Arc<Tape>>) -> Result<Self> {
+        let keep = keep.map(|keep| keep.flatten_all()?.to_vec1()).transpose()?;
+        Ok(Self { norm: norm.clone(), eps: eps as f32, keep, tape })
+    }
+
     fn buffer(&self, len: usize) -> Buffer {
         Buffer::new(self.tape.as_ref(), len)
     }
@@ -192,6 +193,14 @@ struct AttentionBranch {
 }
 
 impl AttentionBranch {
+    fn check_heads(qkv: &Affine, proj: &Affine, heads: usize) -> Result<()> {
+        let (packed, inner) = (matrix_view(qkv.weight.dims())[0], matrix_view(proj.weight.dims())[1]);
+        if heads == 0 || inner == 0 || packed != 3 * inner || !inner.is_multiple_of(heads) {
+            bail!("attention: {packed} rows of qkv and {inner} columns of proj do not make {heads} heads");
+        }
+        Ok(())
+    }
+
     fn geometry(&self, tokens: usize) -> Geometry {
         let head_dim = matrix_view(self.proj.weight.dims())[1] / self.heads;
         Geometry { tokens, heads: self.heads, kv_heads: self.heads, head_dim, causal: false }

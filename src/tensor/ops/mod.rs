@@ -36,7 +36,7 @@ mod transpose;
 
 pub use adamw::{Rates, adamw, add_to, square_sum};
 pub use attention::{AttentionShape, Mask, attention, attention_with};
-pub use branch::{attention_branch, mlp_branch};
+pub use branch::{attention_branch, class_attention_branch, mlp_branch};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;

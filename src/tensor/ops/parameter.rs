@@ -19,6 +19,11 @@ impl Affine {
     pub(super) fn weights(&self) -> [&Weight; 2] {
         [&self.weight, &self.bias]
     }
+
+    /// The part of the map that gives outputs `rows`.
+    pub(super) fn rows(&self, rows: std::ops::Range<usize>) -> Result<Self> {
+        Ok(Self { weight: self.weight.rows(rows.clone())?, bias: self.bias.rows(rows)? })
+    }
 }
 
 /// The pieces of a weight, locked for reading.
@@ -77,9 +82,15 @@ impl Weight {
         let mut first = 0;
         for piece in self.pieces() {
             let place = Place::of(piece.layout())?;
-            let g = Matrix::strided(&g[first.min(g.len())..], n, place.rows, rows);
-            MatrixMut::strided(&mut gradients[place.start..], place.rows, place.cols, place.stride)
-                .add_product(g.transposed(), Matrix::new(x, n, cols));
+            let g = Matrix::strided(&g[first.min(g.len())..], n, place.rows, rows).transposed();
+            let x = Matrix::new(x, n, cols);
+            let (sum, overwrite) = gradients.piece(place.start, place.rows * place.cols);
+            let sum = MatrixMut::strided(sum, place.rows, place.cols, place.stride);
+            if overwrite {
+                sum.set_product(g, x)
+            } else {
+                sum.add_product(g, x)
+            }
             first += place.rows;
         }
         Ok(())
@@ -92,9 +103,11 @@ impl Weight {
         let mut values = values.iter();
         for piece in self.pieces() {
             let place = Place::of(piece.layout())?;
+            let (sum, overwrite) = gradients.piece(place.start, place.rows * place.cols);
             for row in 0..place.rows {
-                let sums = &mut gradients[place.start + row * place.stride..][..place.cols];
-                sums.iter_mut().zip(values.by_ref()).for_each(|(sum, value)| *sum += value);
+                let sum = sum[row * place.stride..][..place.cols].iter_mut();
+                sum.zip(values.by_ref())
+                    .for_each(|(sum, value)| *sum = if overwrite { *value } else { *sum + value });
             }
         }
         Ok(())

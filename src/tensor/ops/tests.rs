@@ -4,10 +4,10 @@ mod masks;
 
 use super::attention::Geometry;
 use super::{
-    Affine, Rotary, attention, attention_branch, cross_entropy, drop_path, gelu, kl_divergence, layer_norm,
-    linear, mlp_branch, naive, residual, rms_norm, rope, sequence, silu, swiglu,
+    Affine, Rotary, attention, attention_branch, class_attention_branch, cross_entropy, drop_path, gelu,
+    kl_divergence, layer_norm, linear, mlp_branch, naive, residual, rms_norm, rope, sequence, silu, swiglu,
 };
-use crate::tensor::{Params, Tape, Weight, Weights};
+use crate::tensor::{Params, Weight, Weights};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use std::sync::Arc;
 
@@ -61,12 +61,12 @@ fn on_tape(
     let named: Weights =
         weights.iter().enumerate().map(|(i, w)| (format!("{i:02}"), Weight::new(w).unwrap())).collect();
     let params = Params::new(&named).unwrap();
-    let tape = Arc::new(Tape::new(params.len(), recompute, Arc::default()).unwrap());
+    let tape = params.tape(recompute, Arc::default()).unwrap();
     let learned = params.weights(&tape).unwrap();
     let learned: Vec<Weight> = learned.iter().map(|(_, weight)| weight.clone()).collect();
     // Twice: what an operation leaves in the memory of its tape must not matter.
     let mut result = differentiate(inputs, &|inputs| operation(inputs, &learned));
-    tape.clear();
+    tape.gradients().clear();
     result = (result.0, differentiate(inputs, &|inputs| operation(inputs, &learned)).1);
     let gradients = tape.gradients();
     result.1.extend(
@@ -204,6 +204,17 @@ fn branches_match_the_oracle() {
                 &|t, w| naive_branch(&t[0], w, keep, |p| full(p, heads)),
             );
             check(
+                &format!("class attention branch {what}"),
+                std::slice::from_ref(&x),
+                &branch_weights(width, 3 * width, width),
+                &[],
+                &|t, w| {
+                    let layers = [&affine(&w[2], &w[3]), &affine(&w[4], &w[5])];
+                    class_attention_branch(&t[0], &affine(&w[0], &w[1]), 1e-6, layers, heads, single.as_ref())
+                },
+                &|t, w| naive_branch(&t[0], w, keep, |p| full(p, heads))?.narrow(1, 0, 1),
+            );
+            check(
                 &format!("mlp branch {what}"),
                 std::slice::from_ref(&x),
                 &branch_weights(width, hidden, hidden),
@@ -244,8 +255,9 @@ fn slices_and_repeated_layers_match_the_oracle() {
             let norm = affine(&prefix(&w[0], width)?, &prefix(&w[1], width)?);
             let qkv = affine(&fused(&w[2], width, &[3 * width, width])?, &fused(&w[3], 1, &[3 * width])?);
             let proj = affine(&w[4].rectangle(0..width, 0..width)?, &prefix(&w[5], width)?);
-            let branch = |x: &Tensor| attention_branch(x, &norm, 1e-6, [&qkv, &proj], heads, None);
-            branch(&branch(&t[0])?)
+            let x = attention_branch(&t[0], &norm, 1e-6, [&qkv, &proj], heads, None)?;
+            let class = class_attention_branch(&x, &norm, 1e-6, [&qkv, &proj], heads, None)?;
+            Tensor::cat(&[attention_branch(&x, &norm, 1e-6, [&qkv, &proj], heads, None)?, class], 1)
         },
         &|t, w| {
             let w = [
@@ -257,7 +269,8 @@ fn slices_and_repeated_layers_match_the_oracle() {
                 w[5].narrow(0, 0, width)?,
             ];
             let branch = |x: &Tensor| naive_branch(x, &w, None, |p| full(p, heads));
-            branch(&branch(&t[0])?)
+            let twice = branch(&branch(&t[0])?)?;
+            Tensor::cat(&[&twice, &twice.narrow(1, 0, 1)?], 1)
         },
     );
     check(
