@@ -70,7 +70,14 @@ impl Augment {
         Ok(())
     }
 
-    /// Writes the changed and normalised image into `out`. An option that is off draws nothing from `random`.
+    /// How many different images it makes of one, where they are few: unchanged, and mirrored.
+    pub(super) fn views(&self) -> Option<u8> {
+        let few = self.crop_padding == 0 && self.erase.is_none();
+        few.then_some(if self.flip { 2 } else { 1 })
+    }
+
+    /// Writes the changed and normalised image into `out`; returns which of [`Augment::views`] it is, 0 where they are
+    /// not counted. An option that is off draws nothing from `random`.
     ///
     /// # Shapes
     /// - `pixels`, `out`: `[channels, size, size]`; `table`: made for the same channels.
@@ -81,7 +88,7 @@ impl Augment {
         table: &Table,
         random: &mut Stream,
         out: &mut [f32],
-    ) {
+    ) -> u8 {
         let size = shape.size;
         let padding = self.crop_padding as usize;
         let (top, left) = if padding == 0 {
@@ -92,14 +99,16 @@ impl Augment {
         };
         let mirrored = self.flip && random.below(2) == 1;
 
-        if padding == 0 && !mirrored {
-            table.normalise(pixels, shape, out);
+        let view = if padding == 0 {
+            table.view(pixels, shape, mirrored, out)
         } else {
             table.shift(pixels, shape, Shift { padding, top, left, mirrored }, out);
-        }
+            0
+        };
         if let Some(erase) = self.erase {
             erase.apply(size, random, out);
         }
+        view
     }
 }
 
@@ -147,6 +156,7 @@ struct Shift {
 }
 
 /// `(pixel / 255 − mean) / std` for each channel and pixel value.
+#[derive(Clone)]
 pub(super) struct Table {
     channels: Vec<[f32; 256]>,
 }
@@ -170,6 +180,16 @@ impl Table {
         for ((plane, out), values) in planes.zip(&self.channels) {
             look_up(values, plane, out);
         }
+    }
+
+    /// As [`Table::normalise`], mirrored or not; returns the number of the view.
+    pub(super) fn view(&self, pixels: &[u8], shape: ImageShape, mirrored: bool, out: &mut [f32]) -> u8 {
+        if mirrored {
+            self.shift(pixels, shape, Shift { padding: 0, top: 0, left: 0, mirrored }, out);
+        } else {
+            self.normalise(pixels, shape, out);
+        }
+        u8::from(mirrored)
     }
 
     /// As [`Table::normalise`], moved over a black border and mirrored.

@@ -19,6 +19,8 @@ pub struct Batch {
     pub labels: Vec<u32>,
     /// Item numbers in the data set, `[n]`: what a teacher's stored logits are found by.
     pub items: Vec<u32>,
+    /// Which of [`Loader::views`] each image is, `[n]`; 0 where they are not counted.
+    pub views: Vec<u8>,
     /// Number of images.
     pub n: usize,
 }
@@ -47,8 +49,8 @@ impl EpochPlan {
 enum Pass {
     /// Shuffled and augmented from `seed`; a last partial batch is dropped.
     Train { seed: u64, augment: Augment },
-    /// In order and unchanged; a last partial batch is kept.
-    Evaluate,
+    /// In order, all mirrored or none; a last partial batch is kept.
+    Evaluate { mirrored: bool },
 }
 
 /// Makes batches of chosen items of a data set.
@@ -99,7 +101,27 @@ impl Loader {
         batch: usize,
         normalize: &Preprocessing,
     ) -> Result<Self> {
-        Self::checked(dataset, indices, batch, Pass::Evaluate, normalize)
+        Self::checked(dataset, indices, batch, Pass::Evaluate { mirrored: false }, normalize)
+    }
+
+    /// How many different images this loader makes of one item, where they are few enough to be counted.
+    pub fn views(&self) -> Option<u8> {
+        match self.pass {
+            Pass::Train { augment, .. } => augment.views(),
+            Pass::Evaluate { .. } => Some(1),
+        }
+    }
+
+    /// An evaluation loader of view `view` of the same items, in the order of the numbers given to this one.
+    #[must_use]
+    pub fn view(&self, view: u8) -> Self {
+        Self {
+            dataset: Arc::clone(&self.dataset),
+            indices: self.indices.clone(),
+            pass: Pass::Evaluate { mirrored: view == 1 },
+            table: self.table.clone(),
+            ..*self
+        }
     }
 
     fn checked(
@@ -133,7 +155,7 @@ impl Loader {
     pub fn batches_per_epoch(&self) -> usize {
         match self.pass {
             Pass::Train { .. } => self.indices.len() / self.batch,
-            Pass::Evaluate => self.indices.len().div_ceil(self.batch),
+            Pass::Evaluate { .. } => self.indices.len().div_ceil(self.batch),
         }
     }
 
@@ -142,7 +164,7 @@ impl Loader {
         let mut order = self.indices.clone();
         match self.pass {
             Pass::Train { seed, .. } => rng::stream(seed, &format!("shuffle/{epoch}")).shuffle(&mut order),
-            Pass::Evaluate => {}
+            Pass::Evaluate { .. } => {}
         }
         EpochPlan { epoch, order }
     }
@@ -174,23 +196,25 @@ impl Loader {
     fn assemble(&self, epoch: u64, items: &[u32]) -> Batch {
         let shape = self.dataset.shape();
         let mut images = vec![0.0; items.len() * shape.values()];
+        let mut views = vec![0; items.len()];
         let outs = images.chunks_exact_mut(shape.values());
         let items_and_outs = items.iter().map(|&item| (item, self.dataset.image(item as usize))).zip(outs);
+        let items_and_outs = items_and_outs.zip(&mut views);
         match self.pass {
             Pass::Train { seed, augment } => {
-                for ((item, pixels), out) in items_and_outs {
+                for (((item, pixels), out), view) in items_and_outs {
                     let mut random = rng::stream(seed, &format!("augment/{epoch}/{item}"));
-                    augment.apply(pixels, shape, &self.table, &mut random, out);
+                    *view = augment.apply(pixels, shape, &self.table, &mut random, out);
                 }
             }
-            Pass::Evaluate => {
-                for ((_, pixels), out) in items_and_outs {
-                    self.table.normalise(pixels, shape, out);
+            Pass::Evaluate { mirrored } => {
+                for (((_, pixels), out), view) in items_and_outs {
+                    *view = self.table.view(pixels, shape, mirrored, out);
                 }
             }
         }
         let labels = items.iter().map(|&item| self.dataset.label(item as usize) as u32).collect();
-        Batch { images, labels, items: items.to_vec(), n: items.len() }
+        Batch { images, labels, items: items.to_vec(), views, n: items.len() }
     }
 
     /// The batches of epoch `epoch` from number `from_batch` on, made by one thread up to `depth` batches ahead.

@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     blueprint::{
-        Blueprint, Canonical, Entry, ModelInfo, Origin, Source, expand,
+        Blueprint, Canonical, Entry, ModelInfo, Origin, Piece, Source, expand,
         model::{self, METADATA_KEY},
     },
     error::{Context, Error, Result},
@@ -20,7 +20,11 @@ use crate::{
     tensor::{Dtype, TensorFile, Weights, hex, sha256, weights::check_schema},
 };
 
-use super::{DepthRule, GeneMeta, Probe, Quality, meta::stage_name, width};
+use super::{
+    DepthRule, GeneMeta, Probe, Quality,
+    meta::{stage_name, width_norm},
+    width,
+};
 
 /// The size of a model, and how it is read off the gene. Absent numbers mean the trained ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -172,11 +176,14 @@ fn config_of(meta: &GeneMeta, size: &Size) -> Result<VitConfig> {
 pub(super) fn blueprint_of(meta: &GeneMeta, digest: &str, size: &Size) -> Result<Blueprint> {
     let target = config_of(meta, size)?;
     let stage_layers = size.rule.layers(target.depth(), &meta.stages);
-    let entry = |spec: &ParamSpec, name: String, stored: &str| Entry {
-        name,
-        shape: spec.shape(&target),
-        dtype: size.dtype,
-        source: Source::Pieces(width::pieces(spec, stored, &meta.config, &target)),
+    let entry = |spec: &ParamSpec, name: String, stored: &str| {
+        let shape = spec.shape(&target);
+        let pieces = if meta.own_norm(stored, target.width()) {
+            vec![Piece::whole(&width_norm(stored, target.width()), &shape)]
+        } else {
+            width::pieces(spec, stored, &meta.config, &target)
+        };
+        Entry { name, shape, dtype: size.dtype, source: Source::Pieces(pieces) }
     };
     let shared = |spec: ParamSpec| entry(&spec, spec.name.clone(), &spec.name);
     // θ_l = θ_{s(l)}: layer l copies the layer of its stage.

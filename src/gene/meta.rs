@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     blueprint::{Preprocessing, model::FAMILY},
     error::{Error, Result},
-    nn::{ParamSpec, VitConfig, config::NORM_EPS, schema},
+    nn::{Axis, ParamSpec, VitConfig, config::NORM_EPS, schema},
     tensor::rng,
 };
 
@@ -84,6 +84,9 @@ pub struct GeneMeta {
     pub stages: Vec<usize>,
     /// Widths that were trained.
     pub trained_widths: Vec<usize>,
+    /// Whether narrower widths have scales and shifts of the norms of their own, under [`width_norm`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub width_norms: bool,
     /// Least and greatest depth that is served.
     pub depth_range: [usize; 2],
     /// Dimension of one head.
@@ -192,13 +195,35 @@ impl GeneMeta {
             let block = schema::block(config).into_iter();
             block.map(move |spec| ParamSpec { name: stage_name(stage, &spec.name), ..spec })
         });
-        schema::stem(config).into_iter().chain(stages).chain(schema::tail(config)).collect()
+        let specs: Vec<_> =
+            schema::stem(config).into_iter().chain(stages).chain(schema::tail(config)).collect();
+        let own = |width: usize| {
+            let norms = specs.iter().filter(move |spec| self.own_norm(&spec.name, width));
+            norms.map(move |spec| ParamSpec {
+                name: width_norm(&spec.name, width),
+                axes: vec![Axis::Fixed(width)],
+                ..spec.clone()
+            })
+        };
+        let norms: Vec<_> = self.trained_widths.iter().flat_map(|width| own(*width)).collect();
+        specs.into_iter().chain(norms).collect()
+    }
+
+    /// Whether a model of `width` has its own values of the parameter called `name`.
+    pub fn own_norm(&self, name: &str, width: usize) -> bool {
+        let narrower = width != self.config.width() && self.trained_widths.contains(&width);
+        self.width_norms && narrower && schema::of_norm(name)
     }
 }
 
 /// Name in a gene file of parameter `parameter` of the layer of `stage`.
 pub fn stage_name(stage: usize, parameter: &str) -> String {
     format!("stages.{stage}.{parameter}")
+}
+
+/// Name in a gene file of the values of norm parameter `name` for models of `width`.
+pub fn width_norm(name: &str, width: usize) -> String {
+    format!("{name}@w{width}")
 }
 
 /// Checks that `name` can be a gene's: letters, digits, `.`, `_` and `-`, at most 64, beginning with a letter or

@@ -20,12 +20,12 @@ use super::{
 /// Images of the probe of a new gene.
 const PROBE_BATCH: usize = 2;
 
-/// The blueprint of the auxiliary model of a gene that is still being learned.
+/// The blueprint of a size of a gene that is still being learned; the auxiliary model's where no number is given.
 ///
 /// # Errors
 /// Those of [`Learngene::blueprint`].
-pub fn auxiliary(meta: &GeneMeta) -> Result<Blueprint> {
-    blueprint_of(meta, "", &Size::default())
+pub fn blueprint(meta: &GeneMeta, size: &Size) -> Result<Blueprint> {
+    blueprint_of(meta, "", size)
 }
 
 /// The gene file of `meta` and `weights`, with a fresh probe of seed `probe_seed`, checked by reading it back.
@@ -33,7 +33,7 @@ pub fn auxiliary(meta: &GeneMeta) -> Result<Blueprint> {
 /// # Errors
 /// Those of [`Learngene::from_file`].
 pub fn render(mut meta: GeneMeta, weights: &Weights, probe_seed: u64) -> Result<(Learngene, Bytes)> {
-    let expanded = crate::blueprint::expand(&auxiliary(&meta)?, weights, &Device::Cpu)?;
+    let expanded = crate::blueprint::expand(&blueprint(&meta, &Size::default())?, weights, &Device::Cpu)?;
     let logits = probe_logits(&Vit::new(meta.config, &expanded)?, probe_seed, PROBE_BATCH)?;
     meta.probe = Probe { seed: probe_seed, batch: PROBE_BATCH, logits };
     let bytes = write(&meta, weights.to_bytes(Dtype::F32)?);

@@ -159,6 +159,11 @@ pub fn decays(name: &str, rank: usize) -> bool {
     rank > 1 && name != CLASS_TOKEN && name != POSITIONS
 }
 
+/// Whether the tensor called `name` is scale or shift of a norm, with or without a prefix.
+pub fn of_norm(name: &str) -> bool {
+    name.rsplit('.').nth(1).is_some_and(|part| part.starts_with(NORM))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,6 +203,7 @@ mod tests {
         };
         for spec in vit(&VitConfig::try_from(raw).unwrap()) {
             assert_eq!(decays(&spec.name, spec.axes.len()), spec.decay, "{}", spec.name);
+            assert_eq!(of_norm(&spec.name), spec.name.contains("norm"), "{}", spec.name);
         }
     }
 }

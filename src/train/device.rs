@@ -27,6 +27,7 @@ pub(super) struct OnDevice {
     device: Device,
     bf16: bool,
     gradients: BTreeMap<String, Tensor>,
+    alive: Vec<bool>,
     first: BTreeMap<String, Tensor>,
     second: BTreeMap<String, Tensor>,
 }
@@ -42,7 +43,13 @@ impl OnDevice {
             vars(params)?.iter().map(zero).collect()
         };
         let (first, second) = (zeros()?, zeros()?);
-        Ok(Self { device, bf16: optim.bf16, gradients: BTreeMap::new(), first, second })
+        let alive = vec![false; params.iter().len()];
+        Ok(Self { device, bf16: optim.bf16, gradients: BTreeMap::new(), alive, first, second })
+    }
+
+    /// As of [`super::Engine`]'s other place: whether each parameter has had a gradient.
+    pub(super) fn alive(&self) -> &[bool] {
+        &self.alive
     }
 
     /// As [`super::Engine::gradients`].
@@ -73,11 +80,17 @@ impl OnDevice {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
-        let gradient = |(name, var): (&String, &Var)| {
-            let missing = || Error::MissingTensor { name: format!("gradient of {name}") };
-            Ok((name.clone(), store.remove(var.as_tensor()).ok_or_else(missing)?))
-        };
-        self.gradients = vars(params)?.iter().map(gradient).collect::<Result<_>>()?;
+        for ((name, var), alive) in vars(params)?.iter().zip(&mut self.alive) {
+            let gradient = match store.remove(var.as_tensor()) {
+                Some(gradient) => {
+                    *alive = true;
+                    gradient
+                }
+                None if objective.samples() => var.zeros_like().context(name)?,
+                None => return Err(Error::MissingTensor { name: format!("gradient of {name}") }),
+            };
+            self.gradients.insert(name.clone(), gradient);
+        }
         Ok(loss)
     }
 

@@ -40,6 +40,8 @@ struct Host {
     adamw: AdamW,
     tapes: Vec<Arc<Tape>>,
     threads: usize,
+    /// Of each parameter: whether a step has added to its gradient.
+    alive: Vec<bool>,
 }
 
 impl Engine {
@@ -69,13 +71,21 @@ impl Engine {
         let tape =
             |shard: usize| params.tape(optim.recompute, Arc::clone(&pools[shard / SHARDS.div_ceil(threads)]));
         let tapes = (0..SHARDS).map(tape).collect::<Result<_>>()?;
-        let place = Place::Host(Host { adamw: AdamW::new(&params, threads), tapes, threads });
+        let alive = vec![false; params.iter().len()];
+        let place = Place::Host(Host { adamw: AdamW::new(&params, threads), tapes, threads, alive });
         Ok(Self { params, place })
     }
 
     /// The parameters, without the optimiser's memory.
-    pub fn into_params(self) -> Params {
-        self.params
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] for a parameter that no step of this engine has read.
+    pub fn into_params(self) -> Result<Params> {
+        match &self.place {
+            Place::Host(host) => check_alive(&self.params, &host.alive)?,
+            Place::Device(device) => check_alive(&self.params, device.alive())?,
+        }
+        Ok(self.params)
     }
 
     /// Computes the gradients of `batch` and returns the mean loss.
@@ -161,7 +171,7 @@ impl Engine {
 
 impl Host {
     fn gradients(
-        &self,
+        &mut self,
         params: &Params,
         objective: &dyn Objective,
         config: &VitConfig,
@@ -195,24 +205,16 @@ impl Host {
             Ok::<_, Error>(())
         })?;
         let loss = losses.into_iter().sum::<Result<f64>>()?;
-        self.finish(params)?;
-        Ok(loss)
-    }
-
-    /// Completes the gradients of every shard.
-    ///
-    /// # Errors
-    /// [`Error::MissingTensor`] for a parameter to which no shard has added anything: it would only decay.
-    fn finish(&self, params: &Params) -> Result<()> {
-        let mut touched = vec![false; params.iter().len()];
+        let mut touched = vec![false; self.alive.len()];
         for tape in &self.tapes {
             let mut gradients = tape.gradients();
             touched.iter_mut().zip(gradients.finish()).for_each(|(any, one)| *any |= one);
         }
-        match params.iter().zip(touched).find(|(_, touched)| !touched) {
-            Some(((name, ..), _)) => Err(Error::MissingTensor { name: format!("gradient of {name}") }),
-            None => Ok(()),
+        self.alive.iter_mut().zip(&touched).for_each(|(alive, now)| *alive |= now);
+        if !objective.samples() {
+            check_alive(params, &touched)?;
         }
+        Ok(loss)
     }
 
     fn reduce(&self) -> f64 {
@@ -220,6 +222,14 @@ impl Host {
         let others: Vec<_> = others.iter().map(|tape| tape.gradients()).collect();
         let others: Vec<&[f32]> = others.iter().map(|gradients| &***gradients).collect();
         self.adamw.reduce(&mut sum.gradients(), &others)
+    }
+}
+
+/// Refuses a parameter to which nothing was added: it would only decay.
+fn check_alive(params: &Params, touched: &[bool]) -> Result<()> {
+    match params.iter().zip(touched).find(|(_, touched)| !**touched) {
+        Some(((name, ..), _)) => Err(Error::MissingTensor { name: format!("gradient of {name}") }),
+        None => Ok(()),
     }
 }
 
@@ -248,8 +258,14 @@ pub(super) fn shard(
     device: &Device,
     step: u64,
 ) -> Result<Shard> {
-    let labels = batch.labels[start..end].to_vec();
-    Ok(Shard { images: images(batch, start, end, config, device)?, labels, step, first: start })
+    Ok(Shard {
+        images: images(batch, start, end, config, device)?,
+        labels: batch.labels[start..end].to_vec(),
+        items: batch.items[start..end].to_vec(),
+        views: batch.views[start..end].to_vec(),
+        step,
+        first: start,
+    })
 }
 
 /// Images `start..end` of `batch` on `device`, `[images, channels, height, width]`.

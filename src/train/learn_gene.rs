@@ -37,21 +37,54 @@ use crate::{
 use super::{
     Objective, Optim, Shard,
     objective::{draw_paths, smooth_targets},
+    recipe::GeneRecipe,
+    teacher::Teacher,
 };
+
+/// What a student's logits are compared with.
+#[derive(Debug, Clone, Copy)]
+pub struct Distillation {
+    /// Weight of the distillation term, `α`.
+    pub alpha: f64,
+    /// Its temperature, `τ`.
+    pub temperature: f64,
+    /// Share of the label term's target that is spread over all classes.
+    pub label_smoothing: f64,
+}
+
+impl Distillation {
+    /// That of a recipe.
+    pub const fn new(gene: &GeneRecipe, optim: &Optim) -> Self {
+        Self { alpha: gene.alpha, temperature: gene.temperature, label_smoothing: optim.label_smoothing }
+    }
+
+    /// `(1 - α) CE(y, f(x)) + α τ² KL( softmax(g(x) / τ) ‖ softmax(f(x) / τ) )`
+    ///
+    /// # Shapes
+    /// `logits`, `teacher_logits`: `[images, classes]`; no gradient goes to the teacher.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Tensor`].
+    pub fn loss(&self, logits: &Tensor, teacher_logits: &Tensor, shard: &Shard) -> Result<Tensor> {
+        let soft = ops::kl_divergence(teacher_logits, logits, self.temperature).context("distillation")?;
+        if self.alpha == 1.0 {
+            return Ok(soft);
+        }
+        let targets = smooth_targets(shard, logits.dims2().context("logits")?.1, self.label_smoothing)?;
+        let hard = ops::cross_entropy(logits, &targets).context("cross-entropy")?;
+        ((hard * (1.0 - self.alpha)).context("loss")? + (soft * self.alpha).context("loss")?).context("loss")
+    }
+}
 
 /// The distillation objective over a gene's variables.
 #[derive(Debug)]
 pub struct StageSharing {
     /// Blueprint of the trained size: which stage each layer uses.
     pub auxiliary: Blueprint,
-    /// The ancestor; plain tensors, so no graph is recorded through it.
-    pub teacher: Vit,
-    /// Weight of the distillation term.
-    pub alpha: f64,
-    /// Temperature of the distillation term.
-    pub temperature: f64,
-    /// Share of the label term's target that is spread over all classes.
-    pub label_smoothing: f64,
+    /// The ancestor.
+    pub teacher: Teacher,
+    /// The loss.
+    pub distillation: Distillation,
     /// Stochastic depth of the last block.
     pub drop_path: f64,
     /// Seed of stochastic depth.
@@ -60,22 +93,9 @@ pub struct StageSharing {
 
 impl StageSharing {
     /// The objective of a recipe.
-    pub fn new(
-        auxiliary: Blueprint,
-        teacher: Vit,
-        gene: &super::recipe::GeneRecipe,
-        optim: &Optim,
-        seed: u64,
-    ) -> Self {
-        Self {
-            auxiliary,
-            teacher,
-            alpha: gene.alpha,
-            temperature: gene.temperature,
-            label_smoothing: optim.label_smoothing,
-            drop_path: optim.drop_path,
-            seed,
-        }
+    pub fn new(auxiliary: Blueprint, teacher: Teacher, gene: &GeneRecipe, optim: &Optim, seed: u64) -> Self {
+        let distillation = Distillation::new(gene, optim);
+        Self { auxiliary, teacher, distillation, drop_path: optim.drop_path, seed }
     }
 }
 
@@ -85,13 +105,6 @@ impl Objective for StageSharing {
         let model = Vit::new(config, &expand(&self.auxiliary, weights, shard.images.device())?)?;
         let paths = draw_paths(self.seed, self.drop_path, config.depth(), shard)?;
         let logits = model.forward_dropping(&shard.images, &paths).context("auxiliary model")?;
-        let teacher_logits = self.teacher.forward(&shard.images).context("teacher")?;
-        let soft = ops::kl_divergence(&teacher_logits, &logits, self.temperature).context("distillation")?;
-        if self.alpha == 1.0 {
-            return Ok(soft);
-        }
-        let targets = smooth_targets(shard, config.classes(), self.label_smoothing)?;
-        let hard = ops::cross_entropy(&logits, &targets).context("cross-entropy")?;
-        ((hard * (1.0 - self.alpha)).context("loss")? + (soft * self.alpha).context("loss")?).context("loss")
+        self.distillation.loss(&logits, &self.teacher.logits(shard)?, shard)
     }
 }

@@ -7,10 +7,12 @@ pub mod engine;
 pub mod evaluate;
 pub mod finetune;
 pub mod learn_gene;
+pub mod nested;
 pub mod objective;
 pub mod optim;
 pub mod recipe;
 pub mod run;
+pub mod teacher;
 pub mod trainer;
 
 pub use engine::Engine;

@@ -15,6 +15,10 @@ pub struct Shard {
     pub images: Tensor,
     /// Class of each image.
     pub labels: Vec<u32>,
+    /// Item of the data set that each image is.
+    pub items: Vec<u32>,
+    /// Which of its views.
+    pub views: Vec<u8>,
     /// Optimiser step, from 0.
     pub step: u64,
     /// Position of the first image in its batch.
@@ -28,6 +32,11 @@ pub trait Objective: Sync {
     /// # Errors
     /// Those of building the network, and [`crate::error::Error::Tensor`].
     fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor>;
+
+    /// Whether a step may leave parameters out, because what it trains is drawn.
+    fn samples(&self) -> bool {
+        false
+    }
 }
 
 /// Targets of cross-entropy: `(1 - smoothing)` on the label and `smoothing` spread over all classes (Szegedy et

@@ -133,6 +133,39 @@ pub struct GeneRecipe {
     /// First values: the teacher's where true, fresh ones (as published) where false.
     #[serde(default)]
     pub from_teacher: bool,
+    /// Every depth and width in one gene; absent: the published objective, which trains one size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nested: Option<Nested>,
+}
+
+/// How nested widths and random depths are learned; see [`super::nested`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nested {
+    /// Widths that are trained and will be served, the trained one among them.
+    pub widths: Vec<usize>,
+    /// Least and greatest depth that is drawn.
+    pub depths: [usize; 2],
+    /// Sizes drawn in each step, beside the trained one and the smallest.
+    pub draws: usize,
+    /// Share of the ancestor in what a size is taught; the rest is the next larger size's of the step.
+    pub ancestor_share: f64,
+    /// Weight of the trained size where a drawn one has 1.
+    #[serde(default = "one")]
+    pub full_weight: f64,
+    /// Weight of the smallest size where a drawn one has 1.
+    #[serde(default = "one")]
+    pub smallest_weight: f64,
+    /// First steps, which train the trained size alone.
+    #[serde(default)]
+    pub full_only_steps: u64,
+    /// Scales and shifts of the norms of their own for each narrower width.
+    #[serde(default)]
+    pub width_norms: bool,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 impl Recipe {
@@ -145,7 +178,11 @@ impl Recipe {
         let recipe: Self =
             toml::from_str(&text).map_err(|e| Error::invalid(path.display().to_string(), e.to_string()))?;
         recipe.optim.check()?;
-        if let Some(GeneRecipe { alpha, temperature, .. }) = recipe.gene {
+        if let Some(GeneRecipe { alpha, temperature, nested, depth_range, .. }) = &recipe.gene {
+            let (alpha, temperature) = (*alpha, *temperature);
+            if let Some(nested) = nested {
+                nested.check(*depth_range)?;
+            }
             if !(0.0..=1.0).contains(&alpha) {
                 return Err(Error::invalid("gene.alpha", format!("{alpha} is not 0..=1")));
             }
@@ -157,6 +194,45 @@ impl Recipe {
             }
         }
         Ok(recipe)
+    }
+}
+
+impl Nested {
+    /// Most sizes drawn in a step.
+    pub const MAX_DRAWS: usize = 16;
+
+    /// Checks every number; that the widths are of the gene is checked with the gene.
+    fn check(&self, served: [usize; 2]) -> Result<()> {
+        let [least, greatest] = self.depths;
+        let weight = |value: f64| value.is_finite() && value > 0.0;
+        let rules = [
+            ("widths", !self.widths.is_empty(), format!("{:?}: at least one", self.widths)),
+            (
+                "depths",
+                served[0] <= least && least <= greatest && greatest <= served[1],
+                format!("{least}..={greatest} is not within depth_range {}..={}", served[0], served[1]),
+            ),
+            (
+                "draws",
+                self.draws <= Self::MAX_DRAWS,
+                format!("{} is not 0..={}", self.draws, Self::MAX_DRAWS),
+            ),
+            (
+                "ancestor_share",
+                (0.0..=1.0).contains(&self.ancestor_share),
+                format!("{} is not 0..=1", self.ancestor_share),
+            ),
+            ("full_weight", weight(self.full_weight), format!("{} is not positive", self.full_weight)),
+            (
+                "smallest_weight",
+                weight(self.smallest_weight),
+                format!("{} is not positive", self.smallest_weight),
+            ),
+        ];
+        match rules.into_iter().find(|(_, holds, _)| !holds) {
+            Some((field, _, reason)) => Err(Error::invalid(format!("gene.nested.{field}"), reason)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whole runs: from a recipe and a data set to a model or gene.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -13,10 +14,10 @@ use crate::{
         model::{self, METADATA_KEY},
     },
     data::{Dataset, DatasetPair, Loader, Split},
-    error::{Error, Result},
-    gene::{GeneMeta, Learngene, Probe, meta, store},
+    error::{Context as _, Error, Result},
+    gene::{GeneMeta, Learngene, Probe, Size, meta, store},
     nn::{
-        Vit, VitConfig,
+        ParamSpec, Vit, VitConfig,
         config::{NORM_EPS, RawVitConfig},
         schema,
     },
@@ -29,7 +30,9 @@ use super::{
     evaluate,
     evaluate::{labels, logits, score},
     learn_gene::StageSharing,
+    nested::NestedSharing,
     recipe::GeneRecipe,
+    teacher::Teacher,
 };
 
 /// Images per batch of an evaluation.
@@ -171,33 +174,47 @@ impl Run<'_> {
     ) -> Result<(Learngene, bytes::Bytes)> {
         let (meta, device) = (self.gene_meta(gene, teacher)?, &self.device);
         let initial = if gene.from_teacher {
-            inherited_gene(&meta, teacher)?
+            inherited_gene(&meta, teacher, self.recipe.seed)?
         } else {
-            initial_gene(&meta, self.recipe.seed)?
+            meta.schema().iter().map(|spec| fresh(spec, &meta, self.recipe.seed)).collect::<Result<_>>()?
         };
-        let auxiliary = store::auxiliary(&meta)?;
-        let vit = Vit::new(teacher.info.config, &teacher.weights.to_device(device)?)?;
+        let auxiliary = store::blueprint(&meta, &Size::default())?;
         let json = serde_json::to_string(&meta).expect("a record of finite numbers and text serialises");
+        let identity = self.identity(&json, &teacher.weights)?;
+        let vit = Vit::new(teacher.info.config, &teacher.weights.to_device(device)?)?;
+        let loader = self.loader(&teacher.info.preprocessing, &meta.config)?;
+        let optim = &self.recipe.optim;
+        let images = optim.length.steps(loader.batches_per_epoch() as u64) * optim.batch as u64;
+        let vit = Teacher::new(vit, &loader, images, self.threads)?;
+        let objective: Box<dyn Objective> = match &gene.nested {
+            None => Box::new(StageSharing::new(auxiliary.clone(), vit, gene, optim, self.recipe.seed)),
+            Some(nested) => Box::new(NestedSharing::new(&meta, nested, vit, gene, optim, self.recipe.seed)?),
+        };
         let task = Task {
             network: &|weights| Vit::new(meta.config, &expand(&auxiliary, weights, device)?),
             initial: initial.to_device(device)?,
-            identity: self.identity(&json, &teacher.weights)?,
+            identity,
             preprocessing: &teacher.info.preprocessing,
             config: meta.config,
-            objective: &StageSharing::new(auxiliary.clone(), vit, gene, &self.recipe.optim, self.recipe.seed),
+            objective: objective.as_ref(),
         };
         let weights = self.train(task, cancel, report)?;
         store::render(meta, &weights.to_device(&Device::Cpu)?, self.recipe.seed)
+    }
+
+    /// Training images of the recipe.
+    fn loader(&self, preprocessing: &Preprocessing, config: &VitConfig) -> Result<Loader> {
+        let (dataset, indices) = self.data.select(Split::Train, SPLIT_SEED);
+        check_data(&dataset, config)?;
+        let recipe = self.recipe;
+        Loader::new(dataset, indices, recipe.optim.batch, recipe.seed, recipe.augment, preprocessing)
     }
 
     /// Trains and reports the held-out accuracy of the network after every epoch.
     fn train(&self, task: Task<'_>, cancel: &AtomicBool, report: &mut dyn FnMut(Report)) -> Result<Weights> {
         let Task { objective, network, initial, identity, preprocessing, config } = task;
         let recipe = self.recipe;
-        let (dataset, indices) = self.data.select(Split::Train, SPLIT_SEED);
-        check_data(&dataset, &config)?;
-        let batch = recipe.optim.batch;
-        let loader = Loader::new(dataset, indices, batch, recipe.seed, recipe.augment, preprocessing)?;
+        let loader = self.loader(preprocessing, &config)?;
         let held_out = loader_of(self.data, Split::HeldOut, preprocessing)?;
         let trainer = Trainer {
             objective,
@@ -249,7 +266,11 @@ impl Run<'_> {
             family: info.family,
             config: info.config,
             stages: gene.stages.clone(),
-            trained_widths: vec![info.config.width()],
+            trained_widths: gene
+                .nested
+                .as_ref()
+                .map_or_else(|| vec![info.config.width()], |n| n.widths.clone()),
+            width_norms: gene.nested.as_ref().is_some_and(|nested| nested.width_norms),
             depth_range: gene.depth_range,
             head_dim: info.config.head_dim(),
             norm_eps: NORM_EPS,
@@ -313,22 +334,17 @@ fn check_data(data: &Dataset, config: &VitConfig) -> Result<()> {
     Ok(())
 }
 
-/// Fresh values for every tensor of a gene.
-fn initial_gene(meta: &GeneMeta, seed: u64) -> Result<Weights> {
-    use crate::error::Context as _;
-    let tensors = meta.schema().into_iter().map(|spec| {
-        let shape = spec.shape(&meta.config);
-        let values = spec.init.values(seed, &spec.name, shape.iter().product());
-        let tensor = candle_core::Tensor::from_vec(values, shape, &Device::Cpu);
-        let weight = tensor.and_then(|t| Weight::new(&t)).context(&spec.name)?;
-        Ok((spec.name, weight))
-    });
-    tensors.collect()
+/// Fresh values of a tensor of a gene.
+fn fresh(spec: &ParamSpec, meta: &GeneMeta, seed: u64) -> Result<(String, Weight)> {
+    let shape = spec.shape(&meta.config);
+    let values = spec.init.values(seed, &spec.name, shape.iter().product());
+    let tensor = candle_core::Tensor::from_vec(values, shape, &Device::Cpu);
+    Ok((spec.name.clone(), tensor.and_then(|t| Weight::new(&t)).context(&spec.name)?))
 }
 
 /// First values of a gene from its teacher: shared tensors as they are, and for stage `s` of `M` the layer
-/// `⌊s (L - 1) / (M - 1)⌉` of `L`.
-fn inherited_gene(meta: &GeneMeta, teacher: &Model) -> Result<Weights> {
+/// `⌊s (L - 1) / (M - 1)⌉` of `L`. Norms of narrower widths are fresh.
+fn inherited_gene(meta: &GeneMeta, teacher: &Model, seed: u64) -> Result<Weights> {
     let (layers, stages) = (teacher.info.config.depth(), meta.stages.len());
     if teacher.info.config.resized(meta.config.depth(), teacher.info.config.width())? != meta.config {
         return Err(Error::invalid("gene.from_teacher", "the teacher's shape differs in more than depth"));
@@ -341,7 +357,13 @@ fn inherited_gene(meta: &GeneMeta, teacher: &Model) -> Result<Weights> {
         block.iter().map(move |spec| (meta::stage_name(s, &spec.name), schema::block_name(layer, &spec.name)))
     };
     let pairs = shared.chain((0..stages).flat_map(stage));
-    pairs.map(|(name, teachers)| Ok((name, teacher.weights.get(&teachers)?.clone()))).collect()
+    let inherited = pairs.map(|(name, teachers)| Ok((name, teacher.weights.get(&teachers)?.clone())));
+    let inherited: BTreeMap<String, Weight> = inherited.collect::<Result<_>>()?;
+    let weight = |spec: ParamSpec| match inherited.get(&spec.name) {
+        Some(weight) => Ok((spec.name, weight.clone())),
+        None => fresh(&spec, meta, seed),
+    };
+    meta.schema().into_iter().map(weight).collect()
 }
 
 fn model_info(recipe: &Recipe, data: &Dataset, preprocessing: Preprocessing) -> Result<ModelInfo> {

@@ -127,6 +127,6 @@ impl Trainer<'_> {
             let event = Event::Epoch { epoch: epoch + 1, loss, elapsed: start.elapsed() };
             (control.on_event)(event, &engine.params)?;
         }
-        engine.into_params().into_weights()
+        engine.into_params()?.into_weights()
     }
 }

@@ -120,7 +120,7 @@ fn a_broken_gene_writes_nothing() {
             }),
         ),
         (
-            "not finite at element 2",
+            "not finite at element 7",
             changed(|bytes| {
                 let at = bytes.len() - 4;
                 bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());

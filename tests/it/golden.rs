@@ -54,8 +54,9 @@ impl Golden {
 
     fn shard(&self) -> Shard {
         let images = Tensor::from_vec(self.values("images"), (6, 3, 12, 12), &Device::Cpu).unwrap();
-        let labels = self.values("labels").into_iter().map(|l| l as u32).collect();
-        Shard { images, labels, step: 0, first: 0 }
+        let labels: Vec<u32> = self.values("labels").into_iter().map(|l| l as u32).collect();
+        let unknown = labels.len();
+        Shard { images, labels, items: vec![0; unknown], views: vec![0; unknown], step: 0, first: 0 }
     }
 
     fn objective(&self) -> Classification {

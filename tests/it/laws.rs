@@ -138,7 +138,7 @@ fn images(gene: &Learngene) -> Tensor {
 fn the_trained_depth_is_the_auxiliary_model_bit_for_bit() {
     let gene = gene();
     let images = images(&gene);
-    let auxiliary = genebank::gene::store::auxiliary(gene.meta()).unwrap();
+    let auxiliary = genebank::gene::store::blueprint(gene.meta(), &Size::default()).unwrap();
     // Over variables, as while learning: the graph must not change a bit either.
     let params =
         genebank::tensor::Params::new(&Weights::from_file(gene.file(), &Device::Cpu).unwrap()).unwrap();
@@ -192,8 +192,13 @@ fn the_report_counts_every_tensor_once() {
     };
     assert_eq!(report(3, 24), Inheritance { copied: 8 + 3 * 12, ..Inheritance::default() });
     assert_eq!(report(4, 24), Inheritance { copied: 8 + 2 * 12, repeated: 2 * 12, ..Inheritance::default() });
-    // The head's bias is as long at every width.
-    assert_eq!(report(3, 8), Inheritance { copied: 1, sliced: 7 + 3 * 12, ..Inheritance::default() });
+    // The head's bias is as long at every width, and the norms of a trained width are its own.
+    let own = 2 + 3 * 4;
+    assert_eq!(
+        report(3, 8),
+        Inheritance { copied: 1 + own, sliced: 7 + 3 * 12 - own, ..Inheritance::default() }
+    );
+    assert_eq!(report(3, 16), Inheritance { copied: 1, sliced: 7 + 3 * 12, ..Inheritance::default() });
 }
 
 #[test]

@@ -21,6 +21,7 @@ use genebank::{
         learn_gene::StageSharing,
         recipe::{GeneRecipe, ModelShape},
         run::{Model, Report, Run, measure},
+        teacher::Teacher,
     },
 };
 
@@ -62,6 +63,7 @@ fn gene_recipe() -> GeneRecipe {
         alpha: 1.0,
         temperature: 1.0,
         from_teacher: false,
+        nested: None,
     }
 }
 
@@ -133,7 +135,8 @@ fn no_parameter_of_a_gene_is_dead() {
     for alpha in [1.0, 0.5] {
         let auxiliary = learned.blueprint(&Size::default()).unwrap();
         let recipe_of_gene = GeneRecipe { alpha, ..gene_recipe() };
-        let objective = StageSharing::new(auxiliary, teacher.vit().unwrap(), &recipe_of_gene, &gene.optim, 0);
+        let ancestor = Teacher::Network(teacher.vit().unwrap());
+        let objective = StageSharing::new(auxiliary, ancestor, &recipe_of_gene, &gene.optim, 0);
         assert_alive(&objective, &initial, &teacher, &data, &gene);
     }
 }
@@ -163,7 +166,7 @@ fn a_parameter_that_the_loss_does_not_read_is_an_error() {
     let objective = Classification::new(model.info.config, &recipe.optim, 0);
     let values = batch.images.len() / batch.n;
     let (images, labels) = (batch.images[..2 * values].to_vec(), batch.labels[..2].to_vec());
-    let two = Batch { images, labels, items: batch.items[..2].to_vec(), n: 2 };
+    let two = Batch { images, labels, items: batch.items[..2].to_vec(), views: vec![0; 2], n: 2 };
     assert!(engine.gradients(&objective, &model.info.config, &two, 0).is_ok());
     assert!(engine.reduce().unwrap() > 0.0);
 }
@@ -188,10 +191,11 @@ fn the_teacher_gets_no_gradient_even_where_it_could() {
     let (ancestors, students) = (tape(&ancestor), tape(&student));
     let vit = Vit::new(teacher.info.config, &ancestor.weights(&ancestors).unwrap()).unwrap();
     let auxiliary = learned.blueprint(&Size::default()).unwrap();
-    let objective = StageSharing::new(auxiliary, vit, &gene, &recipe.optim, 0);
+    let objective = StageSharing::new(auxiliary, Teacher::Network(vit), &gene, &recipe.optim, 0);
     let batch = first_batch(&data, &recipe, &teacher);
     let images = genebank::train::engine::images(&batch, 0, 4, &teacher.info.config, &Device::Cpu).unwrap();
-    let shard = Shard { images, labels: batch.labels[..4].to_vec(), step: 0, first: 0 };
+    let labels = batch.labels[..4].to_vec();
+    let shard = Shard { images, labels, items: vec![0; 4], views: vec![0; 4], step: 0, first: 0 };
     let loss = objective.loss(&student.weights(&students).unwrap(), &shard).unwrap();
     #[expect(clippy::disallowed_methods, reason = "a few blocks fit the stack of a test")]
     loss.backward().unwrap();

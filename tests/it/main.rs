@@ -13,6 +13,7 @@ mod http;
 mod kill;
 mod laws;
 mod learning;
+mod nested;
 mod study;
 mod support;
 mod tuning;

@@ -46,6 +46,7 @@ pub(crate) fn meta() -> GeneMeta {
         config: VitConfig::try_from(raw).unwrap(),
         stages: vec![1, 1, 1],
         trained_widths: vec![8, 24],
+        width_norms: true,
         depth_range: [1, 64],
         head_dim: 8,
         norm_eps: NORM_EPS,

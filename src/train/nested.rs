@@ -1,0 +1,151 @@
+//! Learning a gene that gives every depth and every sold width: stage-wise weight sharing over nested widths.
+//!
+//! Source: stage sharing as in [`super::learn_gene`] (Xia et al. 2024, arXiv 2404.16897); several widths of one set of
+//! weights in one step, the wider teaching the narrower, as in Zhang et al. 2024 (Scala, arXiv 2412.04786, section 3)
+//! and Yu & Huang 2019 (arXiv 1903.05134, sections 3.1 and 3.2: largest, smallest and drawn sizes).
+//!
+//! In step `t` the sizes `z_1 > … > z_K` are the trained one, the smallest and `draws` drawn ones; `f_z` is the
+//! blueprint of `z` over the gene's variables:
+//!
+//! ```text
+//! L = Σ_k λ_k [ β D(g, f_{z_k}) + (1 - β) D(f_{z_{k-1}}, f_{z_k}) ] / Σ_k λ_k,   f_{z_0} = g
+//! D(t, s) = (1 - α) CE(y, s) + α τ² KL( softmax(t(x) / τ) ‖ softmax(s(x) / τ) )
+//! ```
+//!
+//! | symbol | here | meaning |
+//! | --- | --- | --- |
+//! | `z_k` | `Plan::sizes` | depth and width; wider first, then deeper |
+//! | `g` | `teacher` | the ancestor |
+//! | `β` | `ancestor_share` | 0: each size is taught by the next larger one; 1: each by the ancestor |
+//! | `λ_k` | `full_weight`, `smallest_weight`, 1 | weights of the sizes |
+//!
+//! No gradient goes to who teaches. Differs from Scala in: whole heads are dropped and their dimension stays, every
+//! width is a prefix, depth varies by the repeats of a stage, and the ancestor may teach every size.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::Tensor;
+
+use crate::{
+    blueprint::{Blueprint, expand},
+    error::{Context, Error, Result},
+    gene::{GeneMeta, Size, store},
+    nn::Vit,
+    tensor::{Weights, rng},
+};
+
+use super::{
+    Objective, Optim, Shard,
+    learn_gene::Distillation,
+    objective::draw_paths,
+    recipe::{GeneRecipe, Nested},
+    teacher::Teacher,
+};
+
+/// Width and depth: larger ones compare as greater.
+type Shape = (usize, usize);
+
+/// The objective over a gene's variables.
+#[derive(Debug)]
+pub struct NestedSharing {
+    nested: Nested,
+    /// The trained size.
+    full: Shape,
+    /// The least of both.
+    smallest: Shape,
+    /// Every size that can be drawn.
+    blueprints: BTreeMap<Shape, Blueprint>,
+    teacher: Teacher,
+    distillation: Distillation,
+    drop_path: f64,
+    seed: u64,
+}
+
+impl NestedSharing {
+    /// The objective of a recipe for the gene `meta`.
+    ///
+    /// # Errors
+    /// Those of the blueprints of its sizes.
+    pub fn new(
+        meta: &GeneMeta,
+        nested: &Nested,
+        teacher: Teacher,
+        gene: &GeneRecipe,
+        optim: &Optim,
+        seed: u64,
+    ) -> Result<Self> {
+        let [least, greatest] = nested.depths;
+        let full = (meta.config.width(), meta.config.depth());
+        let drawn = nested.widths.iter().flat_map(|width| (least..=greatest).map(|depth| (*width, depth)));
+        let shapes: BTreeSet<Shape> = drawn.chain([full]).collect();
+        let blueprint = |(width, depth): Shape| {
+            let size = Size { depth: Some(depth as u64), width: Some(width as u64), ..Size::default() };
+            Ok(((width, depth), store::blueprint(meta, &size)?))
+        };
+        let blueprints: BTreeMap<_, _> = shapes.into_iter().map(blueprint).collect::<Result<_>>()?;
+        let smallest =
+            *blueprints.keys().next().ok_or_else(|| Error::invalid("gene.nested", "there is no size"))?;
+        Ok(Self {
+            nested: nested.clone(),
+            full,
+            smallest,
+            blueprints,
+            teacher,
+            distillation: Distillation::new(gene, optim),
+            drop_path: optim.drop_path,
+            seed,
+        })
+    }
+
+    /// The sizes of a step and their weights `λ`, largest first: widths are drawn without repetition while there are
+    /// enough, depths evenly.
+    fn sizes(&self, step: u64) -> Vec<(Shape, f64)> {
+        let nested = &self.nested;
+        let mut sizes = BTreeMap::from([(self.full, nested.full_weight)]);
+        if step >= nested.full_only_steps {
+            sizes.entry(self.smallest).or_insert(nested.smallest_weight);
+            let mut random = rng::stream(self.seed, &format!("sizes/{step}"));
+            let mut widths = nested.widths.clone();
+            random.shuffle(&mut widths);
+            let [least, greatest] = nested.depths;
+            for width in widths.iter().cycle().take(nested.draws) {
+                let depth = least + random.below((greatest - least + 1) as u64) as usize;
+                sizes.entry((*width, depth)).or_insert(1.0);
+            }
+        }
+        sizes.into_iter().rev().collect()
+    }
+}
+
+impl Objective for NestedSharing {
+    fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor> {
+        let (sizes, beta) = (self.sizes(shard.step), self.nested.ancestor_share);
+        let ancestor = self.teacher.logits(shard)?;
+        let mut larger = ancestor.clone();
+        let mut terms = Vec::with_capacity(2 * sizes.len());
+        for (k, (shape, lambda)) in sizes.iter().enumerate() {
+            let blueprint = &self.blueprints[shape];
+            let config = blueprint.info.config;
+            let model = Vit::new(config, &expand(blueprint, weights, shard.images.device())?)?;
+            let paths = draw_paths(self.seed, self.drop_path, config.depth(), shard)?;
+            let logits = model.forward_dropping(&shard.images, &paths).context("auxiliary model")?;
+            // f_{z_0} = g: both terms of the largest size are one.
+            let beta = if k == 0 { 1.0 } else { beta };
+            for (teacher, share) in [(&ancestor, beta), (&larger, 1.0 - beta)] {
+                if share > 0.0 {
+                    let loss = self.distillation.loss(&logits, teacher, shard)?;
+                    terms.push((loss * (lambda * share)).context("loss")?);
+                }
+            }
+            larger = logits.detach();
+        }
+        let all: f64 = sizes.iter().map(|(_, lambda)| lambda).sum();
+        let sum = terms.into_iter().map(Ok).reduce(|a, b| a? + b?);
+        (sum.unwrap_or_else(|| Err(candle_core::Error::Msg("no size".into()))).context("loss")? / all)
+            .context("loss")
+    }
+
+    fn samples(&self) -> bool {
+        true
+    }
+}

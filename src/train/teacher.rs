@@ -1,0 +1,91 @@
+//! The ancestor's answers: computed with every batch, or once for every view of every image.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use crate::{
+    data::Loader,
+    error::{Context as _, Error, Result},
+    nn::Vit,
+};
+
+use super::{Shard, evaluate};
+
+/// Most bytes of logits that are kept.
+const MAX_BYTES: usize = 1 << 30;
+
+/// Who teaches, `g` of the papers.
+#[derive(Debug)]
+pub enum Teacher {
+    /// The network; plain weights, so no graph is recorded through it.
+    Network(Vit),
+    /// Its answers.
+    Logits(LogitTable),
+}
+
+/// Logits of every view of the items of a loader.
+#[derive(Debug)]
+pub struct LogitTable {
+    classes: usize,
+    /// For each view `[rows, classes]` in row-major order.
+    views: Vec<Vec<f32>>,
+    /// The row of each item of the data set.
+    rows: Vec<Option<u32>>,
+}
+
+impl Teacher {
+    /// The cheaper way for a run of `images` images from `loader`: logits are computed beforehand where augmentation
+    /// makes few views of an image, they fit in memory, and the run asks for each more than once on average.
+    ///
+    /// # Errors
+    /// Those of an evaluation.
+    pub fn new(network: Vit, loader: &Loader, images: u64, threads: usize) -> Result<Self> {
+        let classes = network.config().classes();
+        let values = |views: u8| loader.items().saturating_mul(usize::from(views));
+        match loader.views() {
+            Some(views)
+                if images > values(views) as u64
+                    && values(views).saturating_mul(classes * size_of::<f32>()) <= MAX_BYTES =>
+            {
+                LogitTable::new(&network, loader, views, threads).map(Self::Logits)
+            }
+            _ => Ok(Self::Network(network)),
+        }
+    }
+
+    /// Its logits for the images of `shard`, `[images, classes]`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`], and [`Error::Invalid`] for an item that was not in the loader.
+    pub fn logits(&self, shard: &Shard) -> Result<Tensor> {
+        match self {
+            Self::Network(network) => network.forward(&shard.images).context("teacher"),
+            Self::Logits(table) => table.logits(shard),
+        }
+    }
+}
+
+impl LogitTable {
+    fn new(network: &Vit, loader: &Loader, views: u8, threads: usize) -> Result<Self> {
+        let logits = |view| evaluate::logits(network, &Arc::new(loader.view(view)), threads);
+        let views = (0..views).map(logits).collect::<Result<_>>()?;
+        let mut rows = vec![None; loader.dataset().len()];
+        for (row, item) in (0u32..).zip(loader.view(0).epoch(0).order()) {
+            rows[*item as usize] = Some(row);
+        }
+        Ok(Self { classes: network.config().classes(), views, rows })
+    }
+
+    fn logits(&self, shard: &Shard) -> Result<Tensor> {
+        let mut logits = Vec::with_capacity(shard.items.len() * self.classes);
+        for (item, view) in shard.items.iter().zip(&shard.views) {
+            let row = self.rows.get(*item as usize).copied().flatten();
+            let (Some(row), Some(view)) = (row, self.views.get(usize::from(*view))) else {
+                return Err(Error::invalid("teacher", format!("no logits of view {view} of image {item}")));
+            };
+            logits.extend_from_slice(&view[row as usize * self.classes..][..self.classes]);
+        }
+        Tensor::from_vec(logits, (shard.items.len(), self.classes), shard.images.device()).context("teacher")
+    }
+}
