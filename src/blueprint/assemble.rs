@@ -61,16 +61,18 @@ impl Slices {
 
     fn get(&self, entry: &Entry) -> Result<Arc<Slice>> {
         // Fresh values depend on the name too, and nothing is gained by keeping them.
-        let Source::Pieces(pieces) = &entry.source else {
+        if matches!(entry.source, Source::Fresh { .. }) {
             return Ok(Slice::new(self.make(entry)?, true));
-        };
+        }
         let key = (entry.source.clone(), entry.dtype);
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slice) = ready.get(&key) {
             return Ok(slice.clone());
         }
-        let slice = match pieces.as_slice() {
-            [piece] => self.contiguous(piece, entry.dtype)?.map(|bytes| Slice::new(bytes, false)),
+        let slice = match &entry.source {
+            Source::Pieces(pieces) if pieces.len() == 1 => {
+                self.contiguous(&pieces[0], entry.dtype)?.map(|bytes| Slice::new(bytes, false))
+            }
             _ => None,
         };
         let slice = match slice {
@@ -93,6 +95,13 @@ impl Slices {
                 for piece in pieces {
                     self.copy(piece, entry.dtype, &mut out)?;
                 }
+            }
+            Source::Selected { tensor, of, rows, cols } => {
+                let tensor = self.stored.tensor(tensor)?;
+                let values = tensor.dtype.read(&tensor.bytes);
+                let at = |row: &u32, col: &u32| values.get(*row as usize * of[1] + *col as usize).copied();
+                let chosen = rows.iter().flat_map(|row| cols.iter().filter_map(move |col| at(row, col)));
+                entry.dtype.write(chosen, &mut out);
             }
         }
         if out.len() != count * entry.dtype.size_bytes() {

@@ -78,6 +78,17 @@ impl Piece {
 pub enum Source {
     /// Rectangles of stored tensors, one below the other.
     Pieces(Vec<Piece>),
+    /// Chosen rows and columns of one stored tensor, seen as a matrix by [`matrix_view`].
+    Selected {
+        /// Name of the stored tensor.
+        tensor: String,
+        /// Shape of its matrix view, `[rows, cols]`.
+        of: [usize; 2],
+        /// Rows in the order in which they are taken.
+        rows: Vec<u32>,
+        /// Columns in the order in which they are taken.
+        cols: Vec<u32>,
+    },
     /// Values of a network that inherits nothing.
     Fresh {
         /// How they are drawn.
@@ -125,6 +136,21 @@ impl Blueprint {
             })
             .collect();
         let identity = super::Canonical::new("genebank.fresh").config(&config).integer(seed).finish();
+        Self { identity, info, entries }
+    }
+
+    /// The model itself: every tensor is that of the same name, as in a model file of this shape.
+    pub fn whole(info: ModelInfo) -> Self {
+        let config = info.config;
+        let entries = crate::nn::schema::vit(&config)
+            .into_iter()
+            .map(|spec| {
+                let shape = spec.shape(&config);
+                let source = Source::Pieces(vec![Piece::whole(&spec.name, &shape)]);
+                Entry { name: spec.name, shape, dtype: Dtype::F32, source }
+            })
+            .collect();
+        let identity = super::Canonical::new("genebank.whole").config(&config).finish();
         Self { identity, info, entries }
     }
 

@@ -36,6 +36,9 @@ fn value(entry: &Entry, stored: &Weights, device: &Device) -> Result<Weight> {
             let rectangles = pieces.iter().map(rectangle).collect::<Result<_>>()?;
             Weight::stack(&entry.shape, rectangles)
         }
+        Source::Selected { tensor, of: _, rows, cols } => {
+            stored.get(tensor)?.select(&entry.shape, rows, cols)
+        }
         Source::Fresh { init, seed } => {
             let values = init.values(*seed, &entry.name, entry.shape.iter().product());
             Tensor::from_vec(values, entry.shape.as_slice(), device).and_then(|t| Weight::new(&t))

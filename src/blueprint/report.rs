@@ -30,6 +30,7 @@ impl Inheritance {
         for entry in &blueprint.entries {
             let count = match &entry.source {
                 Source::Fresh { .. } => &mut report.fresh,
+                Source::Selected { .. } => &mut report.sliced,
                 Source::Pieces(pieces) if !pieces.iter().all(super::Piece::is_whole) => &mut report.sliced,
                 source @ Source::Pieces(_) if uses[source] > 1 => &mut report.repeated,
                 Source::Pieces(_) => &mut report.copied,

@@ -307,6 +307,10 @@ pub struct Study {
     /// Folder of trained models and of the states of runs
     #[arg(long, value_name = "DIR", default_value = ".cache/genebank/study")]
     pub cache: PathBuf,
+    /// Print the cells and whether each is finished, and run none. Where a learning rate is to be picked, cells of every
+    /// rate are listed
+    #[arg(long)]
+    pub list: bool,
     /// Write the measured accuracies into the gene file. Its digest changes, its tensors do not
     #[arg(long)]
     pub store_quality: bool,

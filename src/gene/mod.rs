@@ -1,12 +1,14 @@
 //! Learngenes: one trained layer per stage plus embeddings, final norm and head, and how a model of any depth and
 //! width is read off them.
 
+pub mod baselines;
 pub mod depth;
 pub mod learngene;
 pub mod meta;
 pub mod store;
 pub mod width;
 
+pub use baselines::{Ancestor, Method};
 pub use depth::DepthRule;
 pub use learngene::{Learngene, Size};
 pub use meta::{GeneMeta, Probe, Quality};

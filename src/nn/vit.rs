@@ -123,11 +123,12 @@ impl Vit {
     fn embed(&self, images: &Tensor) -> Result<Tensor> {
         let (b, c, _, _) = images.dims4()?;
         let (p, side) = (self.config.patch_size(), self.config.image_size() / self.config.patch_size());
-        let patches = images.reshape((b, c, side, p, side, p))?.permute((0, 2, 4, 1, 3, 5))?.reshape((
-            b,
-            side * side,
-            self.config.patch_dim(),
-        ))?; // [batch, patches, channels * patch * patch]
+        // The network decides what is computed in, not the images.
+        let patches = images
+            .to_dtype(self.class_token.dtype())?
+            .reshape((b, c, side, p, side, p))?
+            .permute((0, 2, 4, 1, 3, 5))?
+            .reshape((b, side * side, self.config.patch_dim()))?; // [batch, patches, channels * patch * patch]
         ops::sequence(&self.patches.forward(&patches)?, &self.class_token, &self.positions)
     }
 }

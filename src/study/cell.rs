@@ -1,44 +1,39 @@
 //! Cells: one run each, finished once, found again by what they depend on.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::atomic::AtomicBool};
+use std::{collections::BTreeMap, path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    blueprint::expand,
     data::Split,
     error::{Error, Result},
-    gene::Size,
-    tensor::{codec, hex, sha256},
+    gene::{Learngene, Method, Size, baselines},
+    tensor::{Weights, codec, hex, sha256},
     train::{
-        Length, Optim, Recipe, finetune,
+        Event, Length, Optim, Recipe, finetune,
         run::{Model, Report, Run, measure},
     },
 };
 
-use super::Study;
+use super::{Arm, Study, plan::TaughtBy};
 
-/// Where a model's first values come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Arm {
-    /// The gene.
-    Gene,
-    /// Nothing: seeded values.
-    Scratch,
-}
-
-/// One run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Cell {
-    /// Where the first values come from.
-    pub arm: Arm,
+/// One run of an arm.
+#[derive(Debug, Clone, Copy)]
+pub struct Cell<'a> {
+    /// How the model is made.
+    pub arm: &'a Arm,
     /// Transformer blocks.
     pub depth: usize,
+    /// Embedding dimension.
+    pub width: usize,
     /// Epochs of training.
     pub epochs: u32,
-    /// Peak learning rate, 1e-9.
+    /// Peak learning rate, 1e-9; 0 without training.
     pub learning_rate_e9: u64,
+    /// Seed of fresh values, order and augmentation.
+    pub seed: u64,
 }
 
 /// What is known of a cell.
@@ -57,18 +52,24 @@ pub struct Finished {
     pub parameters: u64,
     /// Multiply-accumulates of one image.
     pub macs: u64,
+    /// Time of training of the process that finished it, without that of earlier ones; seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
 }
 
 /// The finished cells of a study.
 #[derive(Debug)]
 pub(super) struct Cells<'a> {
     study: Study<'a>,
-    scratch: Recipe,
-    /// What every cell depends on: data and tensors of the gene.
-    base: String,
+    /// Of each gene and of the ancestor, by name: SHA-256 of the tensors, whatever the record beside them says.
+    tensors: BTreeMap<String, String>,
+    recipes: BTreeMap<PathBuf, Recipe>,
     path: PathBuf,
     finished: BTreeMap<String, Finished>,
 }
+
+/// Name of the ancestor among what cells depend on; no gene can have it.
+const ANCESTOR: &str = "/ancestor";
 
 impl<'a> Cells<'a> {
     pub(super) fn open(study: Study<'a>) -> Result<Self> {
@@ -80,20 +81,23 @@ impl<'a> Cells<'a> {
         } else {
             BTreeMap::new()
         };
-        let scratch = Recipe::open(&study.plan.scratch_recipe)?;
-        let tensors = codec::digests(study.gene.file().tensors());
-        let base = format!("{}\n{tensors}", study.data.train.digest());
-        Ok(Self { study, scratch, base, path, finished })
+        let digest = |file: &crate::tensor::TensorFile| codec::digests(file.tensors());
+        let genes = study.genes.iter().map(|(name, gene)| (name.clone(), digest(gene.file())));
+        let tensors = genes.chain([(ANCESTOR.to_owned(), digest(study.ancestor.file()))]).collect();
+        let recipe = |path: &PathBuf| Ok((path.clone(), Recipe::open(path)?));
+        let recipes = study.plan.arms.iter().filter_map(|arm| arm.recipe.as_ref()).map(recipe);
+        let recipes = recipes.collect::<Result<_>>()?;
+        Ok(Self { study, tensors, recipes, path, finished })
     }
 
-    pub(super) fn finished(&self, cell: &Cell) -> Option<&Finished> {
-        self.finished.get(&self.key(cell).ok()?)
+    pub(super) fn finished(&self, cell: &Cell<'_>) -> Result<Option<&Finished>> {
+        Ok(self.finished.get(&self.key(cell)?))
     }
 
     /// Runs `cell` where it is not finished, and reads the test set where it is wanted.
     pub(super) fn finish(
         &mut self,
-        cell: Cell,
+        cell: Cell<'_>,
         test: bool,
         cancel: &AtomicBool,
         say: &mut dyn FnMut(&str, Option<Report>),
@@ -105,18 +109,25 @@ impl<'a> Cells<'a> {
         if let Some(finished) = known.as_ref().filter(enough) {
             return Ok(finished.clone());
         }
-        let model = self.model(cell, &key, cancel, say)?;
+        let (model, elapsed) = self.model(&cell, &key, cancel, say)?;
         let Study { data, threads, .. } = self.study;
         let share = |split| measure(&model, data, split, threads).map(|accuracy| accuracy.share());
-        let held_out = known.map_or_else(|| share(Split::HeldOut), |finished| Ok(finished.held_out))?;
+        let held_out =
+            known.as_ref().map_or_else(|| share(Split::HeldOut), |finished| Ok(finished.held_out))?;
         let test = if test { Some(share(Split::Test)?) } else { None };
-        let parameters = model.weights.iter().map(|(_, t)| t.elem_count() as u64).sum();
-        let test_digest = test.is_some().then(|| data.test.digest().to_owned());
-        let macs = model.info.config.macs();
-        let finished = Finished { held_out, test, test_digest, parameters, macs };
+        let finished = Finished {
+            held_out,
+            test,
+            test_digest: test.is_some().then(|| digest.to_owned()),
+            parameters: model.weights.iter().map(|(_, t)| t.elem_count() as u64).sum(),
+            macs: model.info.config.macs(),
+            seconds: elapsed
+                .map(|elapsed| elapsed.as_secs_f64())
+                .or_else(|| known.and_then(|finished| finished.seconds)),
+        };
         let place = if test.is_some() { "test" } else { "held-out" };
         let shown = test.unwrap_or(held_out) * 100.0;
-        say(&format!("{}: {place} {shown:.2} %", name(&cell)), None);
+        say(&format!("{key}: {place} {shown:.2} %"), None);
         self.finished.insert(key, finished.clone());
         let json =
             serde_json::to_vec_pretty(&self.finished).map_err(|e| Error::invalid("cells", e.to_string()))?;
@@ -124,31 +135,24 @@ impl<'a> Cells<'a> {
         Ok(finished)
     }
 
-    /// The trained model of `cell`: from the cache, or by a run that goes on where it was stopped.
+    /// The model of `cell`, and how long this process trained it: from the cache, or by a run that goes on where it
+    /// was stopped.
     fn model(
         &self,
-        cell: Cell,
+        cell: &Cell<'_>,
         key: &str,
         cancel: &AtomicBool,
         say: &mut dyn FnMut(&str, Option<Report>),
-    ) -> Result<Model> {
+    ) -> Result<(Model, Option<Duration>)> {
         let Study { data, threads, device, cache, .. } = self.study;
-        let recipe = self.recipe(&cell)?;
-        let initial = match cell.arm {
-            Arm::Gene => {
-                let size = Size { depth: Some(cell.depth as u64), ..Size::default() };
-                let (info, weights) = self.study.gene.expand(&size, &Device::Cpu)?;
-                Model { info, weights }
-            }
-            Arm::Scratch => Model::fresh(&recipe, &data.train)?,
-        };
         if cell.epochs == 0 {
-            return Ok(initial);
+            return Ok((self.start(cell)?, None));
         }
         let file = cache.join(format!("{key}.safetensors"));
         if file.exists() {
-            return Model::open(&file);
+            return Ok((Model::open(&file)?, None));
         }
+        let recipe = self.recipe(cell)?;
         let checkpoint = cache.join(format!("{key}.ckpt"));
         let run = Run {
             recipe: &recipe,
@@ -158,48 +162,93 @@ impl<'a> Cells<'a> {
             checkpoint: Some(&checkpoint),
             watch_held_out: false,
         };
-        let label = name(&cell);
-        let model = run.classify(initial, cancel, &mut |report| say(&label, Some(report)))?;
+        let mut elapsed = Duration::ZERO;
+        let mut report = |report: Report| {
+            if let Report::Trainer(Event::Epoch { elapsed: epoch, .. }) = report {
+                elapsed += epoch;
+            }
+            say(key, Some(report));
+        };
+        let model = match cell.arm.taught_by {
+            TaughtBy::Labels => run.classify(self.start(cell)?, cancel, &mut report)?,
+            TaughtBy::Ancestor => {
+                let teacher = self.ancestor()?;
+                run.distil(self.start(cell)?, &teacher, cancel, &mut report)?
+            }
+        };
         model.write(&file)?;
         std::fs::remove_file(&checkpoint).map_err(Error::io(&checkpoint))?;
-        Ok(model)
+        Ok((model, Some(elapsed)))
     }
 
-    fn recipe(&self, cell: &Cell) -> Result<Recipe> {
-        let (length, rate) = (Length::Epochs(cell.epochs.max(1)), cell.learning_rate_e9.max(1) as f64 * 1e-9);
-        let plan = self.study.plan;
-        match cell.arm {
-            Arm::Gene => finetune::recipe(&self.scratch.data, length, Some(rate), plan.seed),
-            Arm::Scratch => {
-                let base = &self.scratch.optim;
-                let optim = Optim {
-                    length,
-                    learning_rate: rate,
-                    min_learning_rate: base.min_learning_rate.min(rate),
-                    warmup_steps: plan.scratch_warmup_steps,
-                    ..base.clone()
-                };
-                plan.scratch(&self.scratch, cell.depth, optim)
+    fn gene(&self, cell: &Cell<'_>) -> &'a Learngene {
+        &self.study.genes[cell.arm.gene.as_ref().unwrap_or(&self.study.plan.gene)]
+    }
+
+    /// The ancestor as a model.
+    pub(super) fn ancestor(&self) -> Result<Model> {
+        let ancestor = self.study.ancestor;
+        let weights = Weights::from_file(ancestor.file(), &Device::Cpu)?;
+        Ok(Model { info: ancestor.info().clone(), weights })
+    }
+
+    /// The model before training.
+    fn start(&self, cell: &Cell<'_>) -> Result<Model> {
+        let size = Size { depth: Some(cell.depth as u64), width: Some(cell.width as u64), ..Size::default() };
+        let ancestor = self.study.ancestor;
+        let (blueprint, file) = match cell.arm.method {
+            Method::Gene => (self.gene(cell).blueprint(&size)?, self.gene(cell).file()),
+            Method::Scratch => {
+                (baselines::scratch(self.gene(cell).meta(), &size, cell.seed)?, self.gene(cell).file())
             }
-        }
+            method @ (Method::FirstLayers | Method::Uniform) => {
+                (ancestor.blueprint(method, &size)?, ancestor.file())
+            }
+        };
+        let weights = expand(&blueprint, &Weights::from_file(file, &Device::Cpu)?, &Device::Cpu)?;
+        Ok(Model { info: blueprint.info, weights })
+    }
+
+    fn recipe(&self, cell: &Cell<'_>) -> Result<Recipe> {
+        let (length, rate) = (Length::Epochs(cell.epochs.max(1)), cell.learning_rate_e9.max(1) as f64 * 1e-9);
+        let Some(base) = cell.arm.recipe.as_ref().and_then(|path| self.recipes.get(path)) else {
+            return finetune::recipe(&self.study.plan.data, length, Some(rate), cell.seed);
+        };
+        let optim = Optim {
+            length,
+            learning_rate: rate,
+            min_learning_rate: base.optim.min_learning_rate.min(rate),
+            ..base.optim.clone()
+        };
+        let data = self.study.plan.data.clone();
+        Ok(Recipe { data, seed: cell.seed, model: None, start: None, gene: None, optim, ..base.clone() })
     }
 
     /// Readable, and different wherever the trained model may be.
-    fn key(&self, cell: &Cell) -> Result<String> {
-        let recipe = serde_json::to_string(&self.recipe(cell)?)
-            .map_err(|e| Error::invalid("recipe", e.to_string()))?;
-        let digest = hex(&sha256(format!("{}{cell:?}\n{recipe}", self.base).as_bytes()));
-        Ok(format!("{}-{}", name(cell), &digest[..12]))
-    }
-}
-
-fn name(cell: &Cell) -> String {
-    let arm = match cell.arm {
-        Arm::Gene => "gene",
-        Arm::Scratch => "scratch",
-    };
-    match cell.epochs {
-        0 => format!("{arm}-d{}-e0", cell.depth),
-        epochs => format!("{arm}-d{}-e{epochs}-lr{:e}", cell.depth, cell.learning_rate_e9 as f64 / 1e9),
+    pub(super) fn key(&self, cell: &Cell<'_>) -> Result<String> {
+        let Cell { arm, depth, width, epochs, learning_rate_e9, seed } = *cell;
+        let gene = arm.gene.as_ref().unwrap_or(&self.study.plan.gene);
+        let (from, start) = match arm.method {
+            Method::Gene => (self.tensors[gene].as_str(), gene.clone()),
+            Method::Scratch => ("", arm.method.to_string()),
+            Method::FirstLayers | Method::Uniform => {
+                (self.tensors[ANCESTOR].as_str(), arm.method.to_string())
+            }
+        };
+        let data = self.study.data.train.digest();
+        let mut name = format!("{start}-d{depth}-w{width}-e{epochs}");
+        let mut parts =
+            format!("{data}\n{from}\n{name}\n{}", if arm.method == Method::Gene { 0 } else { seed });
+        if epochs > 0 {
+            let recipe = serde_json::to_string(&self.recipe(cell)?)
+                .map_err(|e| Error::invalid("recipe", e.to_string()))?;
+            name += &format!("-lr{:e}-s{seed}", learning_rate_e9 as f64 / 1e9);
+            parts += &format!("\n{recipe}");
+            if arm.taught_by == TaughtBy::Ancestor {
+                name += "-taught";
+                parts += &format!("\n{}", self.tensors[ANCESTOR]);
+            }
+        }
+        Ok(format!("{name}-{}", &hex(&sha256(parts.as_bytes()))[..12]))
     }
 }

@@ -1,27 +1,27 @@
-//! Studies: a gene's models over depths and tuning epochs, beside controls from scratch.
+//! Studies: ways to a model, by size, epochs of training and seed.
 //!
 //! Rules that every study keeps: learning rates are picked on held-out training images, separately for each arm and
-//! length; the test set is read for the chosen cells alone; a control has the same data, augmentation, batch and
-//! epochs, and no more and no less than labels to learn from.
+//! length; the test set is read for the chosen cells alone; arms that are compared name the same recipe, and so have
+//! the same data, augmentation and batch.
 
 mod cell;
 mod plan;
 mod report;
 
-use std::{path::Path, sync::atomic::AtomicBool};
+use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
 
 use candle_core::Device;
 
 use crate::{
     data::{DatasetPair, Split},
     error::{Error, Result},
-    gene::{GeneMeta, Learngene, Quality, store},
+    gene::{Ancestor, GeneMeta, Learngene, Method, Quality, store},
     tensor::codec,
-    train::run::{Model, Report, measure},
+    train::run::{Report, measure},
 };
 
-pub use cell::{Arm, Cell, Finished};
-pub use plan::{ArmPlan, Plan};
+pub use cell::{Cell, Finished};
+pub use plan::{Arm, Plan, TaughtBy};
 pub use report::Row;
 
 /// Where a study reads and writes.
@@ -29,10 +29,10 @@ pub use report::Row;
 pub struct Study<'a> {
     /// What is measured.
     pub plan: &'a Plan,
-    /// The gene.
-    pub gene: &'a Learngene,
-    /// The ancestor, whose accuracy is the measure.
-    pub ancestor: &'a Model,
+    /// The genes of the plan by name.
+    pub genes: &'a BTreeMap<String, Learngene>,
+    /// The ancestor.
+    pub ancestor: &'a Ancestor,
     /// Its data.
     pub data: &'a DatasetPair,
     /// Folder of the table, the plot and the finished cells.
@@ -45,51 +45,90 @@ pub struct Study<'a> {
     pub device: &'a Device,
 }
 
-impl Study<'_> {
+impl<'a> Study<'a> {
     /// Runs every cell that is not finished, then writes the table and the plot.
     ///
     /// # Errors
     /// Those of training; [`Error::Cancelled`], after which the study goes on where it stopped.
     pub fn run(&self, cancel: &AtomicBool, say: &mut dyn FnMut(&str, Option<Report>)) -> Result<Vec<Row>> {
         let mut cells = cell::Cells::open(*self)?;
-        let mut chosen: Vec<Cell> = self
-            .plan
-            .depths
-            .iter()
-            .map(|depth| Cell { arm: Arm::Gene, depth: *depth, epochs: 0, learning_rate_e9: 0 })
-            .collect();
-        for (arm, arm_plan) in [(Arm::Gene, &self.plan.gene_arm), (Arm::Scratch, &self.plan.scratch_arm)] {
-            for epochs in &arm_plan.epochs {
-                let learning_rate_e9 = Self::pick(&mut cells, arm, arm_plan, *epochs, cancel, say)?;
-                let cell = |depth: &usize| Cell { arm, depth: *depth, epochs: *epochs, learning_rate_e9 };
-                chosen.extend(arm_plan.depths.iter().map(cell));
+        let mut rows = Vec::new();
+        for arm in &self.plan.arms {
+            for epochs in &arm.epochs {
+                let learning_rate_e9 = self.pick(&mut cells, arm, *epochs, cancel, say)?;
+                for cell in self.cells(arm, *epochs, learning_rate_e9) {
+                    let finished = cells.finish(cell, true, cancel, say)?;
+                    rows.push(Row::new(&cell, &self.plan.gene, &finished)?);
+                }
             }
         }
-        for cell in &chosen {
-            cells.finish(*cell, true, cancel, say)?;
-        }
-        let ancestor = measure(self.ancestor, self.data, Split::Test, self.threads)?.share();
-        let rows =
-            chosen.iter().map(|cell| Row::new(*cell, cells.finished(cell))).collect::<Result<Vec<_>>>()?;
+        let ancestor = measure(&cells.ancestor()?, self.data, Split::Test, self.threads)?.share();
         report::write(self, &rows, ancestor)?;
         Ok(rows)
     }
 
-    /// The learning rate with the best held-out accuracy at the arm's pick depth.
+    /// Names of the cells that are known before a learning rate is picked, and whether each is finished.
+    ///
+    /// # Errors
+    /// Those of opening the finished cells.
+    pub fn list(&self) -> Result<Vec<(String, bool)>> {
+        let cells = cell::Cells::open(*self)?;
+        let mut names = Vec::new();
+        for arm in &self.plan.arms {
+            for epochs in &arm.epochs {
+                let rates = arm.learning_rates_e9();
+                let rates: Vec<u64> = if *epochs == 0 { vec![0] } else { rates.collect() };
+                let own = |rate: &u64| self.cells(arm, *epochs, *rate).collect::<Vec<_>>();
+                let picks = rates.iter().filter_map(|rate| self.pick_cell(arm, *epochs, *rate));
+                for cell in rates.iter().flat_map(own).chain(picks) {
+                    names.push((cells.key(&cell)?, cells.finished(&cell)?.is_some()));
+                }
+            }
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// The cells of an arm at one length and rate.
+    fn cells(&self, arm: &'a Arm, epochs: u32, learning_rate_e9: u64) -> impl Iterator<Item = Cell<'a>> {
+        let width = self.genes[&self.plan.gene].meta().config.width();
+        let seeds = arm.seeds.as_ref().unwrap_or(&self.plan.seeds);
+        arm.sizes(width).into_iter().flat_map(move |[depth, width]| {
+            seeds.iter().map(move |seed| Cell { arm, depth, width, epochs, learning_rate_e9, seed: *seed })
+        })
+    }
+
+    /// The cell at which a learning rate is tried.
+    fn pick_cell(&self, arm: &'a Arm, epochs: u32, learning_rate_e9: u64) -> Option<Cell<'a>> {
+        let [depth, width] = arm.pick?;
+        let seed = *arm.seeds.as_ref().unwrap_or(&self.plan.seeds).first()?;
+        Some(Cell { arm, depth, width, epochs, learning_rate_e9, seed })
+    }
+
+    /// The learning rate with the best held-out accuracy at the arm's pick size; the only one where there is one.
     fn pick(
+        &self,
         cells: &mut cell::Cells<'_>,
-        arm: Arm,
-        plan: &ArmPlan,
+        arm: &'a Arm,
         epochs: u32,
         cancel: &AtomicBool,
         say: &mut dyn FnMut(&str, Option<Report>),
     ) -> Result<u64> {
+        if epochs == 0 {
+            return Ok(0);
+        }
+        let mut rates = arm.learning_rates_e9();
+        if rates.len() == 1 {
+            return Ok(rates.next().unwrap_or_default());
+        }
         let mut best: Option<(f64, u64)> = None;
-        for learning_rate_e9 in plan.learning_rates_e9() {
-            let cell = Cell { arm, depth: plan.pick_depth, epochs, learning_rate_e9 };
+        for rate in rates {
+            let missing = || Error::invalid("pick", "no size and seed to pick a learning rate at");
+            let cell = self.pick_cell(arm, epochs, rate).ok_or_else(missing)?;
             let share = cells.finish(cell, false, cancel, say)?.held_out;
             if best.is_none_or(|(most, _)| share > most) {
-                best = Some((share, learning_rate_e9));
+                best = Some((share, rate));
             }
         }
         best.map(|(_, rate)| rate)
@@ -97,16 +136,25 @@ impl Study<'_> {
     }
 }
 
-/// Writes the measured figures of untied and tuned models into the gene file at `path`.
+/// Writes the figures of the gene's models, untuned and tuned, that `rows` holds into the gene file at `path`: means
+/// over seeds. Where two arms measured a size, the first counts.
 ///
 /// # Errors
 /// [`Error::Io`], and those of [`Learngene::from_file`].
 pub fn store_quality(path: &Path, gene: &Learngene, rows: &[Row]) -> Result<()> {
-    let quality = rows.iter().filter(|row| row.arm == Arm::Gene).map(|row| Quality {
-        depth: row.depth,
-        width: gene.meta().config.width(),
-        tuning_epochs: row.epochs,
-        accuracy: row.test,
+    let mut measured: BTreeMap<(usize, usize, u32), (&str, Vec<f64>)> = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.method == Method::Gene && row.gene == gene.meta().name) {
+        let (arm, found) =
+            measured.entry((row.width, row.depth, row.epochs)).or_insert((row.arm.as_str(), Vec::new()));
+        if *arm == row.arm {
+            found.push(row.test);
+        }
+    }
+    let quality = measured.into_iter().map(|((width, depth, tuning_epochs), (_, found))| Quality {
+        depth,
+        width,
+        tuning_epochs,
+        accuracy: found.iter().sum::<f64>() / found.len() as f64,
     });
     let meta = GeneMeta { quality: quality.collect(), ..gene.meta().clone() };
     let bytes = store::with_meta(gene, &meta);

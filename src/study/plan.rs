@@ -1,91 +1,201 @@
 //! Plans of studies: one TOML file each.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
-    train::{Optim, Recipe, recipe::ModelShape},
+    gene::Method,
 };
+
+/// Most cells of a study.
+const MAX_CELLS: usize = 100_000;
 
 /// What is measured.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// Name of the gene.
+    /// Name of the data set.
+    pub data: String,
+    /// Name of the gene whose figures can be stored.
     pub gene: String,
-    /// Model file of the ancestor, relative to the plan's folder.
+    /// Model file of the ancestor, relative to the plan's folder: the measure, who teaches, and what is selected from.
     pub ancestor: PathBuf,
-    /// Recipe of the controls, relative to the plan's folder: shape, optimiser and augmentation. Its depth, length
-    /// and learning rate are replaced by the cells'.
-    pub scratch_recipe: PathBuf,
-    /// Steps of warm-up of the controls, whose runs are shorter than the recipe's.
-    pub scratch_warmup_steps: u64,
-    /// Depths that are measured as the gene gives them, without tuning.
-    pub depths: Vec<usize>,
-    /// The gene's models after tuning.
-    pub gene_arm: ArmPlan,
-    /// Models of the same sizes that inherit nothing.
-    pub scratch_arm: ArmPlan,
-    /// Seed of every run.
-    #[serde(default)]
-    pub seed: u64,
+    /// Seeds of arms that name none.
+    #[serde(default = "one_seed")]
+    pub seeds: Vec<u64>,
+    /// What is compared.
+    pub arms: Vec<Arm>,
 }
 
-/// One arm of a study.
+fn one_seed() -> Vec<u64> {
+    vec![0]
+}
+
+/// Models that are made in one way.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ArmPlan {
-    /// Depths in the table.
+pub struct Arm {
+    /// Name in tables and plots.
+    pub name: String,
+    /// Where first values come from.
+    #[serde(default)]
+    pub method: Method,
+    /// The gene of method `gene`, where it is not the plan's.
+    #[serde(default)]
+    pub gene: Option<String>,
+    /// Sizes, `[depth, width]`.
+    #[serde(default)]
+    pub sizes: Vec<[usize; 2]>,
+    /// Depths and widths of which every pair is a size too.
+    #[serde(default)]
     pub depths: Vec<usize>,
-    /// Epochs in the table.
+    /// See `depths`; empty: the gene's trained width.
+    #[serde(default)]
+    pub widths: Vec<usize>,
+    /// Epochs of training; 0 is the model as it starts.
     pub epochs: Vec<u32>,
+    /// What is learned from.
+    #[serde(default)]
+    pub taught_by: TaughtBy,
+    /// Recipe whose optimiser and augmentation are used, relative to the plan's folder; its length, learning rate and
+    /// seed are replaced by the cells'. Absent: the recipe of tuning.
+    #[serde(default)]
+    pub recipe: Option<PathBuf>,
     /// Learning rates to pick from, for each number of epochs.
+    #[serde(default)]
     pub learning_rates: Vec<f64>,
-    /// Depth at which the learning rate is picked.
-    pub pick_depth: usize,
+    /// Size at which the learning rate is picked, `[depth, width]`.
+    #[serde(default)]
+    pub pick: Option<[usize; 2]>,
+    /// Seeds, where they are not the plan's.
+    #[serde(default)]
+    pub seeds: Option<Vec<u64>>,
 }
 
-impl ArmPlan {
+/// Targets of training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaughtBy {
+    /// Cross-entropy against smoothed labels.
+    #[default]
+    Labels,
+    /// The ancestor's answers alone, `α = 1` and `τ = 1`: what a gene is learned from.
+    Ancestor,
+}
+
+impl Arm {
     /// The learning rates in units of 1e-9.
-    pub fn learning_rates_e9(&self) -> impl Iterator<Item = u64> {
+    pub fn learning_rates_e9(&self) -> impl ExactSizeIterator<Item = u64> {
         self.learning_rates.iter().map(|rate| (rate * 1e9).round() as u64)
+    }
+
+    /// Every size once, `[depth, width]`, by width and depth; `width` is the gene's trained one.
+    pub fn sizes(&self, width: usize) -> Vec<[usize; 2]> {
+        let own = [width];
+        let widths = if self.widths.is_empty() { own.as_slice() } else { self.widths.as_slice() };
+        let pairs = widths.iter().flat_map(|width| self.depths.iter().map(move |depth| (*width, *depth)));
+        let sizes: BTreeSet<_> =
+            pairs.chain(self.sizes.iter().map(|[depth, width]| (*width, *depth))).collect();
+        sizes.into_iter().map(|(width, depth)| [depth, width]).collect()
+    }
+
+    fn check(&self, seeds: usize) -> Result<()> {
+        let key = |field: &str| format!("arm \"{}\", {field}", self.name);
+        let trained = self.epochs.iter().any(|epochs| *epochs > 0);
+        // Without overflow: a product of what was read.
+        let sizes =
+            self.depths.len().saturating_mul(self.widths.len().max(1)).saturating_add(self.sizes.len());
+        let cells = sizes.saturating_mul(self.epochs.len()).saturating_mul(seeds);
+        let rules = [
+            (
+                "learning_rates",
+                self.learning_rates.iter().all(|rate| (1e-9..=1.0).contains(rate)),
+                "1e-9..=1",
+            ),
+            ("learning_rates", !trained || !self.learning_rates.is_empty(), "at least one to train with"),
+            ("pick", self.learning_rates.len() < 2 || self.pick.is_some(), "a size where a rate is picked"),
+            ("epochs", self.epochs.iter().all(|epochs| *epochs <= 1000), "0..=1000"),
+            ("sizes, epochs and seeds", (1..=MAX_CELLS).contains(&cells), "1..=100000 cells"),
+            ("gene", self.gene.is_none() || self.method == Method::Gene, "for method gene alone"),
+        ];
+        match rules.into_iter().find(|(_, holds, _)| !holds) {
+            Some((field, _, limit)) => Err(Error::invalid(key(field), format!("must be {limit}"))),
+            None => Ok(()),
+        }
     }
 }
 
 impl Plan {
-    /// Reads and checks a plan.
+    /// Reads and checks a plan; paths in it become relative to the working folder.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Invalid`] naming key, value and limit.
+    /// [`Error::Io`], or [`Error::Invalid`] naming key and limit.
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let plan: Self =
+        let mut plan: Self =
             toml::from_str(&text).map_err(|e| Error::invalid(path.display().to_string(), e.to_string()))?;
-        for (name, arm) in [("gene_arm", &plan.gene_arm), ("scratch_arm", &plan.scratch_arm)] {
-            if arm.learning_rates.iter().any(|rate| !(1e-9..=1.0).contains(rate)) {
-                return Err(Error::invalid(format!("{name}.learning_rates"), "a rate is beyond 1e-9..=1"));
-            }
-            if arm.epochs.iter().any(|epochs| !(1..=1000).contains(epochs)) {
-                return Err(Error::invalid(format!("{name}.epochs"), "a number is beyond 1..=1000"));
-            }
+        let names: BTreeSet<_> = plan.arms.iter().map(|arm| &arm.name).collect();
+        if plan.arms.is_empty() || names.len() != plan.arms.len() {
+            return Err(Error::invalid("arms", "a plan has at least one, and each has its own name"));
         }
-        if [&plan.depths, &plan.gene_arm.depths, &plan.scratch_arm.depths]
-            .iter()
-            .all(|depths| depths.is_empty())
-        {
-            return Err(Error::invalid("depths", "the plan has no cell"));
+        for arm in &plan.arms {
+            arm.check(arm.seeds.as_ref().unwrap_or(&plan.seeds).len())?;
+        }
+        let folder = path.parent().unwrap_or(Path::new("."));
+        plan.ancestor = folder.join(&plan.ancestor);
+        for recipe in plan.arms.iter_mut().filter_map(|arm| arm.recipe.as_mut()) {
+            *recipe = folder.join(&recipe);
         }
         Ok(plan)
     }
 
-    /// The recipe of a control.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] where the recipe of the controls has no model.
-    pub fn scratch(&self, base: &Recipe, depth: usize, optim: Optim) -> Result<Recipe> {
-        let model = base.model.ok_or_else(|| Error::invalid("scratch_recipe", "it has no [model]"))?;
-        Ok(Recipe { seed: self.seed, model: Some(ModelShape { depth, ..model }), optim, ..base.clone() })
+    /// Names of the genes that it needs.
+    pub fn genes(&self) -> BTreeSet<&str> {
+        let others = self.arms.iter().filter_map(|arm| arm.gene.as_deref());
+        others.chain([self.gene.as_str()]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(arm: &str) -> Result<Plan> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plan.toml");
+        let text = format!("data = \"d\"\ngene = \"g\"\nancestor = \"a\"\n[[arms]]\nname = \"x\"\n{arm}");
+        std::fs::write(&path, text).unwrap();
+        Plan::open(&path)
+    }
+
+    #[test]
+    fn plans_without_cells_or_rates_are_refused() {
+        open("epochs = [0]\ndepths = [3]").unwrap();
+        open("epochs = [1]\nsizes = [[3, 8]]\nlearning_rates = [1e-3]").unwrap();
+        for bad in [
+            "epochs = [0]",
+            "epochs = []\ndepths = [3]",
+            "epochs = [1]\ndepths = [3]",
+            "epochs = [1001]\ndepths = [3]\nlearning_rates = [1e-3]",
+            "epochs = [1]\ndepths = [3]\nlearning_rates = [nan]",
+            "epochs = [1]\ndepths = [3]\nlearning_rates = [1e-3, 2e-3]",
+            "epochs = [0]\ndepths = [3]\nmethod = \"scratch\"\ngene = \"other\"",
+            "epochs = [0]\ndepths = [3]\nsize = 1",
+        ] {
+            open(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn sizes_are_pairs_and_lists_without_repetition() {
+        let plan =
+            open("epochs = [0]\ndepths = [3, 4]\nwidths = [8, 16]\nsizes = [[4, 16], [9, 8]]").unwrap();
+        assert_eq!(plan.arms[0].sizes(99), [[3, 8], [4, 8], [9, 8], [3, 16], [4, 16]]);
+        assert_eq!(open("epochs = [0]\ndepths = [3]").unwrap().arms[0].sizes(99), [[3, 99]]);
     }
 }

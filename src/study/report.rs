@@ -1,6 +1,9 @@
 //! The table (CSV and Markdown) and the plot of a study.
 
-use std::fmt::Write as _;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use plotters::prelude::*;
 use serde::Serialize;
@@ -10,19 +13,27 @@ use crate::{
     tensor::codec,
 };
 
-use super::{Arm, Cell, Finished, Study};
+use super::{Cell, Finished, Method, Study};
 
 /// One line of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
-    /// Where the first values come from.
-    pub arm: Arm,
+    /// Name of the arm.
+    pub arm: String,
+    /// Where first values come from.
+    pub method: Method,
+    /// The gene whose shape, and for method `gene` whose values, it has.
+    pub gene: String,
     /// Transformer blocks.
     pub depth: usize,
+    /// Embedding dimension.
+    pub width: usize,
     /// Epochs of training.
     pub epochs: u32,
     /// Peak learning rate; 0 without training.
     pub learning_rate: f64,
+    /// Seed.
+    pub seed: u64,
     /// Accuracy on held-out training images.
     pub held_out: f64,
     /// Accuracy on the test set.
@@ -31,6 +42,8 @@ pub struct Row {
     pub parameters: u64,
     /// Multiply-accumulates of one image.
     pub macs: u64,
+    /// Seconds of training, where this is known.
+    pub seconds: Option<f64>,
 }
 
 impl Row {
@@ -38,41 +51,50 @@ impl Row {
     ///
     /// # Errors
     /// [`Error::Invalid`] where the cell's test accuracy was not measured.
-    pub fn new(cell: Cell, finished: Option<&Finished>) -> Result<Self> {
+    pub fn new(cell: &Cell<'_>, gene: &str, finished: &Finished) -> Result<Self> {
         let missing = || Error::invalid("cell", format!("{cell:?} was not measured"));
-        let finished = finished.ok_or_else(missing)?;
         Ok(Self {
-            arm: cell.arm,
+            arm: cell.arm.name.clone(),
+            method: cell.arm.method,
+            gene: cell.arm.gene.clone().unwrap_or_else(|| gene.to_owned()),
             depth: cell.depth,
+            width: cell.width,
             epochs: cell.epochs,
             learning_rate: cell.learning_rate_e9 as f64 / 1e9,
+            seed: cell.seed,
             held_out: finished.held_out,
             test: finished.test.ok_or_else(missing)?,
             parameters: finished.parameters,
             macs: finished.macs,
+            seconds: finished.seconds,
         })
     }
 }
 
-/// A series of the plot: rows of one arm and length.
+/// A column of the table: rows of one arm and length.
 type Series<'a> = (String, Vec<&'a Row>);
 
 pub(super) fn write(study: &Study<'_>, rows: &[Row], ancestor: f64) -> Result<()> {
-    let series = series(rows);
+    let columns = series(rows, |row| {
+        if row.epochs == 0 { row.arm.clone() } else { format!("{}, {}", row.arm, plural(row.epochs)) }
+    });
     let file = |name: &str, text: &str| codec::write_atomic(&study.output.join(name), [text.as_bytes()]);
     file("table.csv", &csv(rows))?;
-    file("table.md", &markdown(&series, ancestor))?;
-    file("plot.svg", &plot(&series, ancestor).map_err(|reason| Error::invalid("plot", reason))?)
+    file("table.md", &markdown(&columns, ancestor))?;
+    let one_width = rows.iter().all(|row| row.width == rows[0].width);
+    let lines = series(rows, |row| {
+        let of = if one_width { String::new() } else { format!(", width {}", row.width) };
+        let after = if row.epochs == 0 { String::new() } else { format!(", {}", plural(row.epochs)) };
+        format!("{}{of}{after}", row.arm)
+    });
+    file("plot.svg", &plot(&lines, ancestor).map_err(|reason| Error::invalid("plot", reason))?)
 }
 
-fn series(rows: &[Row]) -> Vec<Series<'_>> {
+/// The rows by what `name` gives, in the order in which the names first come.
+fn series<'a>(rows: &'a [Row], name: impl Fn(&Row) -> String) -> Vec<Series<'a>> {
     let mut series: Vec<Series<'_>> = Vec::new();
     for row in rows {
-        let name = match (row.arm, row.epochs) {
-            (Arm::Gene, 0) => "gene, as served".to_owned(),
-            (Arm::Gene, epochs) => format!("gene, {} of tuning", plural(epochs)),
-            (Arm::Scratch, epochs) => format!("scratch, {}", plural(epochs)),
-        };
+        let name = name(row);
         match series.iter_mut().find(|(other, _)| *other == name) {
             Some((_, rows)) => rows.push(row),
             None => series.push((name, vec![row])),
@@ -86,32 +108,48 @@ fn plural(epochs: u32) -> String {
 }
 
 fn csv(rows: &[Row]) -> String {
-    let mut text = "arm,depth,epochs,learning_rate,held_out,test,parameters,macs\n".to_owned();
+    let mut text =
+        "arm,method,depth,width,epochs,learning_rate,seed,held_out,test,parameters,macs,seconds\n".to_owned();
     for row in rows {
-        let arm = if row.arm == Arm::Gene { "gene" } else { "scratch" };
-        let Row { depth, epochs, learning_rate, held_out, test, parameters, macs, .. } = row;
+        let Row { arm, method, gene: _, depth, width, epochs, learning_rate, seed, .. } = row;
+        let Row { held_out, test, parameters, macs, seconds, .. } = row;
+        let seconds = seconds.map_or_else(String::new, |seconds| format!("{seconds:.0}"));
+        // Names of arms are free text.
+        let arm = format!("\"{}\"", arm.replace('"', "\"\""));
         let _ = writeln!(
             text,
-            "{arm},{depth},{epochs},{learning_rate:e},{held_out:.4},{test:.4},{parameters},{macs}"
+            "{arm},{method},{depth},{width},{epochs},{learning_rate:e},{seed},{held_out:.4},{test:.4},{parameters},{macs},{seconds}"
         );
     }
     text
 }
 
-fn markdown(series: &[Series<'_>], ancestor: f64) -> String {
-    let mut depths: Vec<_> = series.iter().flat_map(|(_, rows)| rows.iter().map(|row| row.depth)).collect();
-    depths.sort_unstable();
-    depths.dedup();
-    let mut text = "| depth |".to_owned();
-    for (name, _) in series {
+/// Mean, and where there are several the spread, of one size in a column; per cent.
+fn figure(rows: &[&Row], depth: usize, width: usize) -> Option<String> {
+    let found = rows.iter().filter(|row| (row.depth, row.width) == (depth, width));
+    let found: Vec<f64> = found.map(|row| row.test * 100.0).collect();
+    let mean = found.iter().sum::<f64>() / found.len() as f64;
+    let ends = found.iter().fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(*x), b.max(*x)));
+    match found.len() {
+        0 => None,
+        1 => Some(format!("{mean:.2}")),
+        _ => Some(format!("{mean:.2} ({:.2} to {:.2})", ends.0, ends.1)),
+    }
+}
+
+fn markdown(columns: &[Series<'_>], ancestor: f64) -> String {
+    let rows = columns.iter().flat_map(|(_, rows)| rows.iter());
+    let sizes: BTreeSet<_> = rows.map(|row| (row.width, row.depth)).collect();
+    let mut text = "| width | depth |".to_owned();
+    for (name, _) in columns {
         let _ = write!(text, " {name} |");
     }
-    let _ = writeln!(text, "\n|{}", " ---: |".repeat(series.len() + 1));
-    for depth in depths {
-        let _ = write!(text, "| {depth} |");
-        for (_, rows) in series {
-            let _ = match rows.iter().find(|row| row.depth == depth) {
-                Some(row) => write!(text, " {:.2} |", row.test * 100.0),
+    let _ = writeln!(text, "\n|{}", " ---: |".repeat(columns.len() + 2));
+    for (width, depth) in sizes {
+        let _ = write!(text, "| {width} | {depth} |");
+        for (_, rows) in columns {
+            let _ = match figure(rows, depth, width) {
+                Some(figure) => write!(text, " {figure} |"),
                 None => write!(text, " |"),
             };
         }
@@ -161,9 +199,21 @@ fn draw(
         .label("ancestor")
         .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK));
     // Okabe & Ito's palette, told apart by everyone.
-    let colours = [RGBColor(0, 114, 178), RGBColor(0, 158, 115), RGBColor(230, 159, 0), RGBColor(213, 94, 0)];
+    let colours = [
+        RGBColor(0, 114, 178),
+        RGBColor(0, 158, 115),
+        RGBColor(230, 159, 0),
+        RGBColor(213, 94, 0),
+        RGBColor(86, 180, 233),
+        RGBColor(204, 121, 167),
+    ];
     for ((name, rows), colour) in series.iter().zip(colours.into_iter().cycle()) {
-        let points: Vec<_> = rows.iter().map(|row| (row.depth as f64, row.test * 100.0)).collect();
+        let mut points: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        rows.iter().for_each(|row| points.entry(row.depth).or_default().push(row.test * 100.0));
+        let mean = |(depth, found): (usize, Vec<f64>)| {
+            (depth as f64, found.iter().sum::<f64>() / found.len() as f64)
+        };
+        let points: Vec<_> = points.into_iter().map(mean).collect();
         chart
             .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
             .label(name)

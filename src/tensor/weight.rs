@@ -81,6 +81,20 @@ impl Weight {
         Ok(Self { shape: piece.dims().to_vec(), pieces: vec![piece], tape: self.tape.clone() })
     }
 
+    /// Chosen rows and columns of the matrix view, seen in `shape`: a copy.
+    ///
+    /// # Errors
+    /// If an index reaches beyond the weight, their numbers do not make `shape`, or the weight is on a tape, which a
+    /// copy would leave.
+    pub fn select(&self, shape: &[usize], rows: &[u32], cols: &[u32]) -> Result<Self> {
+        if self.tape.is_some() {
+            candle_core::bail!("a selection of a weight that is learned");
+        }
+        let index = |of: &[u32]| Tensor::new(of, self.device());
+        let chosen = self.matrix()?.index_select(&index(rows)?, 0)?.index_select(&index(cols)?, 1)?;
+        Self::new(&chosen.reshape(shape)?)
+    }
+
     /// Rows `rows` of the matrix view, in as many rectangles as they lie in: a vector stays one.
     ///
     /// # Errors

@@ -81,6 +81,19 @@ impl Weights {
         check_schema(found, expected)
     }
 
+    /// The weights as `dtype`: themselves where they are, else casts in candle's graph, which leave a tape.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a cast fails.
+    pub fn to_dtype(&self, dtype: candle_core::DType) -> Result<Self> {
+        let cast = |weight: &Weight| Weight::new(&weight.tensor()?.to_dtype(dtype)?);
+        let one = |(name, weight): (&str, &Weight)| {
+            let weight = if weight.dtype() == dtype { weight.clone() } else { cast(weight).context(name)? };
+            Ok((name.to_owned(), weight))
+        };
+        self.iter().map(one).collect()
+    }
+
     /// The tensors as little-endian bytes of `dtype`, in name order, ready for [`super::codec::render`].
     ///
     /// # Errors

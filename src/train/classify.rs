@@ -1,16 +1,16 @@
 //! Ordinary classification: cross-entropy with smoothed labels.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::{
     error::{Context, Result},
-    nn::{Vit, VitConfig},
+    nn::VitConfig,
     tensor::{Weights, ops},
 };
 
 use super::{
     Objective, Optim, Shard,
-    objective::{draw_paths, smooth_targets},
+    objective::{draw_paths, network, smooth_targets},
 };
 
 /// Cross-entropy of a vision transformer against smoothed labels.
@@ -24,18 +24,26 @@ pub struct Classification {
     pub drop_path: f64,
     /// Seed of stochastic depth.
     pub seed: u64,
+    /// What the network is computed in.
+    pub dtype: DType,
 }
 
 impl Classification {
     /// The objective of a recipe.
     pub const fn new(config: VitConfig, optim: &Optim, seed: u64) -> Self {
-        Self { config, label_smoothing: optim.label_smoothing, drop_path: optim.drop_path, seed }
+        Self {
+            config,
+            label_smoothing: optim.label_smoothing,
+            drop_path: optim.drop_path,
+            seed,
+            dtype: optim.dtype(),
+        }
     }
 }
 
 impl Objective for Classification {
     fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor> {
-        let model = Vit::new(self.config, weights)?;
+        let model = network(self.config, weights, self.dtype)?;
         let paths = draw_paths(self.seed, self.drop_path, self.config.depth(), shard)?;
         let targets = smooth_targets(shard, self.config.classes(), self.label_smoothing)?;
         let logits = model.forward_dropping(&shard.images, &paths).context("forward")?;

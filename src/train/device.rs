@@ -1,11 +1,11 @@
 //! The same step on a device: the whole batch at once, candle's own gradients, and AdamW in tensors.
 //!
-//! Parameters and moments are f32. In half precision (`bf16`) a step computes with casts of the parameters, and the
-//! casts hand their gradients back in f32; norms, softmax and losses are computed in f32 as well.
+//! Parameters and moments are f32. An objective in half precision computes with casts of them, which hand their
+//! gradients back in f32; norms, softmax and losses are computed in f32 as well.
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 
 use crate::{
     data::Batch,
@@ -25,7 +25,6 @@ use super::{
 #[derive(Debug)]
 pub(super) struct OnDevice {
     device: Device,
-    bf16: bool,
     gradients: BTreeMap<String, Tensor>,
     alive: Vec<bool>,
     first: BTreeMap<String, Tensor>,
@@ -33,18 +32,15 @@ pub(super) struct OnDevice {
 }
 
 impl OnDevice {
-    pub(super) fn new(params: &Params, optim: &Optim) -> Result<Self> {
+    pub(super) fn new(params: &Params) -> Result<Self> {
         let device = vars(params)?.values().next().map_or(Device::Cpu, |var| var.device().clone());
-        if optim.bf16 && device.is_cpu() {
-            return Err(Error::invalid("optim.bf16", "half precision is for a GPU; the CPU trains in f32"));
-        }
         let zeros = || -> Result<BTreeMap<_, _>> {
             let zero = |(name, var): (&String, &Var)| Ok((name.clone(), var.zeros_like().context(name)?));
             vars(params)?.iter().map(zero).collect()
         };
         let (first, second) = (zeros()?, zeros()?);
         let alive = vec![false; params.iter().len()];
-        Ok(Self { device, bf16: optim.bf16, gradients: BTreeMap::new(), alive, first, second })
+        Ok(Self { device, gradients: BTreeMap::new(), alive, first, second })
     }
 
     /// As of [`super::Engine`]'s other place: whether each parameter has had a gradient.
@@ -62,16 +58,10 @@ impl OnDevice {
         step: u64,
     ) -> Result<f64> {
         let images = batch.labels.len();
-        let mut shard = shard(batch, 0, images, config, &self.device, step)?;
-        let mut weights = Weights::default();
-        for (name, var) in vars(params)? {
-            let dtype = if self.bf16 { DType::BF16 } else { DType::F32 };
-            let weight = var.as_tensor().to_dtype(dtype).and_then(|t| Weight::new(&t)).context(name)?;
-            weights.insert(name.clone(), weight);
-        }
-        if self.bf16 {
-            shard.images = shard.images.to_dtype(DType::BF16).context("images")?;
-        }
+        let shard = shard(batch, 0, images, config, &self.device, step)?;
+        let weight =
+            |(name, var): (&String, &Var)| Ok((name.clone(), Weight::new(var.as_tensor()).context(name)?));
+        let weights: Weights = vars(params)?.iter().map(weight).collect::<Result<_>>()?;
         let work = || backward(objective, &weights, &shard, images);
         let (loss, mut store) = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);

@@ -59,12 +59,13 @@ impl Engine {
     /// # Errors
     /// As [`Engine::new`].
     pub fn of(params: Params, optim: &Optim, threads: usize) -> Result<Self> {
-        if params.vars().is_some() {
-            let place = Place::Device(OnDevice::new(&params, optim)?);
-            return Ok(Self { params, place });
-        }
-        if optim.bf16 {
+        let cpu = params.vars().is_none_or(|vars| vars.values().all(|var| var.device().is_cpu()));
+        if optim.bf16 && cpu {
             return Err(Error::invalid("optim.bf16", "half precision is for a GPU; the CPU trains in f32"));
+        }
+        if params.vars().is_some() {
+            let place = Place::Device(OnDevice::new(&params)?);
+            return Ok(Self { params, place });
         }
         let threads = threads.clamp(1, SHARDS);
         let pools: Vec<Arc<Pool>> = (0..threads).map(|_| Arc::default()).collect();

@@ -25,18 +25,17 @@
 //! one is smaller by the number of classes, which AdamW hides but for its epsilon, clipping and the balance with
 //! the label term at `α < 1`. The teacher sees the same augmented images, as there.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::{
     blueprint::{Blueprint, expand},
     error::{Context, Result},
-    nn::Vit,
     tensor::{Weights, ops},
 };
 
 use super::{
     Objective, Optim, Shard,
-    objective::{draw_paths, smooth_targets},
+    objective::{draw_paths, network, smooth_targets},
     recipe::GeneRecipe,
     teacher::Teacher,
 };
@@ -89,20 +88,23 @@ pub struct StageSharing {
     pub drop_path: f64,
     /// Seed of stochastic depth.
     pub seed: u64,
+    /// What the auxiliary model is computed in.
+    pub dtype: DType,
 }
 
 impl StageSharing {
     /// The objective of a recipe.
     pub fn new(auxiliary: Blueprint, teacher: Teacher, gene: &GeneRecipe, optim: &Optim, seed: u64) -> Self {
         let distillation = Distillation::new(gene, optim);
-        Self { auxiliary, teacher, distillation, drop_path: optim.drop_path, seed }
+        Self { auxiliary, teacher, distillation, drop_path: optim.drop_path, seed, dtype: optim.dtype() }
     }
 }
 
 impl Objective for StageSharing {
     fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor> {
         let config = self.auxiliary.info.config;
-        let model = Vit::new(config, &expand(&self.auxiliary, weights, shard.images.device())?)?;
+        let weights = expand(&self.auxiliary, weights, shard.images.device())?;
+        let model = network(config, &weights, self.dtype)?;
         let paths = draw_paths(self.seed, self.drop_path, config.depth(), shard)?;
         let logits = model.forward_dropping(&shard.images, &paths).context("auxiliary model")?;
         self.distillation.loss(&logits, &self.teacher.logits(shard)?, shard)

@@ -24,20 +24,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::{
     blueprint::{Blueprint, expand},
     error::{Context, Error, Result},
     gene::{GeneMeta, Size, store},
-    nn::Vit,
     tensor::{Weights, rng},
 };
 
 use super::{
     Objective, Optim, Shard,
     learn_gene::Distillation,
-    objective::draw_paths,
+    objective::{draw_paths, network},
     recipe::{GeneRecipe, Nested},
     teacher::Teacher,
 };
@@ -59,6 +58,7 @@ pub struct NestedSharing {
     distillation: Distillation,
     drop_path: f64,
     seed: u64,
+    dtype: DType,
 }
 
 impl NestedSharing {
@@ -94,6 +94,7 @@ impl NestedSharing {
             distillation: Distillation::new(gene, optim),
             drop_path: optim.drop_path,
             seed,
+            dtype: optim.dtype(),
         })
     }
 
@@ -126,7 +127,8 @@ impl Objective for NestedSharing {
         for (k, (shape, lambda)) in sizes.iter().enumerate() {
             let blueprint = &self.blueprints[shape];
             let config = blueprint.info.config;
-            let model = Vit::new(config, &expand(blueprint, weights, shard.images.device())?)?;
+            let weights = expand(blueprint, weights, shard.images.device())?;
+            let model = network(config, &weights, self.dtype)?;
             let paths = draw_paths(self.seed, self.drop_path, config.depth(), shard)?;
             let logits = model.forward_dropping(&shard.images, &paths).context("auxiliary model")?;
             // f_{z_0} = g: both terms of the largest size are one.

@@ -1,10 +1,10 @@
 //! What training minimises.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::{
     error::{Context as _, Result},
-    nn::{DropPath, block::Keep},
+    nn::{DropPath, Vit, VitConfig, block::Keep},
     tensor::{Weights, rng},
 };
 
@@ -37,6 +37,14 @@ pub trait Objective: Sync {
     fn samples(&self) -> bool {
         false
     }
+}
+
+/// The network of `weights`, computed in `dtype`: of casts, where they have another, which hand their gradients back.
+///
+/// # Errors
+/// The schema errors, and [`crate::error::Error::Tensor`] where a cast fails.
+pub fn network(config: VitConfig, weights: &Weights, dtype: DType) -> Result<Vit> {
+    Vit::new(config, &weights.to_dtype(dtype)?)
 }
 
 /// Targets of cross-entropy: `(1 - smoothing)` on the label and `smoothing` spread over all classes (Szegedy et

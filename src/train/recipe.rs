@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::DType;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -239,6 +240,11 @@ impl Nested {
 impl Optim {
     /// Largest batch.
     pub const MAX_BATCH: usize = 4096;
+
+    /// What networks are computed in; parameters, moments and losses are f32.
+    pub const fn dtype(&self) -> DType {
+        if self.bf16 { DType::BF16 } else { DType::F32 }
+    }
 
     /// Checks every number.
     ///

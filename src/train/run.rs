@@ -29,7 +29,7 @@ use super::{
     classify::Classification,
     evaluate,
     evaluate::{labels, logits, score},
-    learn_gene::StageSharing,
+    learn_gene::{Distillation, StageSharing},
     nested::NestedSharing,
     recipe::GeneRecipe,
     teacher::Teacher,
@@ -161,6 +161,54 @@ impl Run<'_> {
         Ok(Model { info, weights })
     }
 
+    /// Trains `model` as it is on `teacher`'s answers alone (`α = 1`, `τ = 1`): the control of a learned gene, with no
+    /// stage shared.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where teacher and data do not fit; those of [`Trainer::run`].
+    pub fn distil(
+        &self,
+        model: Model,
+        teacher: &Model,
+        cancel: &AtomicBool,
+        report: &mut dyn FnMut(Report),
+    ) -> Result<Model> {
+        let Model { mut info, weights } = model;
+        check_data(&self.data.train, &teacher.info.config)?;
+        let (config, optim) = (info.config, &self.recipe.optim);
+        let distillation = Distillation { alpha: 1.0, temperature: 1.0, label_smoothing: 0.0 };
+        let task = Task {
+            objective: &StageSharing {
+                auxiliary: Blueprint::whole(info.clone()),
+                teacher: self.teacher(teacher, &config)?,
+                distillation,
+                drop_path: optim.drop_path,
+                seed: self.recipe.seed,
+                dtype: optim.dtype(),
+            },
+            network: &|weights| Vit::new(config, weights),
+            identity: self
+                .identity(&self.identity(&info.metadata()[METADATA_KEY], &weights)?, &teacher.weights)?,
+            initial: weights.to_device(&self.device)?,
+            preprocessing: &teacher.info.preprocessing,
+            config,
+        };
+        drop(weights);
+        let weights = self.train(task, cancel, report)?;
+        info.preprocessing = teacher.info.preprocessing.clone();
+        info.training.push(self.note());
+        Ok(Model { info, weights })
+    }
+
+    /// `teacher` for the images of this run.
+    fn teacher(&self, teacher: &Model, student: &VitConfig) -> Result<Teacher> {
+        let network = Vit::new(teacher.info.config, &teacher.weights.to_device(&self.device)?)?;
+        let loader = self.loader(&teacher.info.preprocessing, student)?;
+        let optim = &self.recipe.optim;
+        let images = optim.length.steps(loader.batches_per_epoch() as u64) * optim.batch as u64;
+        Teacher::new(network, &loader, images, self.threads)
+    }
+
     /// Learns the gene of the recipe from `teacher`, by SWS.
     ///
     /// # Errors
@@ -181,11 +229,7 @@ impl Run<'_> {
         let auxiliary = store::blueprint(&meta, &Size::default())?;
         let json = serde_json::to_string(&meta).expect("a record of finite numbers and text serialises");
         let identity = self.identity(&json, &teacher.weights)?;
-        let vit = Vit::new(teacher.info.config, &teacher.weights.to_device(device)?)?;
-        let loader = self.loader(&teacher.info.preprocessing, &meta.config)?;
-        let optim = &self.recipe.optim;
-        let images = optim.length.steps(loader.batches_per_epoch() as u64) * optim.batch as u64;
-        let vit = Teacher::new(vit, &loader, images, self.threads)?;
+        let (vit, optim) = (self.teacher(teacher, &meta.config)?, &self.recipe.optim);
         let objective: Box<dyn Objective> = match &gene.nested {
             None => Box::new(StageSharing::new(auxiliary.clone(), vit, gene, optim, self.recipe.seed)),
             Some(nested) => Box::new(NestedSharing::new(&meta, nested, vit, gene, optim, self.recipe.seed)?),

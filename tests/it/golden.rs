@@ -60,7 +60,13 @@ impl Golden {
     }
 
     fn objective(&self) -> Classification {
-        Classification { config: self.config, label_smoothing: 0.1, drop_path: 0.0, seed: 0 }
+        Classification {
+            config: self.config,
+            label_smoothing: 0.1,
+            drop_path: 0.0,
+            seed: 0,
+            dtype: candle_core::DType::F32,
+        }
     }
 
     /// The loss, and the gradients in the flat order of the parameters.

@@ -68,16 +68,22 @@ fn entry(index: usize) -> impl Strategy<Value = Entry> {
             (vec![rows, cols.len()], Source::Pieces(pieces))
         })
     });
+    let stored: Vec<(String, Vec<usize>)> =
+        gene.file().shapes().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
+    let selected = prop::sample::select(stored).prop_flat_map(|(tensor, shape)| {
+        let of = matrix_view(&shape);
+        let indices = |of: usize| prop::collection::vec(0..of as u32, 1..5);
+        (indices(of[0]), indices(of[1])).prop_map(move |(rows, cols)| {
+            (vec![rows.len(), cols.len()], Source::Selected { tensor: tensor.clone(), of, rows, cols })
+        })
+    });
     let fresh =
         (1usize..9, 1usize..9, any::<u64>(), 1u32..1_000_000_000).prop_map(|(rows, cols, seed, std_e9)| {
             (vec![rows, cols], Source::Fresh { init: Init::TruncNormal { std_e9 }, seed })
         });
-    (prop_oneof![4 => pieces, 1 => fresh], dtype()).prop_map(move |((shape, source), dtype)| Entry {
-        name: format!("tensor.{index}"),
-        shape,
-        dtype,
-        source,
-    })
+    (prop_oneof![4 => pieces, 1 => selected, 1 => fresh], dtype()).prop_map(
+        move |((shape, source), dtype)| Entry { name: format!("tensor.{index}"), shape, dtype, source },
+    )
 }
 
 fn info() -> ModelInfo {

@@ -1,12 +1,14 @@
 //! Training: no dead parameter, resume, independence of threads, and learning on real images.
 
 use std::{
+    io::Write as _,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use genebank::{
+    blueprint::Blueprint,
     data::{Augment, Batch, Dataset, DatasetPair, Loader, Split},
     error::Error,
     gene::Size,
@@ -276,7 +278,46 @@ fn candles_graph_takes_the_same_steps() {
 fn a_gpu_takes_the_same_steps() {
     match genebank::tensor::device::open("cuda:0") {
         Ok(device) => assert_steps_agree(&device, 1e-4),
-        Err(error) => eprintln!("SKIPPED: no CUDA device is tested here: {error}"),
+        // Not through the test's captured output: a skipped test must be seen.
+        Err(error) => {
+            writeln!(std::io::stderr(), "SKIPPED: no CUDA device is tested here: {error}").unwrap();
+        }
+    }
+}
+
+/// In half precision every objective computes with casts, on variables of f32.
+#[test]
+fn objectives_in_half_precision_are_near() {
+    let (data, recipe) = (data(), recipe(1));
+    let model = Model::fresh(&recipe, &data.train).unwrap();
+    let (config, batch) = (model.info.config, first_batch(&data, &recipe, &model));
+    let mut optim = recipe.optim.clone();
+    optim.drop_path = 0.0;
+    let losses = |objective: &dyn Objective| {
+        let params = Params::variables(&model.weights).unwrap();
+        let mut engine = Engine::of(params, &optim, 1).unwrap();
+        let loss = engine.gradients(objective, &config, &batch, 0).unwrap();
+        (loss, engine.reduce().unwrap())
+    };
+    let teacher = Model::fresh(&Recipe { seed: 8, ..recipe.clone() }, &data.train).unwrap();
+    let sharing = |dtype| StageSharing {
+        dtype,
+        ..StageSharing::new(
+            Blueprint::whole(model.info.clone()),
+            Teacher::Network(teacher.vit().unwrap()),
+            &GeneRecipe { alpha: 0.5, ..gene_recipe() },
+            &optim,
+            0,
+        )
+    };
+    let labels = |dtype| Classification { dtype, ..Classification::new(config, &optim, 0) };
+    for (single, half) in [
+        (losses(&labels(DType::F32)), losses(&labels(DType::F16))),
+        (losses(&sharing(DType::F32)), losses(&sharing(DType::F16))),
+    ] {
+        assert!((single.0 - half.0).abs() < 2e-3 * single.0, "losses {single:?} {half:?}");
+        assert!((single.1 - half.1).abs() < 2e-2 * single.1, "norms {single:?} {half:?}");
+        assert!(single != half, "nothing was computed in half precision");
     }
 }
 

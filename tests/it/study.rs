@@ -10,23 +10,53 @@ use genebank::{
 use crate::support::{GENE, fashion_meta, models, sample_data, weights};
 
 const PLAN: &str = r#"
+data = "fashion-mnist"
 gene = "tiny"
 ancestor = "work/ancestor.safetensors"
-scratch_recipe = "scratch.toml"
-scratch_warmup_steps = 2
-depths = [2, 3]
 
-[gene_arm]
+[[arms]]
+name = "gene"
 depths = [2, 3]
+widths = [8, 24]
+epochs = [0]
+
+[[arms]]
+name = "gene, tuned"
+depths = [2]
 epochs = [1]
 learning_rates = [1e-3, 3e-3]
-pick_depth = 2
+pick = [2, 24]
 
-[scratch_arm]
-depths = [2]
+[[arms]]
+name = "scratch"
+method = "scratch"
+sizes = [[2, 8]]
 epochs = [1, 2]
+recipe = "scratch.toml"
 learning_rates = [3e-3]
-pick_depth = 2
+seeds = [0, 1]
+
+[[arms]]
+name = "taught alone"
+method = "scratch"
+taught_by = "ancestor"
+sizes = [[2, 8]]
+epochs = [3]
+recipe = "scratch.toml"
+learning_rates = [3e-3]
+
+[[arms]]
+name = "first layers"
+method = "first-layers"
+sizes = [[2, 8], [2, 24]]
+epochs = [0]
+
+[[arms]]
+name = "uniform"
+method = "uniform"
+sizes = [[2, 8], [1, 16]]
+epochs = [0, 1]
+learning_rates = [1e-3]
 "#;
 
 const SCRATCH: &str = r#"
@@ -69,15 +99,27 @@ fn a_study_goes_on_where_it_stopped_and_fills_the_gene() {
     let first = genebank(folder, &study);
     assert!(first.contains("epoch 1: loss"), "{first}");
     let table = std::fs::read_to_string(folder.join("out/table.csv")).unwrap();
-    // 2 as served, 2 tuned, 1 depth at 2 lengths from scratch.
-    assert_eq!(table.lines().count(), 1 + 2 + 2 + 2, "{table}");
+    // The arms in order: sizes, by lengths, by seeds.
+    assert_eq!(table.lines().count(), 1 + 4 + 1 + 2 * 2 + 1 + 2 + 2 * 2, "{table}");
+    // The first layers at full width are the ancestor itself here.
+    let cell = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    let ancestor = genebank(folder, &["eval", "work/ancestor.safetensors", "--json"]);
+    let accuracy = ancestor.lines().find(|line| line.contains("accuracy")).unwrap();
+    let accuracy: f64 = accuracy.rsplit(':').next().unwrap().trim().trim_end_matches(',').parse().unwrap();
+    let whole = cell("\"first layers\",first-layers,2,24");
+    assert!(whole.contains(&format!(",{accuracy:.4},")), "{whole} {accuracy}");
+    let markdown = std::fs::read_to_string(folder.join("out/table.md")).unwrap();
+    assert!(markdown.contains(" to "), "two seeds have a spread: {markdown}");
     assert!(std::fs::read_to_string(folder.join("out/plot.svg")).unwrap().contains("</svg>"));
 
     let again = genebank(folder, &study);
     assert!(!again.contains(": loss"), "a finished cell was run again: {again}");
     assert_eq!(table, std::fs::read_to_string(folder.join("out/table.csv")).unwrap());
 
+    let listed = genebank(folder, &["study", "plan.toml", "-o", "out", "--models", ".", "--list"]);
+    assert!(listed.contains("tiny-d2-w8-e0-") && !listed.contains("uniform-d2-w8-e0 open"), "{listed}");
+
     let gene = Learngene::open(&folder.join(format!("{GENE}.safetensors"))).unwrap();
-    assert_eq!(gene.meta().quality.len(), 4);
-    assert!(gene.quality(3, 24, 1).is_some());
+    assert_eq!(gene.meta().quality.len(), 4 + 1);
+    assert!(gene.quality(3, 8, 0).is_some() && gene.quality(2, 24, 1).is_some());
 }

@@ -1,35 +1,39 @@
 //! `genebank study`: the table and plot of a gene, by one command.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 
 use crate::{
     cli::{args, config, output, progress::Watch},
-    error::Result,
-    gene::Learngene,
+    error::{Error, Result},
+    gene::{Ancestor, Learngene},
     study::{Plan, Study, store_quality},
     tensor::device,
-    train::{Recipe, run::Model},
 };
 
 use super::train::open_data;
 
 pub(in crate::cli) fn run(options: &args::Study) -> Result<()> {
-    let mut plan = Plan::open(&options.plan)?;
-    let folder = options.plan.parent().unwrap_or(Path::new("."));
-    plan.scratch_recipe = folder.join(&plan.scratch_recipe);
-    plan.ancestor = folder.join(&plan.ancestor);
-    let path = config::models(&options.models).join(format!("{}.safetensors", plan.gene));
-    let gene = Learngene::open(&path)?;
+    let plan = Plan::open(&options.plan)?;
+    let folder = config::models(&options.models);
+    let path = |name: &str| folder.join(format!("{name}.safetensors"));
+    let open = |name: &str| Ok((name.to_owned(), Learngene::open(&path(name))?));
+    let genes: BTreeMap<_, _> = plan.genes().into_iter().map(open).collect::<Result<_>>()?;
     let study = Study {
-        gene: &gene,
-        ancestor: &Model::open(&plan.ancestor)?,
-        data: &open_data(&Recipe::open(&plan.scratch_recipe)?.data, &options.run)?,
+        genes: &genes,
+        ancestor: &Ancestor::open(&plan.ancestor)?,
+        data: &open_data(&plan.data, &options.run)?,
         plan: &plan,
         output: &options.output,
         cache: &options.cache,
         threads: config::threads(&options.run)?,
         device: &device::open(&options.run.device)?,
     };
+    if options.list {
+        for (cell, finished) in study.list()? {
+            output::line(format_args!("{cell} {}", if finished { "finished" } else { "open" }))?;
+        }
+        return Ok(());
+    }
     let watch = Watch::new();
     let cancel = watch.cancel();
     let rows = study.run(&cancel, &mut |label, report| match report {
@@ -37,8 +41,8 @@ pub(in crate::cli) fn run(options: &args::Study) -> Result<()> {
         None => watch.line(label.to_owned()),
     })?;
     if options.store_quality {
-        store_quality(&path, &gene, &rows)?;
+        store_quality(&path(&plan.gene), &genes[&plan.gene], &rows)?;
     }
     let table = options.output.join("table.md");
-    output::line(std::fs::read_to_string(&table).map_err(crate::error::Error::io(&table))?.trim_end())
+    output::line(std::fs::read_to_string(&table).map_err(Error::io(&table))?.trim_end())
 }

@@ -1,0 +1,234 @@
+//! Other ways to first values of a model, behind the same interface as a gene: what a gene has to be better than.
+//!
+//! `FirstLayers` and `Uniform` select from the ancestor. Source of `Uniform`: Xu et al. 2024, "Initializing Models with
+//! Larger Ones" (arXiv 2311.18823), section 3: the first `L` layers, and of every axis evenly spaced elements: every
+//! `(D / d)`-th where `d` divides `D`, else `round(linspace(0, D - 1, d))`.
+//!
+//! | symbol | here | meaning |
+//! | --- | --- | --- |
+//! | `L`, `d` | `depth`, `width` of the size | what is asked for |
+//! | `D` | width of the ancestor | |
+//!
+//! Differs from the official code in: the axes of queries, keys and values are selected one by one, so that no row of
+//! one becomes a row of another; and the head is inherited, because the classes are the same.
+
+use std::{fmt, path::Path, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    blueprint::{Blueprint, Canonical, Entry, ModelInfo, Piece, Source},
+    error::{Error, Result},
+    nn::{Axis, ParamSpec, VitConfig, schema},
+    tensor::{TensorFile, hex, matrix_view, row_axes, sha256, weights::check_schema},
+};
+
+use super::{GeneMeta, Size, width};
+
+/// Where the first values of a model come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// The gene.
+    #[default]
+    Gene,
+    /// Nothing: seeded values.
+    Scratch,
+    /// The first layers of the ancestor, and of every axis the first elements.
+    FirstLayers,
+    /// The first layers of the ancestor, and of every axis evenly spaced elements.
+    Uniform,
+}
+
+impl Method {
+    /// Every method.
+    pub const ALL: [Self; 4] = [Self::Gene, Self::Scratch, Self::FirstLayers, Self::Uniform];
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gene => "gene",
+            Self::Scratch => "scratch",
+            Self::FirstLayers => "first-layers",
+            Self::Uniform => "uniform",
+        })
+    }
+}
+
+impl FromStr for Method {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|method| method.to_string() == text).ok_or_else(|| {
+            let known = Self::ALL.map(|method| method.to_string()).join(", ");
+            Error::invalid("method", format!("\"{text}\" is not one of {known}"))
+        })
+    }
+}
+
+/// A trained model that baselines select from. Cloning shares the memory.
+#[derive(Debug, Clone)]
+pub struct Ancestor {
+    info: Arc<ModelInfo>,
+    file: TensorFile,
+    digest: String,
+}
+
+impl Ancestor {
+    /// Reads and checks the model file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Corrupt`] and the schema errors where it is no model of this program.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_file(TensorFile::open(path)?, &path.display().to_string())
+    }
+
+    /// Checks a model file in memory; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] and the schema errors where it is no model of this program.
+    pub fn from_file(file: TensorFile, origin: &str) -> Result<Self> {
+        let info = ModelInfo::from_file(&file, origin)?;
+        let specs = schema::vit(&info.config);
+        check_schema(file.shapes(), specs.iter().map(|s| (s.name.as_str(), s.shape(&info.config))))?;
+        Ok(Self { info: Arc::new(info), digest: hex(&sha256(file.bytes())), file })
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The file.
+    pub const fn file(&self) -> &TensorFile {
+        &self.file
+    }
+
+    /// SHA-256 of the file, hex.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The model of `size` that `method` selects from it; absent numbers mean its own.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a size beyond it, [`Error::Invalid`] for a method that selects nothing.
+    pub fn blueprint(&self, method: Method, size: &Size) -> Result<Blueprint> {
+        let own = &self.info.config;
+        let within = |what, asked: Option<u64>, most: usize| match asked.unwrap_or(most as u64) {
+            found if (1..=most as u64).contains(&found) => Ok(found as usize),
+            found => {
+                let (of, limit) = ("the ancestor".to_owned(), format!("1..={most}"));
+                Err(Error::OutOfRange { what, found, of, limit })
+            }
+        };
+        let depth = within("depth", size.depth, own.depth())?;
+        let target = own.resized(depth, within("width", size.width, own.width())?)?;
+        let source = |spec: &ParamSpec| match method {
+            Method::FirstLayers => Ok(Source::Pieces(width::pieces(spec, &spec.name, own, &target))),
+            Method::Uniform => Ok(uniform(spec, own, &target)),
+            Method::Gene | Method::Scratch => {
+                Err(Error::invalid("method", format!("\"{method}\" selects nothing from an ancestor")))
+            }
+        };
+        let entry = |spec: ParamSpec| {
+            let (shape, source) = (spec.shape(&target), source(&spec)?);
+            Ok(Entry { name: spec.name, shape, dtype: size.dtype, source })
+        };
+        let entries = schema::vit(&target).into_iter().map(entry).collect::<Result<_>>()?;
+        let identity = Canonical::new("genebank.selection")
+            .text(&self.digest)
+            .text(&method.to_string())
+            .integer(target.depth() as u64)
+            .integer(target.width() as u64)
+            .text(&size.dtype.to_string())
+            .finish();
+        let info = ModelInfo { config: target, origin: None, ..ModelInfo::clone(&self.info) };
+        Ok(Blueprint { identity, info, entries })
+    }
+}
+
+/// A network of a size of the gene `meta` that inherits nothing: seeded values.
+///
+/// # Errors
+/// [`Error::OutOfRange`] or [`Error::Invalid`] for a size that is not a vision transformer's.
+pub fn scratch(meta: &GeneMeta, size: &Size, seed: u64) -> Result<Blueprint> {
+    let shape = super::store::blueprint(meta, size)?;
+    let mut blueprint = Blueprint::fresh(ModelInfo { origin: None, ..shape.info }, seed);
+    blueprint.entries.iter_mut().for_each(|entry| entry.dtype = size.dtype);
+    blueprint.identity = Canonical::new("genebank.scratch")
+        .config(&blueprint.info.config)
+        .text(&blueprint.info.metadata()[crate::blueprint::model::METADATA_KEY])
+        .text(&size.dtype.to_string())
+        .integer(seed)
+        .finish();
+    Ok(blueprint)
+}
+
+/// The evenly spaced elements of the ancestor's tensor of the same name.
+fn uniform(spec: &ParamSpec, own: &VitConfig, target: &VitConfig) -> Source {
+    let shape = spec.shape(own);
+    if shape == spec.shape(target) {
+        return Source::Pieces(vec![Piece::whole(&spec.name, &shape)]);
+    }
+    let (rows, cols) = spec.axes.split_at(row_axes(spec.axes.len()));
+    let select =
+        |axes: &[Axis]| axes.iter().fold(vec![0], |before, axis| product(&before, *axis, own, target));
+    let (rows, cols) = (select(rows), select(cols));
+    Source::Selected { tensor: spec.name.clone(), of: matrix_view(&shape), rows, cols }
+}
+
+/// The indices of `before` followed by those of one more axis, in row-major order.
+fn product(before: &[u32], axis: Axis, own: &VitConfig, target: &VitConfig) -> Vec<u32> {
+    let (groups, stored) = axis.groups(own);
+    let (_, kept) = axis.groups(target);
+    let spaced = evenly_spaced(stored, kept);
+    let along = (0..groups).flat_map(|group| spaced.iter().map(move |i| (group * stored + i) as u32));
+    let along: Vec<u32> = along.collect();
+    let len = (groups * stored) as u32;
+    before.iter().flat_map(|outer| along.iter().map(move |inner| outer * len + inner)).collect()
+}
+
+/// `small` of `large` indices: every `(large / small)`-th, or the nearest to a line from the first to the last.
+fn evenly_spaced(large: usize, small: usize) -> Vec<usize> {
+    if large.is_multiple_of(small.max(1)) {
+        let step = large / small.max(1);
+        return (0..small).map(|i| i * step).collect();
+    }
+    // Half to even, as torch.round, without a float: i (large - 1) / (small - 1).
+    let (rise, run) = (large - 1, small - 1);
+    let nearest = |i: usize| {
+        let (whole, rest) = (i * rise / run, i * rise % run);
+        match (2 * rest).cmp(&run) {
+            std::cmp::Ordering::Less => whole,
+            std::cmp::Ordering::Greater => whole + 1,
+            std::cmp::Ordering::Equal => whole + whole % 2,
+        }
+    };
+    (0..small).map(nearest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_those_of_the_official_code() {
+        assert_eq!(evenly_spaced(8, 4), [0, 2, 4, 6]);
+        assert_eq!(evenly_spaced(6, 6), [0, 1, 2, 3, 4, 5]);
+        // torch.round(torch.linspace(0, 95, 72))[:8] and its end; linspace(0, 5, 3) has a half at 2.5.
+        let found = evenly_spaced(96, 72);
+        assert_eq!(found[..8], [0, 1, 3, 4, 5, 7, 8, 9]);
+        assert_eq!((found.len(), found[71]), (72, 95));
+        assert_eq!(evenly_spaced(7, 5), [0, 2, 3, 4, 6]);
+    }
+
+    #[test]
+    fn names_of_methods_are_read_back() {
+        for method in Method::ALL {
+            assert_eq!(method.to_string().parse::<Method>().unwrap(), method);
+        }
+        "nothing".parse::<Method>().unwrap_err();
+    }
+}
