@@ -23,8 +23,9 @@ mod softmax;
 
 pub(super) use kernel::{Geometry, backward, forward};
 
-use super::{fused, naive, new_tensor, slice, values};
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
+use super::node::{self, Kernel};
+use super::{fused, naive, values};
+use candle_core::{DType, Result, Shape, Tensor, bail};
 
 /// Which keys a query sees; every one by default.
 #[derive(Debug, Clone, Default)]
@@ -98,7 +99,7 @@ pub fn attention_with(qkv: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
         return naive::attention(qkv, geometry, keys.as_ref());
     }
     let keys = keys.as_ref().map(|keys| keys.detach().to_dtype(DType::F32)?.contiguous()).transpose()?;
-    qkv.contiguous()?.apply_op1(Attention { geometry, keys })
+    node::apply(qkv, None, Attention { geometry, keys })
 }
 
 struct Attention {
@@ -120,27 +121,20 @@ impl Attention {
     }
 }
 
-impl CustomOp1 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
+impl Kernel for Attention {
+    const NAME: &'static str = "attention";
 
-    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, tokens, _) = layout.shape().dims3()?;
-        let qkv = slice(qkv, layout)?;
+    fn forward(&self, qkv: &[f32], shape: &Shape) -> Result<(Vec<f32>, Shape)> {
+        let (batch, tokens, _) = shape.dims3()?;
         let shape = Shape::from((batch, tokens, self.geometry.width()));
         let mut out = vec![0.0; shape.elem_count()];
         self.with_keys(|keys| forward(self.geometry, qkv, keys, &mut out))?;
-        Ok((CpuStorage::F32(out), shape))
+        Ok((out, shape))
     }
 
-    fn bwd(&self, qkv: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let grad = grad.contiguous()?;
-        let (qkv_storage, qkv_layout) = qkv.storage_and_layout();
-        let (grad_storage, grad_layout) = grad.storage_and_layout();
-        let (qkv_values, grad) = (values(&qkv_storage, qkv_layout)?, values(&grad_storage, grad_layout)?);
-        let mut dqkv = vec![0.0; qkv.elem_count()];
-        self.with_keys(|keys| backward(self.geometry, qkv_values, keys, grad, &mut dqkv))?;
-        Ok(Some(new_tensor(dqkv, qkv.shape())?))
+    fn backward(&self, qkv: &[f32], _: &Shape, grad: &[f32], _: bool) -> Result<Vec<f32>> {
+        let mut dqkv = vec![0.0; qkv.len()];
+        self.with_keys(|keys| backward(self.geometry, qkv, keys, grad, &mut dqkv))?;
+        Ok(dqkv)
     }
 }

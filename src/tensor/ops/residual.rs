@@ -3,8 +3,9 @@
 //! `y_b = x_b + f_b z_b`; backward, with `g = ∂L/∂y`: `∂L/∂x = g`, `∂L/∂z_b = f_b g_b`. The factor is a constant: 0 for
 //! an image whose branch is dropped, and `1 / (1 - p)` for the others.
 
+use super::node::{self, Kernel};
 use super::{fused, naive, new_tensor, simd, slice, values};
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 
 /// `x · factor`, one factor for each image.
 ///
@@ -18,7 +19,7 @@ pub fn drop_path(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
     if !fused(&[x, factor], &[]) {
         return naive::drop_path(x, factor);
     }
-    x.contiguous()?.apply_op1(DropPath { factor: constant(factor)? })
+    node::apply(x, None, DropPath { factor: constant(factor)? })
 }
 
 /// `x + branch · factor`, one factor for each image, or 1 without.
@@ -61,18 +62,15 @@ struct DropPath {
     factor: Tensor,
 }
 
-impl CustomOp1 for DropPath {
-    fn name(&self) -> &'static str {
-        "drop-path"
+impl Kernel for DropPath {
+    const NAME: &'static str = "drop-path";
+
+    fn forward(&self, x: &[f32], shape: &Shape) -> Result<(Vec<f32>, Shape)> {
+        Ok((scaled(x, &self.factor)?, shape.clone()))
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(x, layout)?;
-        Ok((CpuStorage::F32(scaled(x, &self.factor)?), layout.shape().clone()))
-    }
-
-    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        scaled_tensor(grad, &self.factor).map(Some)
+    fn backward(&self, _: &[f32], _: &Shape, grad: &[f32], _: bool) -> Result<Vec<f32>> {
+        scaled(grad, &self.factor)
     }
 }
 

@@ -4,8 +4,9 @@
 //! `y₂ = x₂ cos φ + x₁ sin φ`. The gradient is turned back: the same with `-φ`. Deviation: the pair `i` is the channels
 //! `i` and `i + d/2` of a head, as in Llama, and not `2i` and `2i + 1`.
 
-use super::{fused, naive, new_tensor, simd, slice, values};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use super::node::{self, Kernel};
+use super::{fused, naive, simd};
+use candle_core::{Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
 /// The cosines and sines of all angles, computed in `f64` and rounded once; cheap to clone.
@@ -69,7 +70,7 @@ pub fn rope(x: &Tensor, heads: usize, rotary: &Rotary) -> Result<Tensor> {
     if !fused(&[x], &[]) {
         return naive::rope(x, heads, rotary);
     }
-    x.contiguous()?.apply_op1(Rope { heads, rotary: rotary.clone() })
+    node::apply(x, None, Rope { heads, rotary: rotary.clone() })
 }
 
 struct Rope {
@@ -77,25 +78,24 @@ struct Rope {
     rotary: Rotary,
 }
 
-impl CustomOp1 for Rope {
-    fn name(&self) -> &'static str {
-        "rope"
+impl Rope {
+    fn turned(&self, x: &[f32], shape: &Shape, direction: f32) -> Result<Vec<f32>> {
+        let (_, tokens, channels) = shape.dims3()?;
+        let mut out = x.to_vec();
+        turn(&self.rotary, tokens, channels, self.heads, direction, &mut out);
+        Ok(out)
+    }
+}
+
+impl Kernel for Rope {
+    const NAME: &'static str = "rope";
+
+    fn forward(&self, x: &[f32], shape: &Shape) -> Result<(Vec<f32>, Shape)> {
+        Ok((self.turned(x, shape, 1.0)?, shape.clone()))
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (_, tokens, channels) = layout.shape().dims3()?;
-        let mut out = slice(x, layout)?.to_vec();
-        turn(&self.rotary, tokens, channels, self.heads, 1.0, &mut out);
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (_, tokens, channels) = x.dims3()?;
-        let grad = grad.contiguous()?;
-        let (storage, layout) = grad.storage_and_layout();
-        let mut dx = values(&storage, layout)?.to_vec();
-        turn(&self.rotary, tokens, channels, self.heads, -1.0, &mut dx);
-        Ok(Some(new_tensor(dx, x.shape())?))
+    fn backward(&self, _: &[f32], shape: &Shape, grad: &[f32], _: bool) -> Result<Vec<f32>> {
+        self.turned(grad, shape, -1.0)
     }
 }
 

@@ -5,9 +5,10 @@
 //! `y = silu(a) u`; backward, with `g = ∂L/∂y`: `∂L/∂a = g u silu'(a)`, `∂L/∂u = g silu(a)`. The products with the
 //! weights are not part of the operation.
 
+use super::node::{self, Kernel};
 use super::simd::{self, sigmoid};
-use super::{fused, naive, new_tensor, slice, values};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use super::{fused, naive};
+use candle_core::{Result, Shape, Tensor, bail};
 
 /// `x σ(x)`, elementwise.
 ///
@@ -20,7 +21,7 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     if !fused(&[x], &[]) {
         return naive::silu(x);
     }
-    x.contiguous()?.apply_op1(Silu)
+    node::apply(x, None, Silu)
 }
 
 /// `silu(gate) · up`, elementwise.
@@ -38,57 +39,44 @@ pub fn swiglu(gate_up: &Tensor) -> Result<Tensor> {
     if !fused(&[gate_up], &[]) {
         return naive::swiglu(gate_up);
     }
-    gate_up.contiguous()?.apply_op1(Swiglu)
+    node::apply(gate_up, None, Swiglu)
 }
 
 struct Silu;
 
-impl CustomOp1 for Silu {
-    fn name(&self) -> &'static str {
-        "silu"
-    }
+impl Kernel for Silu {
+    const NAME: &'static str = "silu";
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(x, layout)?;
+    fn forward(&self, x: &[f32], shape: &Shape) -> Result<(Vec<f32>, Shape)> {
         let mut out = vec![0.0; x.len()];
         silu_forward(x, &mut out);
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
+        Ok((out, shape.clone()))
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let grad = grad.contiguous()?;
-        let (x_storage, x_layout) = x.storage_and_layout();
-        let (grad_storage, grad_layout) = grad.storage_and_layout();
-        let mut dx = vec![0.0; x.elem_count()];
-        silu_backward(values(&x_storage, x_layout)?, values(&grad_storage, grad_layout)?, &mut dx);
-        Ok(Some(new_tensor(dx, x.shape())?))
+    fn backward(&self, x: &[f32], _: &Shape, grad: &[f32], _: bool) -> Result<Vec<f32>> {
+        let mut dx = vec![0.0; x.len()];
+        silu_backward(x, grad, &mut dx);
+        Ok(dx)
     }
 }
 
 struct Swiglu;
 
-impl CustomOp1 for Swiglu {
-    fn name(&self) -> &'static str {
-        "swiglu"
-    }
+impl Kernel for Swiglu {
+    const NAME: &'static str = "swiglu";
 
-    fn cpu_fwd(&self, gate_up: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let gate_up = slice(gate_up, layout)?;
-        let mut dims = layout.dims().to_vec();
+    fn forward(&self, gate_up: &[f32], shape: &Shape) -> Result<(Vec<f32>, Shape)> {
+        let mut dims = shape.dims().to_vec();
         let hidden = halve(&mut dims);
         let mut out = vec![0.0; gate_up.len() / 2];
         forward(gate_up, hidden, &mut out);
-        Ok((CpuStorage::F32(out), Shape::from(dims)))
+        Ok((out, Shape::from(dims)))
     }
 
-    fn bwd(&self, gate_up: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let hidden = halve(&mut gate_up.dims().to_vec());
-        let grad = grad.contiguous()?;
-        let (storage, layout) = gate_up.storage_and_layout();
-        let (grad_storage, grad_layout) = grad.storage_and_layout();
-        let mut dx = vec![0.0; gate_up.elem_count()];
-        backward(values(&storage, layout)?, values(&grad_storage, grad_layout)?, hidden, &mut dx);
-        Ok(Some(new_tensor(dx, gate_up.shape())?))
+    fn backward(&self, gate_up: &[f32], shape: &Shape, grad: &[f32], _: bool) -> Result<Vec<f32>> {
+        let mut dx = vec![0.0; gate_up.len()];
+        backward(gate_up, grad, halve(&mut shape.dims().to_vec()), &mut dx);
+        Ok(dx)
     }
 }
 
