@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use crate::{
     blueprint::{Blueprint, Inheritance},
     error::{Error, Result},
-    gene::{Learngene, Size},
+    gene::{Learngene, Size, Target},
     tensor::Dtype,
     train::{Length, finetune},
 };
@@ -17,6 +17,8 @@ pub struct ModelRequest {
     pub gene: String,
     /// Size and element type.
     pub size: Size,
+    /// Other classes and images than the gene's.
+    pub target: Target,
     /// Tuning on the server.
     pub tune: Option<Tune>,
 }
@@ -70,7 +72,8 @@ pub struct Plan {
     pub dtype: Dtype,
     /// Tuning on the server.
     pub tune: Option<Tune>,
-    /// Measured accuracy at this size on the gene's test set; absent where the model is to be tuned.
+    /// Measured accuracy at this size on the gene's test set; absent where the model is to be tuned, or is for
+    /// other classes or images.
     pub expected_accuracy: Option<f64>,
     /// The width was not trained.
     pub untrained_width: bool,
@@ -88,12 +91,14 @@ impl Plan {
         if let Some(tune) = &request.tune {
             tune.check()?;
         }
-        let blueprint = gene.blueprint(&request.size)?;
+        let blueprint = gene.blueprint_for(&request.size, &request.target)?;
         let config = blueprint.info.config;
+        let as_measured = gene.meta().is_for(&blueprint.info);
         Ok(Self {
             dtype: request.size.dtype,
             tune: request.tune.clone(),
             expected_accuracy: match request.tune {
+                None if !as_measured => None,
                 None => gene.quality(config.depth(), config.width(), 0).map(|q| q.accuracy),
                 // The grid knows one recipe on one data set; this may be any.
                 Some(_) => None,

@@ -17,7 +17,7 @@ use crate::{
     tensor::{Dtype, TensorFile, codec},
 };
 
-use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Source};
+use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Row, Source};
 
 /// The bytes of one tensor and their digest.
 #[derive(Debug)]
@@ -60,7 +60,8 @@ impl Slices {
     }
 
     fn get(&self, entry: &Entry) -> Result<Arc<Slice>> {
-        // Fresh values depend on the name too, and nothing is gained by keeping them.
+        // Fresh values depend on the name too, and nothing is gained by keeping them. Of rows there are too many
+        // orders to keep.
         let Source::Pieces(pieces) = &entry.source else {
             return Ok(Slice::new(self.make(entry)?, true));
         };
@@ -92,6 +93,18 @@ impl Slices {
                 out.reserve_exact(count * entry.dtype.size_bytes());
                 for piece in pieces {
                     self.copy(piece, entry.dtype, &mut out)?;
+                }
+            }
+            Source::Rows { piece, rows, init, seed } => {
+                out.reserve_exact(count * entry.dtype.size_bytes());
+                for row in rows {
+                    match row {
+                        Row::Kept(index) => self.copy(&piece.row(*index), entry.dtype, &mut out)?,
+                        Row::Fresh(label) => {
+                            let values = Row::fresh(*init, *seed, &entry.name, label, piece.cols.len());
+                            entry.dtype.write(values.into_iter(), &mut out);
+                        }
+                    }
                 }
             }
         }

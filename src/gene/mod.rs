@@ -5,8 +5,10 @@ pub mod depth;
 pub mod learngene;
 pub mod meta;
 pub mod store;
+pub mod target;
 pub mod width;
 
 pub use depth::DepthRule;
 pub use learngene::{Learngene, Size};
 pub use meta::{GeneMeta, Probe, Quality};
+pub use target::{Head, Target};

@@ -5,7 +5,7 @@ use crate::{
     bank::{GeneSummary, Length, ModelRequest, ModelSummary, Progress, Tune},
     blueprint::Inheritance,
     error::{Error, Result},
-    gene::{DepthRule, Quality, Size},
+    gene::{DepthRule, Head, Quality, Size, Target},
     proto,
     tensor::Dtype,
 };
@@ -26,6 +26,7 @@ pub(super) fn model_request(message: proto::InitModelRequest) -> Result<(ModelRe
         allow_untrained_width,
         max_chunk_bytes,
         fine_tune,
+        head,
     } = message;
     let size = Size {
         depth: depth.map(u64::from),
@@ -38,7 +39,8 @@ pub(super) fn model_request(message: proto::InitModelRequest) -> Result<(ModelRe
         0 => DEFAULT_CHUNK_BYTES,
         bytes => (bytes as usize).clamp(CHUNK_BYTES.0, CHUNK_BYTES.1),
     };
-    Ok((ModelRequest { gene, size, tune: fine_tune.map(tune).transpose()? }, chunk_bytes))
+    let target = Target { head: head.map(|proto::Head { labels, seed }| Head { labels, seed }) };
+    Ok((ModelRequest { gene, size, target, tune: fine_tune.map(tune).transpose()? }, chunk_bytes))
 }
 
 fn element_type(value: i32) -> Result<Dtype> {
@@ -137,12 +139,16 @@ pub(super) fn header(model: ModelSummary, manifest: String) -> proto::ModelHeade
         parameters,
         macs,
         stage_layers,
-        inheritance: Inheritance { copied, repeated, sliced, fresh },
+        inheritance: Inheritance { copied, repeated, sliced, mixed, fresh },
         untrained_width,
         expected_accuracy,
+        image_size,
+        patch_size,
+        classes,
+        fresh_classes,
     } = model;
     // Nothing resizes or maps a tensor yet.
-    let inheritance = proto::Inheritance { copied, repeated, sliced, resized: 0, mapped: 0, fresh };
+    let inheritance = proto::Inheritance { copied, repeated, sliced, resized: 0, mapped: 0, fresh, mixed };
     proto::ModelHeader {
         gene,
         depth,
@@ -156,6 +162,10 @@ pub(super) fn header(model: ModelSummary, manifest: String) -> proto::ModelHeade
         inheritance: Some(inheritance),
         untrained_width,
         expected_accuracy,
+        image_size,
+        patch_size,
+        classes,
+        fresh_classes,
     }
 }
 

@@ -14,6 +14,7 @@ mod kill;
 mod laws;
 mod learning;
 mod nested;
+mod retarget;
 mod study;
 mod support;
 mod tuning;
