@@ -3,6 +3,7 @@
 use std::{io::Write as _, path::Path, time::Duration};
 
 use bytes::Bytes;
+use prost::Message as _;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
@@ -16,7 +17,7 @@ use crate::{
     bank::{GeneSummary, Length, ModelRequest, ModelSummary, Progress},
     blueprint::Inheritance,
     error::{Error, Kind, Result},
-    gene::{DepthRule, Quality, Size},
+    gene::{DepthRule, Head, Method, Quality, Size, Start, Target},
     proto::{self, gene_bank_client::GeneBankClient, init_model_response::Event as Message},
     tensor::{Dtype, codec, hex},
 };
@@ -219,7 +220,7 @@ fn write_beside(path: &Path) -> Result<(mpsc::Sender<Bytes>, JoinHandle<Written>
 
 /// A request as a message.
 fn message(request: &ModelRequest) -> Result<proto::InitModelRequest> {
-    let ModelRequest { gene, size, tune } = request;
+    let ModelRequest { gene, size, target: Target { head }, start: Start { method, seed }, tune } = request;
     let Size { depth, width, rule, dtype, allow_untrained_width } = size;
     let number = |field: &str, value: &Option<u64>| {
         let fits = |value| {
@@ -236,7 +237,7 @@ fn message(request: &ModelRequest) -> Result<proto::InitModelRequest> {
             Length::Epochs(epochs) => proto::fine_tune::Length::Epochs(epochs),
         }),
     });
-    Ok(proto::InitModelRequest {
+    let message = proto::InitModelRequest {
         gene: gene.clone(),
         depth: number("depth", depth)?,
         width: number("width", width)?,
@@ -254,7 +255,22 @@ fn message(request: &ModelRequest) -> Result<proto::InitModelRequest> {
         allow_untrained_width: *allow_untrained_width,
         max_chunk_bytes: 0,
         fine_tune,
-    })
+        head: head.clone().map(|Head { labels, seed }| proto::Head { labels, seed }),
+        method: match method {
+            Method::Gene => proto::Method::Gene,
+            Method::Scratch => proto::Method::Scratch,
+            Method::FirstLayers => proto::Method::FirstLayers,
+            Method::Uniform => proto::Method::Uniform,
+        }
+        .into(),
+        method_seed: *seed,
+    };
+    let (found, limit) = (message.encoded_len(), proto::MAX_REQUEST_BYTES);
+    if found > limit {
+        let reason = format!("{found} bytes are beyond the {limit} that a server takes");
+        return Err(Error::invalid("request", reason));
+    }
+    Ok(message)
 }
 
 fn model_summary(header: proto::ModelHeader) -> (ModelSummary, String) {
@@ -271,10 +287,14 @@ fn model_summary(header: proto::ModelHeader) -> (ModelSummary, String) {
         inheritance,
         untrained_width,
         expected_accuracy,
+        image_size,
+        patch_size,
+        classes,
+        fresh_classes,
     } = header;
-    let proto::Inheritance { copied, repeated, sliced, resized: _, mapped: _, fresh } =
+    let proto::Inheritance { copied, repeated, sliced, resized: _, mapped: _, fresh, mixed } =
         inheritance.unwrap_or_default();
-    let inheritance = Inheritance { copied, repeated, sliced, fresh };
+    let inheritance = Inheritance { copied, repeated, sliced, mixed, fresh };
     let model = ModelSummary {
         gene,
         depth,
@@ -287,6 +307,10 @@ fn model_summary(header: proto::ModelHeader) -> (ModelSummary, String) {
         inheritance,
         untrained_width,
         expected_accuracy,
+        image_size,
+        patch_size,
+        classes,
+        fresh_classes,
     };
     (model, manifest)
 }

@@ -15,5 +15,8 @@
 
 tonic::include_proto!("genebank.v1");
 
+/// Largest message that a client may send, bytes: requests are a few numbers and names, and labels.
+pub const MAX_REQUEST_BYTES: usize = 512 << 10;
+
 /// The encoded `FileDescriptorSet`, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/genebank_descriptor.bin"));

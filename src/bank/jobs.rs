@@ -260,7 +260,7 @@ impl Work {
         if let Some(artifact) = self.jobs.stored(identity)? {
             return Ok(artifact);
         }
-        let stored = Weights::from_file(self.plan.gene.file(), &Device::Cpu)?;
+        let stored = Weights::from_file(&self.plan.stored.file, &Device::Cpu)?;
         let mut blueprint = self.plan.blueprint.clone();
         blueprint.entries.iter_mut().for_each(|entry| entry.dtype = crate::tensor::Dtype::F32);
         let weights = expand(&blueprint, &stored, &Device::Cpu)?;

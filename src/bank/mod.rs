@@ -123,7 +123,9 @@ impl Bank {
     /// [`Error::NotFound`] for an unknown gene, [`Error::OutOfRange`] or [`Error::Invalid`] for an impossible size
     /// or tuning.
     pub fn plan(&self, request: &ModelRequest) -> Result<Plan> {
-        Plan::new(self.registry.get(&request.gene)?, request, self.config.data.as_deref())
+        let gene = self.registry.get(&request.gene)?;
+        let ancestor = self.registry.ancestor(&gene.meta().name);
+        Plan::new(gene, ancestor, request, self.config.data.as_deref())
     }
 
     /// The model of `plan`, or the job that makes it.
@@ -174,7 +176,7 @@ impl Bank {
                 limit: self.config.renders,
                 retry_after_s: 1,
             })?;
-            let slices = self.slices(&plan.gene, plan).await;
+            let slices = self.slices(plan).await;
             let blueprint = plan.blueprint.clone();
             // The permit goes with the work, so that a caller that leaves does not free it early.
             let work = move || {
@@ -187,11 +189,10 @@ impl Bank {
         Ok(self.artifacts.try_get_with(identity, render).await?)
     }
 
-    async fn slices(&self, gene: &Arc<Learngene>, plan: &Plan) -> Arc<Slices> {
-        let key = (gene.digest().to_owned(), plan.blueprint.info.config.width(), plan.dtype);
-        self.slices
-            .get_with(key, async { Arc::new(Slices::new(gene.file().clone(), gene.meta().config.width())) })
-            .await
+    async fn slices(&self, plan: &Plan) -> Arc<Slices> {
+        let stored = &plan.stored;
+        let key = (stored.digest.clone(), plan.blueprint.info.config.width(), plan.dtype);
+        self.slices.get_with(key, async { Arc::new(Slices::new(stored.file.clone(), stored.width)) }).await
     }
 }
 

@@ -5,8 +5,8 @@ use std::{path::Path, sync::Arc};
 use crate::{
     blueprint::{Blueprint, Inheritance},
     error::{Error, Result},
-    gene::{Learngene, Size},
-    tensor::Dtype,
+    gene::{Ancestor, Learngene, Method, Size, Start, Target, baselines},
+    tensor::{Dtype, TensorFile},
     train::{Length, finetune},
 };
 
@@ -17,6 +17,10 @@ pub struct ModelRequest {
     pub gene: String,
     /// Size and element type.
     pub size: Size,
+    /// Other classes and images than the gene's.
+    pub target: Target,
+    /// Where first values come from.
+    pub start: Start,
     /// Tuning on the server.
     pub tune: Option<Tune>,
 }
@@ -59,47 +63,71 @@ impl Tune {
 /// Largest learning rate of a tuning, 1e-9.
 const MAX_LEARNING_RATE_E9: u64 = 1_000_000_000;
 
+/// Stored tensors.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Their file.
+    pub file: TensorFile,
+    /// Its SHA-256, hex.
+    pub digest: String,
+    /// Width of the network that they are of.
+    pub width: usize,
+}
+
 /// A request that was found possible.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The gene.
     pub gene: Arc<Learngene>,
+    /// What the blueprint takes values from.
+    pub stored: Stored,
     /// The model before tuning.
     pub blueprint: Blueprint,
     /// Element type of the file.
     pub dtype: Dtype,
     /// Tuning on the server.
     pub tune: Option<Tune>,
-    /// Measured accuracy at this size on the gene's test set; absent where the model is to be tuned.
+    /// Measured accuracy at this size on the gene's test set; absent where the model is to be tuned, or is for
+    /// other classes or images.
     pub expected_accuracy: Option<f64>,
     /// The width was not trained.
     pub untrained_width: bool,
 }
 
 impl Plan {
-    /// Plans `request` on `gene`.
+    /// Plans `request` on `gene`, whose ancestor may be at hand.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
-    pub fn new(gene: &Arc<Learngene>, request: &ModelRequest, data: Option<&Path>) -> Result<Self> {
+    /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit; [`Error::NotFound`] where a method selects
+    /// from an ancestor and there is none.
+    pub fn new(
+        gene: &Arc<Learngene>,
+        ancestor: Option<&Ancestor>,
+        request: &ModelRequest,
+        data: Option<&Path>,
+    ) -> Result<Self> {
         if request.tune.is_some() && data.is_none() {
             return Err(Error::invalid("fine_tune", "this server has no data sets; start it with --data"));
         }
         if let Some(tune) = &request.tune {
             tune.check()?;
         }
-        let blueprint = gene.blueprint(&request.size)?;
+        let (blueprint, stored) = start(gene, ancestor, request)?;
         let config = blueprint.info.config;
+        let as_measured = gene.meta().is_for(&blueprint.info);
         Ok(Self {
             dtype: request.size.dtype,
             tune: request.tune.clone(),
             expected_accuracy: match request.tune {
+                None if !as_measured || request.start.method != Method::Gene => None,
                 None => gene.quality(config.depth(), config.width(), 0).map(|q| q.accuracy),
                 // The grid knows one recipe on one data set; this may be any.
                 Some(_) => None,
             },
-            untrained_width: !gene.meta().trained_widths.contains(&config.width()),
+            untrained_width: request.start.method == Method::Gene
+                && !gene.meta().trained_widths.contains(&config.width()),
             gene: gene.clone(),
+            stored,
             blueprint,
         })
     }
@@ -117,5 +145,41 @@ impl Plan {
     /// Layers of each stage in this model.
     pub fn stage_layers(&self) -> &[usize] {
         self.blueprint.info.origin.as_ref().map_or(&[], |origin| &origin.stage_layers)
+    }
+}
+
+/// The model of `request` before tuning, and what it takes values from.
+fn start(
+    gene: &Learngene,
+    ancestor: Option<&Ancestor>,
+    request: &ModelRequest,
+) -> Result<(Blueprint, Stored)> {
+    let ModelRequest { size, target, start, .. } = request;
+    start.check()?;
+    let of_gene = || Stored {
+        file: gene.file().clone(),
+        digest: gene.digest().to_owned(),
+        width: gene.meta().config.width(),
+    };
+    if start.method != Method::Gene && *target != Target::default() {
+        let reason = format!("method \"{}\" gives the gene's classes and images alone", start.method);
+        return Err(Error::invalid("method", reason));
+    }
+    match start.method {
+        Method::Gene => Ok((gene.blueprint_for(size, target)?, of_gene())),
+        Method::Scratch => Ok((baselines::scratch(gene.meta(), size, start.seed)?, of_gene())),
+        method @ (Method::FirstLayers | Method::Uniform) => {
+            let ancestor = ancestor.ok_or_else(|| Error::NotFound {
+                what: "ancestor of gene",
+                name: gene.meta().name.clone(),
+                known: String::new(),
+            })?;
+            let stored = Stored {
+                file: ancestor.file().clone(),
+                digest: ancestor.digest().to_owned(),
+                width: ancestor.info().config.width(),
+            };
+            Ok((ancestor.blueprint(method, size)?, stored))
+        }
     }
 }

@@ -4,19 +4,24 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use crate::{
     error::{Error, Result},
-    gene::Learngene,
+    gene::{Ancestor, Learngene},
 };
+
+/// Folder of the ancestors beside the genes.
+pub const ANCESTORS: &str = "ancestors";
 
 /// Genes in memory, in name order.
 #[derive(Debug)]
 pub struct Registry {
     genes: BTreeMap<String, Arc<Learngene>>,
+    ancestors: BTreeMap<String, Ancestor>,
     default: String,
 }
 
 impl Registry {
     /// Loads every `*.safetensors` of `folder`. A gene that breaks an invariant fails the whole load: a server
-    /// that silently lacks a gene is worse than one that does not start.
+    /// that silently lacks a gene is worse than one that does not start. The ancestor of a gene, where it is there, is
+    /// the file of the gene's name in the folder [`ANCESTORS`].
     ///
     /// # Errors
     /// [`Error::Io`], those of [`Learngene::open`], and [`Error::NotFound`] where there is no gene or `default`
@@ -37,7 +42,19 @@ impl Registry {
                 known: String::new(),
             });
         };
-        let registry = Self { genes, default: default.map_or(first, ToOwned::to_owned) };
+        let mut ancestors = BTreeMap::new();
+        for (name, gene) in &genes {
+            let path = folder.join(ANCESTORS).join(format!("{name}.safetensors"));
+            if path.is_file() {
+                let ancestor = Ancestor::open(&path)?;
+                if ancestor.info().labels != gene.meta().labels {
+                    let reason = format!("its classes are not those of gene \"{name}\"");
+                    return Err(Error::corrupt(path.display().to_string(), reason));
+                }
+                ancestors.insert(name.clone(), ancestor);
+            }
+        }
+        let registry = Self { genes, ancestors, default: default.map_or(first, ToOwned::to_owned) };
         registry.get("")?;
         Ok(registry)
     }
@@ -54,6 +71,11 @@ impl Registry {
             name: name.chars().take(80).collect(),
             known: self.genes.keys().cloned().collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// The ancestor of the gene called `name`, where it is there.
+    pub fn ancestor(&self, name: &str) -> Option<&Ancestor> {
+        self.ancestors.get(name)
     }
 
     /// Name of the gene of requests that name none.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::{
     blueprint::Inheritance,
     gene::{Learngene, Quality},
+    nn::schema,
 };
 
 use super::Plan;
@@ -118,6 +119,14 @@ pub struct ModelSummary {
     pub untrained_width: bool,
     /// Measured accuracy at this size, before tuning.
     pub expected_accuracy: Option<f64>,
+    /// Height and width of an image, pixels.
+    pub image_size: u32,
+    /// Height and width of a patch, pixels.
+    pub patch_size: u32,
+    /// Classes of the head.
+    pub classes: u32,
+    /// Classes whose row of the head is fresh, because the gene does not know their label.
+    pub fresh_classes: u32,
 }
 
 impl ModelSummary {
@@ -136,6 +145,10 @@ impl ModelSummary {
             inheritance: plan.inheritance(),
             untrained_width: plan.untrained_width,
             expected_accuracy: plan.expected_accuracy,
+            image_size: config.image_size() as u32,
+            patch_size: config.patch_size() as u32,
+            classes: config.classes() as u32,
+            fresh_classes: plan.blueprint.fresh_rows(&format!("{}.weight", schema::HEAD)) as u32,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     tensor::{Dtype, TensorFile, codec},
 };
 
-use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Source};
+use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Row, Source};
 
 /// The bytes of one tensor and their digest.
 #[derive(Debug)]
@@ -60,8 +60,9 @@ impl Slices {
     }
 
     fn get(&self, entry: &Entry) -> Result<Arc<Slice>> {
-        // Fresh values depend on the name too, and nothing is gained by keeping them.
-        if matches!(entry.source, Source::Fresh { .. }) {
+        // Fresh values depend on the name too, and nothing is gained by keeping them. Of rows there are too many
+        // orders to keep.
+        if matches!(entry.source, Source::Fresh { .. } | Source::Rows { .. }) {
             return Ok(Slice::new(self.make(entry)?, true));
         }
         let key = (entry.source.clone(), entry.dtype);
@@ -102,6 +103,18 @@ impl Slices {
                 let at = |row: &u32, col: &u32| values.get(*row as usize * of[1] + *col as usize).copied();
                 let chosen = rows.iter().flat_map(|row| cols.iter().filter_map(move |col| at(row, col)));
                 entry.dtype.write(chosen, &mut out);
+            }
+            Source::Rows { piece, rows, init, seed } => {
+                out.reserve_exact(count * entry.dtype.size_bytes());
+                for row in rows {
+                    match row {
+                        Row::Kept(index) => self.copy(&piece.row(*index), entry.dtype, &mut out)?,
+                        Row::Fresh(label) => {
+                            let values = Row::fresh(*init, *seed, &entry.name, label, piece.cols.len());
+                            entry.dtype.write(values.into_iter(), &mut out);
+                        }
+                    }
+                }
             }
         }
         if out.len() != count * entry.dtype.size_bytes() {

@@ -57,6 +57,12 @@ impl Piece {
         }
     }
 
+    /// Its columns in the row of this index of the stored tensor.
+    #[must_use]
+    pub fn row(&self, index: usize) -> Self {
+        Self { rows: Span::new(index, index + 1), ..self.clone() }
+    }
+
     /// Whether nothing of the stored tensor is left out.
     pub const fn is_whole(&self) -> bool {
         self.rows.len() == self.of[0] && self.cols.len() == self.of[1]
@@ -96,6 +102,38 @@ pub enum Source {
         /// Seed of the stream, which is also keyed by the name of the tensor.
         seed: u64,
     },
+    /// Rows of one stored tensor in any order, and between them rows that inherit nothing.
+    Rows {
+        /// Where the columns lie, and the rows that may be taken.
+        piece: Piece,
+        /// The rows in order.
+        rows: Vec<Row>,
+        /// How a fresh row is drawn.
+        init: Init,
+        /// Seed of the streams of fresh rows.
+        seed: u64,
+    },
+}
+
+/// One row of [`Source::Rows`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Row {
+    /// The row of this index of the stored tensor.
+    Kept(usize),
+    /// Values of its own stream: the same wherever the row stands, and at a narrower width the first of the wider.
+    Fresh(String),
+}
+
+impl Row {
+    /// How many of `rows` inherit nothing.
+    pub fn count_fresh(rows: &[Self]) -> usize {
+        rows.iter().filter(|row| matches!(row, Self::Fresh(_))).count()
+    }
+
+    /// Values of the fresh row `label` of the tensor called `name`.
+    pub fn fresh(init: Init, seed: u64, name: &str, label: &str, cols: usize) -> Vec<f32> {
+        init.values(seed, &format!("{name}/{label}"), cols)
+    }
 }
 
 /// One tensor of the model.
@@ -157,6 +195,15 @@ impl Blueprint {
     /// Number of parameters.
     pub fn parameters(&self) -> u64 {
         self.entries.iter().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// Rows of the tensor called `name` that inherit nothing beside rows that do, or instead of them.
+    pub fn fresh_rows(&self, name: &str) -> usize {
+        let entry = self.entries.iter().find(|entry| entry.name == name);
+        match entry.map(|entry| &entry.source) {
+            Some(Source::Rows { rows, .. }) => Row::count_fresh(rows),
+            _ => 0,
+        }
     }
 
     /// The header of the safetensors file, with the length prefix.

@@ -8,10 +8,10 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     error::{Context, Result},
-    tensor::{Weight, Weights},
+    tensor::{Weight, Weights, matrix_view},
 };
 
-use super::{Blueprint, Entry, Source};
+use super::{Blueprint, Entry, Piece, Row, Source};
 
 /// Every tensor of `blueprint`, its values taken from `stored`.
 ///
@@ -28,7 +28,7 @@ pub fn expand(blueprint: &Blueprint, stored: &Weights, device: &Device) -> Resul
 fn value(entry: &Entry, stored: &Weights, device: &Device) -> Result<Weight> {
     let weight = match &entry.source {
         Source::Pieces(pieces) => {
-            let rectangle = |piece: &super::Piece| {
+            let rectangle = |piece: &Piece| {
                 let weight = stored.get(&piece.tensor)?;
                 let (rows, cols) = (piece.rows, piece.cols);
                 weight.rectangle(rows.start..rows.end, cols.start..cols.end).context(&piece.tensor)
@@ -43,6 +43,11 @@ fn value(entry: &Entry, stored: &Weights, device: &Device) -> Result<Weight> {
             let values = init.values(*seed, &entry.name, entry.shape.iter().product());
             Tensor::from_vec(values, entry.shape.as_slice(), device).and_then(|t| Weight::new(&t))
         }
+        Source::Rows { piece, rows, init, seed } => {
+            let stored = untaped(stored.get(&piece.tensor)?).context(&entry.name)?;
+            let fresh = |label: &str| Row::fresh(*init, *seed, &entry.name, label, piece.cols.len());
+            mixed(&stored, piece, rows, fresh).and_then(|t| Weight::new(&t.reshape(entry.shape.as_slice())?))
+        }
     }
     .context(&entry.name)?;
     let dtype = entry.dtype.to_candle();
@@ -51,4 +56,39 @@ fn value(entry: &Entry, stored: &Weights, device: &Device) -> Result<Weight> {
     }
     let cast = || Weight::new(&weight.tensor()?.to_device(device)?.to_dtype(dtype)?);
     cast().context(&entry.name)
+}
+
+/// The matrix view of `weight`, whose gradient is candle's where it has one.
+///
+/// # Errors
+/// Where the gradient belongs to a tape: new values would cut it.
+fn untaped(weight: &Weight) -> candle_core::Result<Tensor> {
+    if weight.is_taped() {
+        candle_core::bail!("other labels and sizes are made of plain tensors, not of parameters in training");
+    }
+    weight.tensor()?.reshape(matrix_view(weight.dims()).as_slice())
+}
+
+/// Rows of `stored` [rows, cols] in any order beside fresh ones.
+fn mixed(
+    stored: &Tensor,
+    piece: &Piece,
+    rows: &[Row],
+    fresh: impl Fn(&str) -> Vec<f32>,
+) -> candle_core::Result<Tensor> {
+    let (kept, cols, mut values) = (stored.dim(0)?, piece.cols.len(), Vec::new());
+    let mut index = |row: &Row| match row {
+        Row::Kept(index) => *index as u32,
+        Row::Fresh(label) => {
+            values.extend(fresh(label));
+            (kept + values.len() / cols - 1) as u32
+        }
+    };
+    let order: Vec<u32> = rows.iter().map(&mut index).collect();
+    let mut all = vec![stored.narrow(1, piece.cols.start, cols)?];
+    if !values.is_empty() {
+        let shape = (values.len() / cols, cols);
+        all.push(Tensor::from_vec(values, shape, stored.device())?.to_dtype(stored.dtype())?);
+    }
+    Tensor::cat(&all, 0)?.contiguous()?.index_select(&Tensor::new(order, stored.device())?, 0)
 }

@@ -10,7 +10,7 @@ pub mod model;
 pub mod report;
 
 pub use assemble::{Artifact, Slices};
-pub use entry::{Blueprint, Entry, Piece, Source, Span};
+pub use entry::{Blueprint, Entry, Piece, Row, Source, Span};
 pub use expand::expand;
 pub use identity::{Canonical, Identity};
 pub use model::{ModelInfo, Origin, Preprocessing};

@@ -1,10 +1,10 @@
-//! The inheritance report: which tensors were copied, repeated, sliced or fresh, without reading one weight.
+//! The inheritance report: which tensors were copied, repeated, sliced, mixed or fresh, without reading one weight.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{Blueprint, Source};
+use super::{Blueprint, Row, Source};
 
 /// Tensors of a model by where their values come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -15,6 +15,8 @@ pub struct Inheritance {
     pub repeated: u32,
     /// A part of a stored tensor.
     pub sliced: u32,
+    /// Rows of a stored tensor beside rows that inherit nothing.
+    pub mixed: u32,
     /// Nothing inherited.
     pub fresh: u32,
 }
@@ -31,6 +33,11 @@ impl Inheritance {
             let count = match &entry.source {
                 Source::Fresh { .. } => &mut report.fresh,
                 Source::Selected { .. } => &mut report.sliced,
+                Source::Rows { rows, .. } => match Row::count_fresh(rows) {
+                    0 => &mut report.sliced,
+                    fresh if fresh < rows.len() => &mut report.mixed,
+                    _ => &mut report.fresh,
+                },
                 Source::Pieces(pieces) if !pieces.iter().all(super::Piece::is_whole) => &mut report.sliced,
                 source @ Source::Pieces(_) if uses[source] > 1 => &mut report.repeated,
                 Source::Pieces(_) => &mut report.copied,

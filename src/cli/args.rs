@@ -6,7 +6,10 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{gene::DepthRule, tensor::Dtype};
+use crate::{
+    gene::{DepthRule, Method},
+    tensor::Dtype,
+};
 
 /// Initialised transformers of any depth and width from compact learngenes.
 #[derive(Debug, Parser)]
@@ -115,6 +118,18 @@ pub struct SizeOptions {
     pub allow_untrained_width: bool,
 }
 
+/// What a model is for, beside its size.
+#[derive(Debug, Clone, Args)]
+pub struct TargetOptions {
+    /// Classes in order: names with commas between, or @FILE with one name a line. Rows of the head whose name the
+    /// gene knows are kept, the others are fresh. `dataset`, where there is one: its classes. Without it: the gene's
+    #[arg(long, value_name = "NAMES")]
+    pub labels: Option<String>,
+    /// Seed of fresh rows of the head
+    #[arg(long, value_name = "SEED", default_value_t = 0, requires = "labels")]
+    pub head_seed: u64,
+}
+
 /// `init`.
 #[derive(Debug, Clone, Args)]
 pub struct Init {
@@ -123,6 +138,16 @@ pub struct Init {
     /// Size and form.
     #[command(flatten)]
     pub size: SizeOptions,
+    /// Classes.
+    #[command(flatten)]
+    pub target: TargetOptions,
+    /// Where first values come from: `gene`, or a baseline: `scratch` (seeded values), `first-layers` or `uniform` (of
+    /// every axis the first or evenly spaced elements of the gene's ancestor)
+    #[arg(long, value_name = "METHOD", default_value_t = Method::Gene)]
+    pub init: Method,
+    /// Seed of the values of `--init scratch`
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub init_seed: u64,
     /// File to write, whole or not at all; `-` is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
@@ -238,6 +263,9 @@ pub struct Subject {
     /// Size of a gene's model.
     #[command(flatten)]
     pub size: SizeOptions,
+    /// Classes of a gene's model.
+    #[command(flatten)]
+    pub target: TargetOptions,
     /// Where genes are.
     #[command(flatten)]
     pub models: Models,

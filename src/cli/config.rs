@@ -8,7 +8,10 @@ use std::{
 use crate::{
     bank::{self, Length, ModelRequest, Tune},
     error::{Error, Result},
-    gene::Size,
+    gene::{
+        Head, Size, Start, Target,
+        target::{MAX_LABEL_BYTES, MAX_LABELS},
+    },
     server,
 };
 
@@ -16,6 +19,9 @@ use super::args;
 
 /// Most pieces of work of one kind at the same time.
 const MAX_PERMITS: usize = 1024;
+
+/// Largest file of labels that is read, bytes.
+const MAX_LABEL_FILE_BYTES: u64 = (MAX_LABELS * (MAX_LABEL_BYTES + 2)) as u64;
 
 /// Where the genes are.
 pub(super) fn models(models: &args::Models) -> PathBuf {
@@ -87,6 +93,32 @@ pub(super) const fn size(options: &args::SizeOptions) -> Size {
     }
 }
 
+/// What is asked for beside the size; `classes` are those of the data, where the command has some.
+pub(super) fn target(options: &args::TargetOptions, classes: Option<&[String]>) -> Result<Target> {
+    let args::TargetOptions { labels: names, head_seed } = options;
+    let labels = names.as_deref().map(|names| labels(names, classes)).transpose()?;
+    Ok(Target { head: labels.map(|labels| Head { labels, seed: *head_seed }) })
+}
+
+/// `a,b,c`, `@FILE` or `dataset` as labels.
+fn labels(text: &str, classes: Option<&[String]>) -> Result<Vec<String>> {
+    if text == "dataset" {
+        let none =
+            || Error::invalid("--labels", "\"dataset\" is for commands with --dataset; give names or @FILE");
+        return classes.map(<[String]>::to_vec).ok_or_else(none);
+    }
+    let Some(path) = text.strip_prefix('@') else {
+        return Ok(text.split(',').map(ToOwned::to_owned).collect());
+    };
+    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
+    if size > MAX_LABEL_FILE_BYTES {
+        let reason = format!("{path} has {size} bytes, at most {MAX_LABEL_FILE_BYTES} are read");
+        return Err(Error::invalid("--labels", reason));
+    }
+    let file = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    Ok(file.lines().map(ToOwned::to_owned).collect())
+}
+
 /// The model that is asked for.
 pub(super) fn request(options: &args::Init) -> Result<ModelRequest> {
     let length = match options.length {
@@ -101,7 +133,9 @@ pub(super) fn request(options: &args::Init) -> Result<ModelRequest> {
         learning_rate_e9,
         seed: options.seed,
     });
-    Ok(ModelRequest { gene: options.gene.clone(), size: size(&options.size), tune })
+    let (size, target) = (size(&options.size), target(&options.target, None)?);
+    let start = Start { method: options.init, seed: options.init_seed };
+    Ok(ModelRequest { gene: options.gene.clone(), size, target, start, tune })
 }
 
 /// A learning rate in units of 1e-9: a float is in no key.

@@ -67,6 +67,29 @@ impl FromStr for Method {
     }
 }
 
+/// A method, and the seed of what it draws.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Start {
+    /// Where first values come from.
+    pub method: Method,
+    /// Seed of fresh values; methods that draw none take 0 alone.
+    pub seed: u64,
+}
+
+impl Start {
+    /// Checks that the method draws what the seed is for.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn check(&self) -> Result<()> {
+        if self.seed != 0 && self.method != Method::Scratch {
+            let reason = format!("{} for method \"{}\", which draws nothing", self.seed, self.method);
+            return Err(Error::invalid("method_seed", reason));
+        }
+        Ok(())
+    }
+}
+
 /// A trained model that baselines select from. Cloning shares the memory.
 #[derive(Debug, Clone)]
 pub struct Ancestor {

@@ -21,7 +21,7 @@ use crate::{
 };
 
 use super::{
-    DepthRule, GeneMeta, Probe, Quality,
+    DepthRule, GeneMeta, Probe, Quality, Target,
     meta::{stage_name, width_norm},
     width,
 };
@@ -115,7 +115,15 @@ impl Learngene {
     /// # Errors
     /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
     pub fn blueprint(&self, size: &Size) -> Result<Blueprint> {
-        blueprint_of(&self.meta, &self.digest, size)
+        self.blueprint_for(size, &Target::default())
+    }
+
+    /// The model of `size` for `target`, before any weight is touched.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
+    pub fn blueprint_for(&self, size: &Size, target: &Target) -> Result<Blueprint> {
+        blueprint_of(&self.meta, &self.digest, size, target)
     }
 
     /// Expands `size` from the stored tensors, without a graph.
@@ -123,7 +131,15 @@ impl Learngene {
     /// # Errors
     /// As [`Learngene::blueprint`], and [`Error::Tensor`].
     pub fn expand(&self, size: &Size, device: &Device) -> Result<(ModelInfo, Weights)> {
-        let blueprint = self.blueprint(size)?;
+        self.expand_for(size, &Target::default(), device)
+    }
+
+    /// As [`Learngene::expand`], for `target`.
+    ///
+    /// # Errors
+    /// As [`Learngene::blueprint_for`], and [`Error::Tensor`].
+    pub fn expand_for(&self, size: &Size, target: &Target, device: &Device) -> Result<(ModelInfo, Weights)> {
+        let blueprint = self.blueprint_for(size, target)?;
         let weights = expand(&blueprint, &Weights::from_file(&self.file, device)?, device)?;
         Ok((blueprint.info, weights))
     }
@@ -172,42 +188,44 @@ fn config_of(meta: &GeneMeta, size: &Size) -> Result<VitConfig> {
     meta.config.resized(depth as usize, width as usize)
 }
 
-/// The model of `size`, before any weight is touched. `digest` is the gene file's, hex.
-pub(super) fn blueprint_of(meta: &GeneMeta, digest: &str, size: &Size) -> Result<Blueprint> {
-    let target = config_of(meta, size)?;
-    let stage_layers = size.rule.layers(target.depth(), &meta.stages);
+/// The model of `size` for `target`, before any weight is touched. `digest` is the gene file's, hex.
+pub(super) fn blueprint_of(meta: &GeneMeta, digest: &str, size: &Size, target: &Target) -> Result<Blueprint> {
+    let sized = config_of(meta, size)?;
+    let config = target.config(sized)?;
+    let stage_layers = size.rule.layers(sized.depth(), &meta.stages);
     let entry = |spec: &ParamSpec, name: String, stored: &str| {
-        let shape = spec.shape(&target);
-        let pieces = if meta.own_norm(stored, target.width()) {
-            vec![Piece::whole(&width_norm(stored, target.width()), &shape)]
+        let shape = spec.shape(&sized);
+        let pieces = if meta.own_norm(stored, sized.width()) {
+            vec![Piece::whole(&width_norm(stored, sized.width()), &shape)]
         } else {
-            width::pieces(spec, stored, &meta.config, &target)
+            width::pieces(spec, stored, &meta.config, &sized)
         };
         Entry { name, shape, dtype: size.dtype, source: Source::Pieces(pieces) }
     };
     let shared = |spec: ParamSpec| entry(&spec, spec.name.clone(), &spec.name);
     // θ_l = θ_{s(l)}: layer l copies the layer of its stage.
-    let block = schema::block(&target);
+    let block = schema::block(&sized);
     let stage_of = stage_layers.iter().enumerate().flat_map(|(s, layers)| std::iter::repeat_n(s, *layers));
     let blocks = stage_of.enumerate().flat_map(|(layer, stage)| {
         block
             .iter()
             .map(move |spec| (spec, schema::block_name(layer, &spec.name), stage_name(stage, &spec.name)))
     });
-    let entries = schema::stem(&target)
+    let mut entries: Vec<_> = schema::stem(&sized)
         .into_iter()
         .map(shared)
         .chain(blocks.map(|(spec, name, stored)| entry(spec, name, &stored)))
-        .chain(schema::tail(&target).into_iter().map(shared))
+        .chain(schema::tail(&sized).into_iter().map(shared))
         .collect();
-    let identity = Canonical::new("genebank.model")
+    target.apply(&mut entries, meta, &config);
+    let form = Canonical::new("genebank.model")
         .text(digest)
-        .integer(target.depth() as u64)
-        .integer(target.width() as u64)
+        .integer(sized.depth() as u64)
+        .integer(sized.width() as u64)
         .text(&size.rule.to_string())
         .text(&size.dtype.to_string())
-        .text("timm")
-        .finish();
+        .text("timm");
+    let identity = target.canonical(form, meta).finish();
     let origin = Origin {
         gene: meta.name.clone(),
         digest: digest.to_owned(),
@@ -217,9 +235,9 @@ pub(super) fn blueprint_of(meta: &GeneMeta, digest: &str, size: &Size) -> Result
     let info = ModelInfo {
         format: model::FORMAT,
         family: meta.family.clone(),
-        config: target,
+        config,
         preprocessing: meta.preprocessing.clone(),
-        labels: meta.labels.clone(),
+        labels: target.labels(meta),
         licence: meta.licence.clone(),
         data: meta.data.clone(),
         origin: Some(origin),

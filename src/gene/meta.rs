@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    blueprint::{Preprocessing, model::FAMILY},
+    blueprint::{ModelInfo, Preprocessing, model::FAMILY},
     error::{Error, Result},
     nn::{Axis, ParamSpec, VitConfig, config::NORM_EPS, schema},
     tensor::rng,
@@ -207,6 +207,12 @@ impl GeneMeta {
         };
         let norms: Vec<_> = self.trained_widths.iter().flat_map(|width| own(*width)).collect();
         specs.into_iter().chain(norms).collect()
+    }
+
+    /// Whether `model` is for the classes and images that the gene was trained and measured on.
+    pub fn is_for(&self, model: &ModelInfo) -> bool {
+        let images = |config: &VitConfig| [config.image_size(), config.patch_size()];
+        model.labels == self.labels && images(&model.config) == images(&self.config)
     }
 
     /// Whether a model of `width` has its own values of the parameter called `name`.

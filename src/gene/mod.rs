@@ -6,9 +6,11 @@ pub mod depth;
 pub mod learngene;
 pub mod meta;
 pub mod store;
+pub mod target;
 pub mod width;
 
-pub use baselines::{Ancestor, Method};
+pub use baselines::{Ancestor, Method, Start};
 pub use depth::DepthRule;
 pub use learngene::{Learngene, Size};
 pub use meta::{GeneMeta, Probe, Quality};
+pub use target::{Head, Target};

@@ -13,7 +13,7 @@ use crate::{
 };
 
 use super::{
-    GeneMeta, Learngene, Probe, Size,
+    GeneMeta, Learngene, Probe, Size, Target,
     learngene::{blueprint_of, probe_logits},
 };
 
@@ -25,7 +25,7 @@ const PROBE_BATCH: usize = 2;
 /// # Errors
 /// Those of [`Learngene::blueprint`].
 pub fn blueprint(meta: &GeneMeta, size: &Size) -> Result<Blueprint> {
-    blueprint_of(meta, "", size)
+    blueprint_of(meta, "", size, &Target::default())
 }
 
 /// The gene file of `meta` and `weights`, with a fresh probe of seed `probe_seed`, checked by reading it back.

@@ -164,6 +164,11 @@ pub fn of_norm(name: &str) -> bool {
     name.rsplit('.').nth(1).is_some_and(|part| part.starts_with(NORM))
 }
 
+/// Whether the tensor called `name` is the classifier's.
+pub fn of_head(name: &str) -> bool {
+    name.split('.').next() == Some(HEAD)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

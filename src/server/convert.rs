@@ -5,7 +5,7 @@ use crate::{
     bank::{GeneSummary, Length, ModelRequest, ModelSummary, Progress, Tune},
     blueprint::Inheritance,
     error::{Error, Result},
-    gene::{DepthRule, Quality, Size},
+    gene::{DepthRule, Head, Method, Quality, Size, Start, Target},
     proto,
     tensor::Dtype,
 };
@@ -26,6 +26,9 @@ pub(super) fn model_request(message: proto::InitModelRequest) -> Result<(ModelRe
         allow_untrained_width,
         max_chunk_bytes,
         fine_tune,
+        head,
+        method,
+        method_seed,
     } = message;
     let size = Size {
         depth: depth.map(u64::from),
@@ -38,7 +41,9 @@ pub(super) fn model_request(message: proto::InitModelRequest) -> Result<(ModelRe
         0 => DEFAULT_CHUNK_BYTES,
         bytes => (bytes as usize).clamp(CHUNK_BYTES.0, CHUNK_BYTES.1),
     };
-    Ok((ModelRequest { gene, size, tune: fine_tune.map(tune).transpose()? }, chunk_bytes))
+    let target = Target { head: head.map(|proto::Head { labels, seed }| Head { labels, seed }) };
+    let start = Start { method: start_method(method)?, seed: method_seed };
+    Ok((ModelRequest { gene, size, target, start, tune: fine_tune.map(tune).transpose()? }, chunk_bytes))
 }
 
 fn element_type(value: i32) -> Result<Dtype> {
@@ -47,6 +52,16 @@ fn element_type(value: i32) -> Result<Dtype> {
         Ok(proto::Dtype::F16) => Ok(Dtype::F16),
         Ok(proto::Dtype::Bf16) => Ok(Dtype::Bf16),
         Err(_) => Err(Error::invalid("dtype", format!("{value} is not a value of genebank.v1.Dtype"))),
+    }
+}
+
+fn start_method(value: i32) -> Result<Method> {
+    match proto::Method::try_from(value) {
+        Ok(proto::Method::Unspecified | proto::Method::Gene) => Ok(Method::Gene),
+        Ok(proto::Method::Scratch) => Ok(Method::Scratch),
+        Ok(proto::Method::FirstLayers) => Ok(Method::FirstLayers),
+        Ok(proto::Method::Uniform) => Ok(Method::Uniform),
+        Err(_) => Err(Error::invalid("method", format!("{value} is not a value of genebank.v1.Method"))),
     }
 }
 
@@ -137,12 +152,16 @@ pub(super) fn header(model: ModelSummary, manifest: String) -> proto::ModelHeade
         parameters,
         macs,
         stage_layers,
-        inheritance: Inheritance { copied, repeated, sliced, fresh },
+        inheritance: Inheritance { copied, repeated, sliced, mixed, fresh },
         untrained_width,
         expected_accuracy,
+        image_size,
+        patch_size,
+        classes,
+        fresh_classes,
     } = model;
     // Nothing resizes or maps a tensor yet.
-    let inheritance = proto::Inheritance { copied, repeated, sliced, resized: 0, mapped: 0, fresh };
+    let inheritance = proto::Inheritance { copied, repeated, sliced, resized: 0, mapped: 0, fresh, mixed };
     proto::ModelHeader {
         gene,
         depth,
@@ -156,6 +175,10 @@ pub(super) fn header(model: ModelSummary, manifest: String) -> proto::ModelHeade
         inheritance: Some(inheritance),
         untrained_width,
         expected_accuracy,
+        image_size,
+        patch_size,
+        classes,
+        fresh_classes,
     }
 }
 

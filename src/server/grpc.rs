@@ -16,9 +16,6 @@ use crate::{
 
 use super::{convert, digests::Digests, download, status::status};
 
-/// Largest message that a client may send, bytes: requests are a few numbers and names.
-const MAX_REQUEST_BYTES: usize = 64 << 10;
-
 /// The service under its name in health checks.
 pub(super) type Service = GeneBankServer<Handlers>;
 
@@ -36,7 +33,8 @@ pub(super) fn routes(bank: Arc<Bank>, digests: Digests, health: HealthServer<imp
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Error::invalid("protocol", error.to_string()))?;
-    let service = Service::new(Handlers { bank, digests }).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let service =
+        Service::new(Handlers { bank, digests }).max_decoding_message_size(proto::MAX_REQUEST_BYTES);
     Ok(Routes::new(service).add_service(health).add_service(reflection).prepare())
 }
 

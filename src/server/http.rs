@@ -22,7 +22,7 @@ use crate::{
     bank::{Bank, GeneSummary, ModelRequest, Plan},
     blueprint::Artifact,
     error::{Error, Result},
-    gene::Size,
+    gene::{Head, Size, Start, Target},
     tensor::hex,
 };
 
@@ -97,6 +97,12 @@ struct ModelQuery {
     #[serde(default)]
     allow_untrained_width: bool,
     digest: Option<String>,
+    /// A JSON array of strings: a label may hold any character.
+    labels: Option<String>,
+    head_seed: Option<u64>,
+    method: Option<String>,
+    #[serde(default)]
+    method_seed: u64,
 }
 
 async fn model(
@@ -126,7 +132,8 @@ async fn model(
 
 /// `d{depth}-w{width}.safetensors` and the query as a request.
 fn request(gene: &str, file: &str, query: &ModelQuery) -> Result<ModelRequest> {
-    let ModelQuery { dtype, rule, allow_untrained_width, digest: _ } = query;
+    let ModelQuery { dtype, rule, allow_untrained_width, digest: _, labels, head_seed, method, method_seed } =
+        query;
     let (depth, width) = sizes(file)
         .ok_or_else(|| not_found("file", file, "d{depth}-w{width}.safetensors with numbers up to 2^64"))?;
     let size = Size {
@@ -136,7 +143,24 @@ fn request(gene: &str, file: &str, query: &ModelQuery) -> Result<ModelRequest> {
         dtype: dtype.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
         allow_untrained_width: *allow_untrained_width,
     };
-    Ok(ModelRequest { gene: gene.to_owned(), size, tune: None })
+    let target = Target { head: head(labels.as_deref(), *head_seed)? };
+    let method = method.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+    let start = Start { method, seed: *method_seed };
+    Ok(ModelRequest { gene: gene.to_owned(), size, target, start, tune: None })
+}
+
+/// Other classes, where the query names them.
+fn head(labels: Option<&str>, seed: Option<u64>) -> Result<Option<Head>> {
+    let Some(labels) = labels else {
+        let alone = seed.map(|_| Error::invalid("head_seed", "it draws rows of labels; give labels too"));
+        return alone.map_or(Ok(None), Err);
+    };
+    let labels = serde_json::from_str(labels).map_err(|error| {
+        let reason =
+            format!("use a JSON array of strings, percent-encoded, for example [\"a\",\"b\"]: {error}");
+        Error::invalid("labels", reason)
+    })?;
+    Ok(Some(Head { labels, seed: seed.unwrap_or(0) }))
 }
 
 fn sizes(file: &str) -> Option<(u64, u64)> {

@@ -162,6 +162,11 @@ impl Weight {
         &self.pieces
     }
 
+    /// Whether its gradient belongs to a tape: operations of candle's on [`Weight::tensor`] would cut it.
+    pub const fn is_taped(&self) -> bool {
+        self.tape.is_some()
+    }
+
     /// Where its gradient is added up.
     pub(super) const fn tape(&self) -> Option<&Arc<Tape>> {
         self.tape.as_ref()

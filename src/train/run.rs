@@ -145,6 +145,7 @@ impl Run<'_> {
         report: &mut dyn FnMut(Report),
     ) -> Result<Model> {
         let Model { info, weights } = model;
+        check_labels(&self.data.train, &info.labels)?;
         let config = info.config;
         let task = Task {
             objective: &Classification::new(config, &self.recipe.optim, self.recipe.seed),
@@ -361,6 +362,7 @@ pub fn measure_logits(
     threads: usize,
 ) -> Result<(Accuracy, Vec<f32>)> {
     check_data(&data.train, &model.info.config)?;
+    check_labels(&data.train, &model.info.labels)?;
     let loader = loader_of(data, split, &model.info.preprocessing)?;
     let logits = logits(&model.vit()?, &loader, threads)?;
     Ok((score(&logits, model.info.config.classes(), &labels(&loader)), logits))
@@ -374,6 +376,19 @@ fn check_data(data: &Dataset, config: &VitConfig) -> Result<()> {
         let reason =
             format!("size, channels, classes of \"{}\" are {found:?}, the model's {expected:?}", data.name());
         return Err(Error::invalid("data", reason));
+    }
+    Ok(())
+}
+
+/// Checks that a class which both know has one number.
+fn check_labels(data: &Dataset, labels: &[String]) -> Result<()> {
+    let numbers: BTreeMap<_, _> = labels.iter().enumerate().map(|(number, label)| (label, number)).collect();
+    for (number, class) in data.class_names().iter().enumerate() {
+        if let Some(other) = numbers.get(class).filter(|other| **other != number) {
+            let reason =
+                format!("\"{class}\" is class {number} of \"{}\", and {other} of the model", data.name());
+            return Err(Error::invalid("data", reason));
+        }
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ impl Asked {
             allow_untrained_width: self.untrained,
             ..Size::default()
         };
-        Ok(ModelRequest { gene: self.gene.to_owned(), size, tune: None })
+        Ok(ModelRequest { gene: self.gene.to_owned(), size, ..ModelRequest::default() })
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod baselines;
 mod candle;
 mod cli;
 mod client;
@@ -14,6 +15,7 @@ mod kill;
 mod laws;
 mod learning;
 mod nested;
+mod retarget;
 mod study;
 mod support;
 mod tuning;

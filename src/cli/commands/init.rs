@@ -87,6 +87,9 @@ fn sentence(summary: &Summary) -> String {
     let Summary { model, sha256, manifest: _ } = summary;
     let quality = match (model.expected_accuracy, model.untrained_width) {
         (_, true) => "untrained width".to_owned(),
+        (None, _) if model.fresh_classes > 0 => {
+            format!("rows of the head fresh for {} of {} classes", model.fresh_classes, model.classes)
+        }
         (None, _) => "not measured at this size".to_owned(),
         (share, _) => format!("measured {}", output::percent(share)),
     };

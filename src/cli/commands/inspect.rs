@@ -61,8 +61,9 @@ fn report(path: &Path, options: &args::Subject) -> Result<Report> {
     };
     if is_gene(&file) {
         let gene = std::sync::Arc::new(Learngene::from_file(file, &origin)?);
-        let request = ModelRequest { size: config::size(&options.size), ..ModelRequest::default() };
-        report.model = Some(ModelSummary::of(&Plan::new(&gene, &request, None)?));
+        let (size, target) = (config::size(&options.size), config::target(&options.target, None)?);
+        let request = ModelRequest { size, target, ..ModelRequest::default() };
+        report.model = Some(ModelSummary::of(&Plan::new(&gene, None, &request, None)?));
         report.gene = Some(GeneSummary::of(&gene, false));
     } else if file.metadata(METADATA_KEY).is_some() {
         report.info = Some(ModelInfo::from_file(&file, &origin)?);
@@ -152,11 +153,17 @@ fn show_model(model: &ModelSummary) -> Result<()> {
         "depth {depth}, width {width}: {parameters} parameters, {macs} MACs, {size_bytes} bytes, measured {quality}"
     ))?;
     output::line(format_args!(
-        "layers by stage {}; tensors: {} copied, {} repeated, {} sliced, {} fresh",
+        "layers by stage {}; tensors: {} copied, {} repeated, {} sliced, {} mixed, {} fresh",
         output::list(&model.stage_layers),
         inheritance.copied,
         inheritance.repeated,
         inheritance.sliced,
+        inheritance.mixed,
         inheritance.fresh
-    ))
+    ))?;
+    if model.fresh_classes > 0 {
+        let (fresh, classes) = (model.fresh_classes, model.classes);
+        output::line(format_args!("classes with fresh rows of the head: {fresh} of {classes}"))?;
+    }
+    Ok(())
 }

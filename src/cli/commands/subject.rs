@@ -10,7 +10,7 @@ use crate::{
     blueprint::model::METADATA_KEY,
     cli::{args, config},
     error::{Error, Result},
-    gene::{Learngene, meta},
+    gene::{Learngene, Target, meta},
     tensor::TensorFile,
     train::run::Model,
 };
@@ -39,8 +39,9 @@ pub(super) fn is_gene(file: &TensorFile) -> bool {
     record.is_some_and(|record| record.get("stages").is_some())
 }
 
-/// The model file, or the gene's model of the size that is asked for.
-pub(super) fn model(options: &args::Subject) -> Result<Model> {
+/// The model file, or the gene's model of the size that is asked for; `classes` are those of the data.
+pub(super) fn model(options: &args::Subject, classes: &[String]) -> Result<Model> {
+    let target = config::target(&options.target, Some(classes))?;
     let path = find(options)?;
     let file = TensorFile::open(&path)?;
     if !is_gene(&file) {
@@ -48,9 +49,12 @@ pub(super) fn model(options: &args::Subject) -> Result<Model> {
         if size.depth.is_some() || size.width.is_some() {
             return Err(Error::invalid("--depth, --width", "a model file has its size; these are for genes"));
         }
+        if target != Target::default() {
+            return Err(Error::invalid("--labels", "a model file has its classes; these are for genes"));
+        }
         return Model::open(&path);
     }
     let gene = Learngene::from_file(file, &path.display().to_string())?;
-    let (info, weights) = gene.expand(&config::size(&options.size), &Device::Cpu)?;
+    let (info, weights) = gene.expand_for(&config::size(&options.size), &target, &Device::Cpu)?;
     Ok(Model { info, weights })
 }

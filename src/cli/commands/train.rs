@@ -61,8 +61,8 @@ pub(in crate::cli) fn finetune(options: &args::Finetune) -> Result<()> {
         (None, steps) => Length::Steps(steps.unwrap_or(0)),
     };
     let recipe = finetune::recipe(&options.dataset, length, options.lr, options.seed)?;
-    let model = subject::model(&options.subject)?;
     let data = open_data(&recipe.data, &options.run)?;
+    let model = subject::model(&options.subject, data.train.class_names())?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.run, None, true)?;
     let model = run.classify(model, &watch.cancel(), &mut |report| watch.report(report))?;

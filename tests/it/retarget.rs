@@ -1,0 +1,342 @@
+//! Models for other classes than the gene's.
+
+use std::path::Path;
+
+use candle_core::Device;
+use genebank::{
+    bank::{Bank, Delivery, Length, ModelRequest, Plan, Tune},
+    blueprint::{Inheritance, Slices, assemble::assemble, expand},
+    client::Client,
+    error::{Error, Kind},
+    gene::{Head, Learngene, Size, Target, store},
+    server::Limits,
+    tensor::{Dtype, Params, TensorFile, Weights, hex, sha256},
+};
+use proptest::prelude::*;
+
+use crate::support::{self, GENE, Server, bank_config};
+
+fn gene() -> Learngene {
+    let file = TensorFile::from_bytes(support::gene_bytes().into(), "test").unwrap();
+    Learngene::from_file(file, "test").unwrap()
+}
+
+fn names<T: AsRef<str>>(labels: &[T]) -> Vec<String> {
+    labels.iter().map(|label| label.as_ref().to_owned()).collect()
+}
+
+fn labelled<T: AsRef<str>>(labels: &[T], seed: u64) -> Target {
+    Target { head: Some(Head { labels: names(labels), seed }) }
+}
+
+/// The served file of a size and target.
+fn served(gene: &Learngene, size: &Size, target: &Target) -> Vec<u8> {
+    let blueprint = gene.blueprint_for(size, target).unwrap();
+    let artifact = assemble(&blueprint, &Slices::new(gene.file().clone(), 24)).unwrap();
+    artifact.parts().flat_map(|part| part.to_vec()).collect()
+}
+
+/// Its tensors, upcast.
+fn weights(bytes: Vec<u8>) -> Weights {
+    Weights::from_file(&TensorFile::from_bytes(bytes.into(), "served").unwrap(), &Device::Cpu).unwrap()
+}
+
+fn rows(weights: &Weights, name: &str) -> Vec<Vec<f32>> {
+    let tensor = weights.tensor(name).unwrap();
+    let columns = tensor.elem_count() / tensor.dim(0).unwrap();
+    tensor.reshape(((), columns)).unwrap().to_vec2().unwrap()
+}
+
+/// Labels of which the gene knows some, in any order.
+fn labels() -> impl Strategy<Value = Vec<String>> {
+    let all = ["a", "b", "c", "d", "\u{e9},\"&\n", "C", " a"];
+    (1..=all.len()).prop_flat_map(move |n| {
+        Just(all.to_vec()).prop_shuffle().prop_map(move |mut all| {
+            all.truncate(n);
+            names(&all)
+        })
+    })
+}
+
+fn target() -> impl Strategy<Value = Target> {
+    let head = (labels(), any::<u64>()).prop_map(|(labels, seed)| Head { labels, seed });
+    prop::option::of(head).prop_map(|head| Target { head })
+}
+
+fn size() -> impl Strategy<Value = Size> {
+    let dtype = prop::sample::select(Dtype::ALL.to_vec());
+    (1u64..6, 1u64..=3, dtype).prop_map(|(depth, heads, dtype)| Size {
+        depth: Some(depth),
+        width: Some(8 * heads),
+        dtype,
+        allow_untrained_width: true,
+        ..Size::default()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn executors_agree(size in size(), target in target()) {
+        let gene = gene();
+        let blueprint = gene.blueprint_for(&size, &target).unwrap();
+        let bytes = served(&gene, &size, &target);
+        let stored = Weights::from_file(gene.file(), &Device::Cpu).unwrap();
+        let expanded = expand(&blueprint, &stored, &Device::Cpu).unwrap().to_bytes(size.dtype).unwrap();
+        let file = TensorFile::from_bytes(bytes.into(), "served").unwrap();
+        for (name, tensor) in expanded {
+            let other = file.tensor(&name).unwrap();
+            prop_assert_eq!((&tensor.shape, &tensor.bytes), (&other.shape, &other.bytes), "{}", name);
+        }
+        // The file is the network that it says, and can be run.
+        let model = genebank::nn::Vit::new(blueprint.info.config, &weights(served(&gene, &size, &target)));
+        prop_assert_eq!(model.unwrap().config().classes(), blueprint.info.labels.len());
+    }
+
+    #[test]
+    fn rows_follow_their_labels(one in labels(), other in labels(), seed in any::<u64>(), size in size()) {
+        let gene = gene();
+        let head = |labels: &[String]| weights(served(&gene, &size, &labelled(labels, seed)));
+        let (a, b) = (head(&one), head(&other));
+        let own = weights(served(&gene, &size, &Target::default()));
+        for name in ["head.weight", "head.bias"] {
+            let (a, b, own) = (rows(&a, name), rows(&b, name), rows(&own, name));
+            for (i, label) in one.iter().enumerate() {
+                if let Some(j) = other.iter().position(|other| other == label) {
+                    prop_assert_eq!(&a[i], &b[j], "{}", label);
+                }
+                match gene.meta().labels.iter().position(|own| own == label) {
+                    Some(known) => prop_assert_eq!(&a[i], &own[known]),
+                    None => prop_assert_eq!(a[i].iter().all(|v| *v == 0.0), name == "head.bias"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_asked_for_in_vain_changes_no_byte() {
+    let gene = gene();
+    let plain = gene.blueprint(&Size::default()).unwrap();
+    let own = labelled(&gene.meta().labels, 9);
+    assert_eq!(gene.blueprint_for(&Size::default(), &own).unwrap().identity, plain.identity);
+    assert!(served(&gene, &Size::default(), &own) == served(&gene, &Size::default(), &Target::default()));
+    // The seed is a part of the name only where it draws something.
+    let identity = |labels: &[&str], seed| {
+        gene.blueprint_for(&Size::default(), &labelled(labels, seed)).unwrap().identity
+    };
+    assert_eq!(identity(&["b", "a"], 1), identity(&["b", "a"], 2));
+    assert_ne!(identity(&["b", "x"], 1), identity(&["b", "x"], 2));
+    assert_ne!(identity(&["b", "a"], 1), identity(&["a", "b"], 1));
+    assert_ne!(identity(&["ab", "c"], 1), identity(&["a", "bc"], 1));
+    assert_ne!(identity(&["a", "b"], 1), plain.identity);
+}
+
+#[test]
+fn a_request_without_a_target_keeps_its_name() {
+    // The canonical form of a request from before there were targets.
+    let gene = gene();
+    let form = genebank::blueprint::Canonical::new("genebank.model")
+        .text(gene.digest())
+        .integer(3)
+        .integer(24)
+        .text("trained")
+        .text("f32")
+        .text("timm");
+    assert_eq!(gene.blueprint(&Size::default()).unwrap().identity, form.finish());
+}
+
+#[test]
+fn fresh_rows_are_reported() {
+    let gene = std::sync::Arc::new(gene());
+    let plan = |labels: &[&str]| {
+        let request = ModelRequest { target: labelled(labels, 0), ..ModelRequest::default() };
+        Plan::new(&gene, None, &request, None).unwrap()
+    };
+    let copied = Inheritance { copied: 6 + 3 * 12, ..Inheritance::default() };
+    for (labels, head, fresh) in [
+        (&["c", "b", "a"][..], Inheritance { sliced: 2, ..copied }, 0),
+        (&["a"], Inheritance { sliced: 2, ..copied }, 0),
+        (&["a", "x", "y"], Inheritance { mixed: 2, ..copied }, 2),
+        (&["x", "y"], Inheritance { fresh: 2, ..copied }, 2),
+        (&["a", "b", "c"], Inheritance { copied: copied.copied + 2, ..copied }, 0),
+    ] {
+        let plan = plan(labels);
+        let summary = genebank::bank::ModelSummary::of(&plan);
+        assert_eq!((summary.inheritance, summary.fresh_classes), (head, fresh), "{labels:?}");
+        assert_eq!(summary.classes as usize, labels.len());
+        assert_eq!(plan.expected_accuracy.is_some(), labels == ["a", "b", "c"], "{labels:?}");
+        assert_eq!(plan.blueprint.info.labels, labels);
+    }
+}
+
+#[test]
+fn impossible_targets_are_refused() {
+    let gene = gene();
+    let refused = |target: &Target| gene.blueprint_for(&Size::default(), target).unwrap_err();
+    let many: Vec<String> = (0..=100_000).map(|n: u32| n.to_string()).collect();
+    for (target, reason) in [
+        (labelled::<&str>(&[], 0), "labels 0 is beyond a head (1..=100000)"),
+        (labelled(&many, 0), "labels 100001 is beyond a head (1..=100000)"),
+        (labelled(&["x", "y", "x"], 0), "labels: label 2 is \"x\" again"),
+        (labelled(&["x", ""], 0), "labels: label 1 is empty"),
+        (labelled(&["\u{e9}".repeat(129)], 0), "labels: label 0 has 258 bytes, at most 256 are taken"),
+    ] {
+        let error = refused(&target);
+        assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Invalid, reason));
+    }
+    let most = labelled(&many[..100_000], 0);
+    assert_eq!(gene.blueprint_for(&Size::default(), &most).unwrap().info.config.classes(), 100_000);
+}
+
+#[test]
+fn parameters_in_training_are_not_cut_off() {
+    let gene = gene();
+    let stored = Weights::from_file(gene.file(), &Device::Cpu).unwrap();
+    let (flat, variables) = (Params::new(&stored).unwrap(), Params::variables(&stored).unwrap());
+    let trained = |params: &Params| params.weights(&params.tape(false, std::sync::Arc::default()).unwrap());
+    let head = gene.blueprint_for(&Size::default(), &labelled(&["b", "x"], 0)).unwrap();
+    let error = expand(&head, &trained(&flat).unwrap(), &Device::Cpu).unwrap_err();
+    assert!(error.to_string().contains("head.weight"), "{error}");
+    // candle's own graph goes through kept rows.
+    let expanded = expand(&head, &trained(&variables).unwrap(), &Device::Cpu).unwrap();
+    let gradients = expanded.tensor("head.weight").unwrap().sum_all().unwrap().backward().unwrap();
+    let gradient =
+        gradients.get(&variables.vars().unwrap()["head.weight"]).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(gradient, [[0.0; 24], [1.0; 24], [0.0; 24]]);
+}
+
+/// The file over gRPC.
+async fn grpc(server: &Server, request: &ModelRequest) -> Result<Vec<u8>, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let summary = Client::connect(&server.url()).await?.init_model(request, &path, |_| {}).await?;
+    let bytes = std::fs::read(&path).unwrap();
+    assert_eq!(summary.sha256, hex(&sha256(&bytes)));
+    Ok(bytes)
+}
+
+/// The file by the program.
+fn cli(models: &Path, more: &[&str]) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_genebank"))
+        .args(["init", GENE, "-o", "-", "--models", models.to_str().unwrap()])
+        .args(more)
+        .output()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_to_a_model_gives_the_same_bytes() {
+    let server = Server::start().await;
+    let bank = std::sync::Arc::new(Bank::open(bank_config(&server.models())).unwrap());
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("labels.txt");
+    std::fs::write(&file, "b\r\n\u{e9}, \"x\"\na\n").unwrap();
+    let at_file = format!("@{}", file.display());
+    for (labels, query, typed) in [
+        (&["c", "x"][..], "labels=[%22c%22,%22x%22]&head_seed=5", "c,x"),
+        (
+            &["b", "\u{e9}, \"x\"", "a"],
+            "labels=[%22b%22,%22%C3%A9,%20%5C%22x%5C%22%22,%22a%22]&head_seed=5",
+            &at_file,
+        ),
+    ] {
+        let size = Size { depth: Some(4), width: Some(24), ..Size::default() };
+        let request = ModelRequest { size, target: labelled(labels, 5), ..ModelRequest::default() };
+        let plan = bank.plan(&request).unwrap();
+        let Delivery::Ready(artifact) = bank.deliver(&plan).await.unwrap() else { panic!("nothing to tune") };
+        let expected: Vec<u8> = artifact.parts().flatten().copied().collect();
+        assert_eq!(plan.size_bytes(), expected.len() as u64);
+        assert!(grpc(&server, &request).await.unwrap() == expected);
+        let answer = server.get(&format!("/v1/models/tiny/d4-w24.safetensors?{query}")).await;
+        assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+        assert!(answer.body == expected);
+        let models = server.models();
+        let arguments = ["--depth", "4", "--labels", typed, "--head-seed", "5"].map(ToOwned::to_owned);
+        let run = move || cli(&models, &arguments.each_ref().map(String::as_str));
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
+        assert!(output.stdout == expected, "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("fresh for 1 of"), "{output:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_refuses_the_same() {
+    let server = Server::start().await;
+    for labels in [&[][..], &["a", "a"], &["a", ""]] {
+        let request = ModelRequest { target: labelled(labels, 0), ..ModelRequest::default() };
+        assert_eq!(grpc(&server, &request).await.unwrap_err().kind(), Kind::Invalid, "{labels:?}");
+    }
+    for query in
+        ["labels=[]", "labels=[%22a%22,%22a%22]", "labels=a,b", "labels=[1]", "labels=", "head_seed=1"]
+    {
+        let answer = server.get(&format!("/v1/models/tiny/d4-w24.safetensors?{query}")).await;
+        assert_eq!(answer.status, 400, "{query}");
+    }
+    for more in [
+        &["--labels", "a,a"][..],
+        &["--labels", ""],
+        &["--labels", "a,"],
+        &["--labels", "dataset"],
+        &["--head-seed", "1"],
+    ] {
+        let output = cli(&server.models(), more);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{more:?}");
+    }
+    // Beyond what a server takes: refused before it is sent.
+    let long: Vec<String> = (0..3000).map(|n| format!("{n:0200}")).collect();
+    let request = ModelRequest { target: labelled(&long, 0), ..ModelRequest::default() };
+    assert_eq!(grpc(&server, &request).await.unwrap_err().kind(), Kind::Invalid);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gene_is_tuned_for_the_classes_of_other_data() {
+    // A gene of other classes than Fashion-MNIST's: two are the same, at other places.
+    let fashion = support::fashion_meta();
+    let labels = names(&["x", &fashion.labels[9], "y", &fashion.labels[0]]);
+    let raw = genebank::nn::config::RawVitConfig { classes: 4, ..fashion.config.into() };
+    let config = genebank::nn::VitConfig::try_from(raw).unwrap();
+    let meta = genebank::gene::GeneMeta { config, labels, ..fashion.clone() };
+    let models = support::models(&store::render(meta.clone(), &support::weights(&meta), 7).unwrap().1);
+    let bank = genebank::bank::Config { data: Some(support::sample_data()), ..bank_config(models.path()) };
+    let folder = models.path().to_owned();
+    let server = Server::on(Limits::default(), models, bank).await;
+    let tune = Tune {
+        dataset: "fashion-mnist".to_owned(),
+        length: Length::Steps(3),
+        learning_rate_e9: None,
+        seed: 0,
+    };
+    let request = |target| ModelRequest { tune: Some(tune.clone()), target, ..ModelRequest::default() };
+    let error = grpc(&server, &request(Target::default())).await.unwrap_err();
+    assert!(error.to_string().contains("[28, 1, 10]"), "{error}");
+    let mut wrong = fashion.labels.clone();
+    wrong.swap(3, 4);
+    let error = grpc(&server, &request(labelled(&wrong, 0))).await.unwrap_err();
+    assert!(error.to_string().contains("is class 3 of \"fashion-mnist\", and 4 of the model"), "{error}");
+    let bytes = grpc(&server, &request(labelled(&fashion.labels, 0))).await.unwrap();
+    let file = TensorFile::from_bytes(bytes.into(), "tuned").unwrap();
+    let info = genebank::blueprint::ModelInfo::from_file(&file, "tuned").unwrap();
+    assert_eq!(info.labels, fashion.labels);
+    assert_eq!(file.tensor("head.weight").unwrap().shape, [10, 24]);
+    // The program takes the names from the data.
+    let output = move || {
+        let (data, out) = (support::sample_data(), tempfile::tempdir().unwrap());
+        let (model, data) = (out.path().join("m.safetensors"), data.to_str().unwrap().to_owned());
+        let run = |more: &[&str]| {
+            let program = std::process::Command::new(env!("CARGO_BIN_EXE_genebank"))
+                .args(["finetune", GENE, "--steps", "2", "--threads", "1", "--data", &data])
+                .args(["-o", model.to_str().unwrap(), "--models", folder.to_str().unwrap()])
+                .args(more)
+                .output();
+            program.unwrap()
+        };
+        assert_eq!(run(&[]).status.code(), Some(2));
+        let output = run(&["--labels", "dataset"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let file = TensorFile::open(&model).unwrap();
+        genebank::blueprint::ModelInfo::from_file(&file, "tuned").unwrap().labels
+    };
+    assert_eq!(tokio::task::spawn_blocking(output).await.unwrap(), fashion.labels);
+}
