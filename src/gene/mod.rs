@@ -1,12 +1,15 @@
 //! Learngenes: one trained layer per stage plus embeddings, final norm and head, and how a model of any depth and
 //! width is read off them.
 
+mod curve;
 pub mod depth;
+pub mod forecast;
 pub mod learngene;
 pub mod meta;
 pub mod store;
 pub mod width;
 
 pub use depth::DepthRule;
+pub use forecast::{Forecast, Forecasts};
 pub use learngene::{Learngene, Size};
 pub use meta::{GeneMeta, Probe, Quality};
