@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-use super::{convert, digests::Digests, download, status::status};
+use super::{convert, digests::Digests, download, plan, status::status};
 
 /// Largest message that a client may send, bytes: requests are a few numbers and names.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
@@ -57,6 +57,13 @@ impl GeneBank for Handlers {
     ) -> Result<Response<proto::Gene>, Status> {
         let proto::GetGeneRequest { gene } = request.into_inner();
         self.bank.gene(&gene).map(convert::gene).map(Response::new).map_err(status)
+    }
+
+    async fn plan_model(
+        &self,
+        request: Request<proto::PlanModelRequest>,
+    ) -> Result<Response<proto::PlanModelResponse>, Status> {
+        plan::answer(&self.bank, request.into_inner()).map(Response::new).map_err(status)
     }
 
     type InitModelStream = download::Download;
