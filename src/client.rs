@@ -1,5 +1,7 @@
 //! A client of the gRPC service that writes a model whole or not at all.
 
+mod plan;
+
 use std::{io::Write as _, path::Path, time::Duration};
 
 use bytes::Bytes;
@@ -241,12 +243,7 @@ fn message(request: &ModelRequest) -> Result<proto::InitModelRequest> {
         gene: gene.clone(),
         depth: number("depth", depth)?,
         width: number("width", width)?,
-        dtype: match dtype {
-            Dtype::F32 => proto::Dtype::F32,
-            Dtype::F16 => proto::Dtype::F16,
-            Dtype::Bf16 => proto::Dtype::Bf16,
-        }
-        .into(),
+        dtype: element_type(*dtype).into(),
         depth_rule: match rule {
             DepthRule::Trained => proto::DepthRule::Trained,
             DepthRule::Cyclic => proto::DepthRule::Cyclic,
@@ -271,6 +268,14 @@ fn message(request: &ModelRequest) -> Result<proto::InitModelRequest> {
         return Err(Error::invalid("request", reason));
     }
     Ok(message)
+}
+
+const fn element_type(dtype: Dtype) -> proto::Dtype {
+    match dtype {
+        Dtype::F32 => proto::Dtype::F32,
+        Dtype::F16 => proto::Dtype::F16,
+        Dtype::Bf16 => proto::Dtype::Bf16,
+    }
 }
 
 fn model_summary(header: proto::ModelHeader) -> (ModelSummary, String) {

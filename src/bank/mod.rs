@@ -1,7 +1,10 @@
 //! The operation layer under gRPC, HTTP and the command line: which genes there are, what a request means, and
 //! the one way to its bytes.
 
+pub mod budget;
+pub mod cost;
 pub mod jobs;
+pub mod latency;
 pub mod plan;
 pub mod registry;
 pub mod summary;
@@ -18,7 +21,10 @@ use crate::{
     tensor::Dtype,
 };
 
+pub use budget::{Budget, Choice, Choices, LatencyBudget, Reach};
+pub use cost::Cost;
 pub use jobs::{Job, Progress};
+pub use latency::{Latency, LatencyTable};
 pub use plan::{ModelRequest, Plan, Tune};
 
 pub use crate::train::Length;

@@ -7,9 +7,12 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
+    bank::budget::DEFAULT_CHOICES,
     gene::{DepthRule, Method},
     tensor::Dtype,
 };
+
+use super::quantity;
 
 /// Initialised transformers of any depth and width from compact learngenes.
 #[derive(Debug, Parser)]
@@ -31,6 +34,8 @@ pub enum Command {
     List(List),
     /// Show what a gene or model file holds
     Inspect(Inspect),
+    /// Choose the depth and width that are best within a budget
+    Plan(Plan),
     /// Train a model as a recipe says: an ancestor, or a control from scratch
     Train(Train),
     /// Learn a gene from an ancestor as a recipe says
@@ -348,4 +353,58 @@ pub struct Study {
     /// Data and threads.
     #[command(flatten)]
     pub run: RunOptions,
+}
+
+/// `plan`.
+#[derive(Debug, Clone, Args)]
+#[group(
+    id = "budget",
+    required = true,
+    multiple = true,
+    args = ["parameters", "macs", "bytes", "memory", "latency"]
+)]
+pub struct Plan {
+    /// Name of the gene. Without it: the first in name order, or the server's default
+    pub gene: Option<String>,
+    /// Most parameters. Suffixes k, M and G are thousands, millions and billions
+    #[arg(long, value_name = "N", value_parser = quantity::count)]
+    pub parameters: Option<u64>,
+    /// Most multiply-accumulates of one forward pass of one image
+    #[arg(long, value_name = "N", value_parser = quantity::count)]
+    pub macs: Option<u64>,
+    /// Longest file. Suffixes KiB, MiB and GiB are powers of 1024
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
+    pub bytes: Option<u64>,
+    /// Most memory of one forward pass of one batch in f32: the weights and the largest set of activations
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
+    pub memory: Option<u64>,
+    /// Most milliseconds of one forward pass of one batch, by --latency-table
+    #[arg(long, value_name = "MS", requires = "latency_table")]
+    pub latency: Option<f64>,
+    /// Latencies that were measured on the machine that the model is for: a TOML file of [[row]] with depth, width,
+    /// milliseconds and, where it is not 1, batch; or .json with a list "row". Between two rows of one width, latency
+    /// is linear in depth; sizes that no rows enclose are left out
+    #[arg(long, value_name = "FILE", requires = "latency")]
+    pub latency_table: Option<PathBuf>,
+    /// Images of the batch that --memory and --latency are about
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub batch: u32,
+    /// Element type of the file: f32, f16 or bf16
+    #[arg(long, default_value_t = Dtype::F32)]
+    pub dtype: Dtype,
+    /// Most sizes to show
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_CHOICES)]
+    pub limit: usize,
+    /// Also draw the gene's sizes with their accuracies, the budget and the best size to this SVG file
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
+    /// Print the sizes as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Server to ask, for example http://127.0.0.1:8080. Without it: the genes of --models
+    #[arg(long, value_name = "URL", env = "GENEBANK_SERVER")]
+    pub server: Option<String>,
+    /// Where genes are.
+    #[command(flatten)]
+    pub models: Models,
 }

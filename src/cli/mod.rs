@@ -3,8 +3,10 @@
 pub mod args;
 mod commands;
 mod config;
+mod map;
 mod output;
 mod progress;
+mod quantity;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -41,6 +43,7 @@ fn command(command: Command) -> Result<()> {
         Command::Init(options) => commands::init::run(&options),
         Command::List(options) => commands::list::run(&options),
         Command::Inspect(options) => commands::inspect::run(&options),
+        Command::Plan(options) => commands::plan::run(&options),
         Command::Train(options) => commands::train::train(&options),
         Command::Learn(options) => commands::train::learn(&options),
         Command::Finetune(options) => commands::train::finetune(&options),

@@ -2,7 +2,9 @@
 //! width is read off them.
 
 pub mod baselines;
+mod curve;
 pub mod depth;
+pub mod forecast;
 pub mod learngene;
 pub mod meta;
 pub mod store;
@@ -11,6 +13,7 @@ pub mod width;
 
 pub use baselines::{Ancestor, Method, Start};
 pub use depth::DepthRule;
+pub use forecast::{Forecast, Forecasts};
 pub use learngene::{Learngene, Size};
 pub use meta::{GeneMeta, Probe, Quality};
 pub use target::{Head, Target};

@@ -46,7 +46,7 @@ pub(super) fn model_request(message: proto::InitModelRequest) -> Result<(ModelRe
     Ok((ModelRequest { gene, size, target, start, tune: fine_tune.map(tune).transpose()? }, chunk_bytes))
 }
 
-fn element_type(value: i32) -> Result<Dtype> {
+pub(super) fn element_type(value: i32) -> Result<Dtype> {
     match proto::Dtype::try_from(value) {
         Ok(proto::Dtype::Unspecified | proto::Dtype::F32) => Ok(Dtype::F32),
         Ok(proto::Dtype::F16) => Ok(Dtype::F16),

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-use super::{convert, digests::Digests, download, status::status};
+use super::{convert, digests::Digests, download, plan, status::status};
 
 /// The service under its name in health checks.
 pub(super) type Service = GeneBankServer<Handlers>;
@@ -55,6 +55,13 @@ impl GeneBank for Handlers {
     ) -> Result<Response<proto::Gene>, Status> {
         let proto::GetGeneRequest { gene } = request.into_inner();
         self.bank.gene(&gene).map(convert::gene).map(Response::new).map_err(status)
+    }
+
+    async fn plan_model(
+        &self,
+        request: Request<proto::PlanModelRequest>,
+    ) -> Result<Response<proto::PlanModelResponse>, Status> {
+        plan::answer(&self.bank, request.into_inner()).map(Response::new).map_err(status)
     }
 
     type InitModelStream = download::Download;

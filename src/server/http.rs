@@ -29,6 +29,7 @@ use crate::{
 use super::{
     body::Slices,
     digests::Digests,
+    plan,
     range::{self, Asked},
     status::Problem,
 };
@@ -51,6 +52,7 @@ pub(super) fn router(state: State, grpc: Routes) -> Router {
     Router::new()
         .route("/v1/genes", get(genes))
         .route("/v1/models/{gene}/{file}", get(model))
+        .route("/v1/plan", get(plan::get))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
@@ -73,7 +75,7 @@ async fn unknown(request: Request) -> Response {
     if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
         return tonic::Status::unimplemented("no such method").into_http::<Body>();
     }
-    Problem::from(not_found("path", request.uri().path(), "/v1/genes, /v1/models/{gene}/{file}"))
+    Problem::from(not_found("path", request.uri().path(), "/v1/genes, /v1/models/{gene}/{file}, /v1/plan"))
         .into_response()
 }
 

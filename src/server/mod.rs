@@ -10,6 +10,7 @@ mod download;
 mod grpc;
 mod http;
 mod listen;
+mod plan;
 mod range;
 mod status;
 

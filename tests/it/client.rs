@@ -37,6 +37,13 @@ impl GeneBank for Scripted {
         Err(Status::unimplemented(""))
     }
 
+    async fn plan_model(
+        &self,
+        _: Request<proto::PlanModelRequest>,
+    ) -> Result<Response<proto::PlanModelResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn init_model(
         &self,
         _: Request<proto::InitModelRequest>,

@@ -4,6 +4,7 @@ pub(super) mod eval;
 pub(super) mod init;
 pub(super) mod inspect;
 pub(super) mod list;
+pub(super) mod plan;
 pub(super) mod serve;
 pub(super) mod study;
 mod subject;

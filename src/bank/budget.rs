@@ -1,0 +1,356 @@
+//! From a budget to sizes: which of a gene's models is best within it.
+
+use std::cmp::Ordering;
+
+use serde::Serialize;
+
+use crate::{
+    error::{Error, Result},
+    gene::{Forecast, Forecasts, Learngene},
+    tensor::Dtype,
+};
+
+use super::{
+    Bank,
+    cost::{self, Cost},
+    latency::LatencyTable,
+};
+
+/// Choices of a request that names no number.
+pub const DEFAULT_CHOICES: usize = 5;
+/// Most choices of a request: the length of each file is computed.
+pub const MAX_CHOICES: usize = 100;
+
+/// What a model may cost; at least one number is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Budget {
+    /// Most parameters.
+    pub parameters: Option<u64>,
+    /// Most multiply-accumulates of one forward pass of one image.
+    pub macs: Option<u64>,
+    /// Longest file, bytes.
+    pub bytes: Option<u64>,
+    /// Most memory of one forward pass of one batch in f32, bytes: [`cost::memory_bytes`].
+    pub memory: Option<u64>,
+    /// Most time of one forward pass of one batch.
+    pub latency: Option<LatencyBudget>,
+    /// Images of the batch that memory and latency are about.
+    pub batch: u32,
+    /// Element type of the file.
+    pub dtype: Dtype,
+}
+
+/// Most time of one forward pass, on the machine of a table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatencyBudget {
+    /// Most milliseconds.
+    pub milliseconds: f64,
+    /// What was measured.
+    pub table: LatencyTable,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            parameters: None,
+            macs: None,
+            bytes: None,
+            memory: None,
+            latency: None,
+            batch: 1,
+            dtype: Dtype::F32,
+        }
+    }
+}
+
+/// A size within the budget.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Choice {
+    /// Transformer blocks.
+    pub depth: u32,
+    /// Embedding dimension.
+    pub width: u32,
+    /// What it costs.
+    #[serde(flatten)]
+    pub cost: Cost,
+    /// Time of one forward pass of one batch, by the table; absent without one.
+    pub milliseconds: Option<f64>,
+    /// The accuracy to expect before tuning; absent where nothing of the gene was measured.
+    pub forecast: Option<Forecast>,
+    /// Why the forecast is not to be relied on.
+    pub warning: Option<String>,
+}
+
+/// The greatest depth within the budget at one width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Reach {
+    /// Embedding dimension.
+    pub width: u32,
+    /// Transformer blocks.
+    pub depth: u32,
+}
+
+/// What a budget buys.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Choices {
+    /// Name of the gene.
+    pub gene: String,
+    /// The best size first, then the next.
+    pub sizes: Vec<Choice>,
+    /// The edge of the budget, narrow widths first; a width of which no depth is within it is absent.
+    pub reach: Vec<Reach>,
+}
+
+impl Bank {
+    /// The best sizes of the gene called `gene` (empty: the default one) within `budget`, at most `limit`: see
+    /// [`choose`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for an unknown gene; those of [`choose`].
+    pub fn choose(&self, gene: &str, budget: &Budget, limit: usize) -> Result<Choices> {
+        choose(self.registry.get(gene)?, budget, limit)
+    }
+}
+
+/// A size within the budget, before the costly parts of a [`Choice`] are computed.
+struct Candidate {
+    size: [usize; 2],
+    parameters: u64,
+    macs: u64,
+    forecast: Option<Forecast>,
+    milliseconds: Option<f64>,
+}
+
+/// The best sizes of `gene` within `budget`, at most `limit`.
+///
+/// In order of expected accuracy, ties to fewer multiply-accumulates. Extrapolated sizes come last, because beyond the
+/// measured sizes the nearest value goes on and would win each of its ties by being cheaper; among them, too, the more
+/// accurate is first, and ties go to the depth nearest to the trained one. Without a measurement: in order of
+/// parameters, most first, each with a warning.
+///
+/// # Errors
+/// [`Error::Invalid`] for a budget without a number or with an impossible one, [`Error::OutOfRange`] where not even
+/// the smallest size is within it, naming that size's value.
+pub fn choose(gene: &Learngene, budget: &Budget, limit: usize) -> Result<Choices> {
+    let search = Search { gene, budget };
+    search.check(limit)?;
+    let meta = gene.meta();
+    let forecasts = Forecasts::of(&meta.quality);
+    let (mut candidates, mut reach, mut covered) = (Vec::new(), Vec::new(), false);
+    for width in search.widths() {
+        let mut deepest = None;
+        for depth in search.depths(width)? {
+            let milliseconds = match &budget.latency {
+                None => None,
+                Some(latency) => match latency.table.milliseconds(depth, width, budget.batch) {
+                    None => continue,
+                    slow if slow > Some(latency.milliseconds) => {
+                        covered = true;
+                        continue;
+                    }
+                    within => within,
+                },
+            };
+            let config = meta.config.resized(depth, width)?;
+            candidates.push(Candidate {
+                size: [depth, width],
+                parameters: cost::parameters(&config),
+                macs: config.macs(),
+                forecast: forecasts.as_ref().map(|forecasts| forecasts.at(depth, width)),
+                milliseconds,
+            });
+            deepest = Some(depth);
+        }
+        reach.extend(deepest.map(|depth| Reach { width: width as u32, depth: depth as u32 }));
+    }
+    if candidates.is_empty() {
+        return Err(search.too_slow(covered));
+    }
+    let trained = meta.config.depth();
+    candidates.sort_by(|a, b| better(a, b, trained));
+    candidates.truncate(limit);
+    let sizes = candidates.into_iter().map(|candidate| search.choice(candidate, forecasts.as_ref()));
+    Ok(Choices { gene: meta.name.clone(), sizes: sizes.collect::<Result<_>>()?, reach })
+}
+
+/// `Less` where `a` is the better choice.
+fn better(a: &Candidate, b: &Candidate, trained_depth: usize) -> Ordering {
+    let (Some(x), Some(y)) = (a.forecast, b.forecast) else {
+        return b.parameters.cmp(&a.parameters).then(a.macs.cmp(&b.macs));
+    };
+    let distance =
+        |c: &Candidate, f: Forecast| if f.extrapolated { c.size[0].abs_diff(trained_depth) } else { 0 };
+    x.extrapolated
+        .cmp(&y.extrapolated)
+        .then(y.accuracy.total_cmp(&x.accuracy))
+        .then(distance(a, x).cmp(&distance(b, y)))
+        .then(a.macs.cmp(&b.macs))
+}
+
+/// What grows with depth and with width, and can be limited.
+#[derive(Debug, Clone, Copy)]
+enum Measure {
+    Parameters,
+    Macs,
+    Memory,
+    Bytes,
+}
+
+impl Measure {
+    /// The name of its limit in requests.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Parameters => "max_parameters",
+            Self::Macs => "max_macs",
+            Self::Memory => "max_memory_bytes",
+            Self::Bytes => "max_bytes",
+        }
+    }
+}
+
+/// A gene and a budget.
+struct Search<'a> {
+    gene: &'a Learngene,
+    budget: &'a Budget,
+}
+
+impl Search<'_> {
+    /// Served widths, narrow first.
+    fn widths(&self) -> Vec<usize> {
+        let mut widths = self.gene.meta().trained_widths.clone();
+        widths.sort_unstable();
+        widths.dedup();
+        widths
+    }
+
+    /// What is limited, and to what.
+    fn limits(&self) -> impl Iterator<Item = (Measure, u64)> {
+        let Budget { parameters, macs, bytes, memory, latency: _, batch: _, dtype: _ } = self.budget;
+        let all = [
+            (Measure::Parameters, parameters),
+            (Measure::Macs, macs),
+            (Measure::Memory, memory),
+            (Measure::Bytes, bytes),
+        ];
+        all.into_iter().filter_map(|(measure, most)| Some((measure, (*most)?)))
+    }
+
+    fn value(&self, measure: Measure, [depth, width]: [usize; 2]) -> Result<u64> {
+        let config = self.gene.meta().config.resized(depth, width)?;
+        Ok(match measure {
+            Measure::Parameters => cost::parameters(&config),
+            Measure::Macs => config.macs(),
+            Measure::Memory => cost::memory_bytes(&config, self.budget.batch),
+            Measure::Bytes => cost::size_bytes(self.gene, [depth, width], self.budget.dtype)?,
+        })
+    }
+
+    /// Whether the budget says anything, and whether the smallest size is within it.
+    fn check(&self, limit: usize) -> Result<()> {
+        let (meta, budget) = (self.gene.meta(), self.budget);
+        let of = || format!("gene \"{}\"", meta.name);
+        if !(1..=MAX_CHOICES).contains(&limit) {
+            let (of, found) = ("this service".to_owned(), limit as u64);
+            return Err(Error::OutOfRange { what: "limit", found, of, limit: format!("1..={MAX_CHOICES}") });
+        }
+        if !(1..=cost::MAX_BATCH).contains(&budget.batch) {
+            let (of, found) = ("this service".to_owned(), u64::from(budget.batch));
+            let limit = format!("1..={}", cost::MAX_BATCH);
+            return Err(Error::OutOfRange { what: "batch", found, of, limit });
+        }
+        match &budget.latency {
+            None if self.limits().next().is_none() => {
+                let reason = "give at least one of parameters, macs, bytes, memory and latency";
+                return Err(Error::invalid("budget", reason));
+            }
+            // Written so that NaN fails.
+            Some(latency) if !(latency.milliseconds.is_finite() && latency.milliseconds > 0.0) => {
+                let reason = format!("{} is no time above 0", latency.milliseconds);
+                return Err(Error::invalid("max_milliseconds", reason));
+            }
+            Some(_) | None => {}
+        }
+        // Every measure grows with depth and with width.
+        let smallest = [meta.depth_range[0], self.widths()[0]];
+        for (measure, found) in self.limits() {
+            let (what, least) = (measure.name(), self.value(measure, smallest)?);
+            if least > found {
+                let [depth, width] = smallest;
+                let limit = format!("its smallest size, depth {depth} width {width}, has {least}");
+                return Err(Error::OutOfRange { what, found, of: of(), limit });
+            }
+        }
+        Ok(())
+    }
+
+    /// Depths of `width` within the budget, latency aside. Every measure grows with depth, so the last one is found
+    /// by halving.
+    fn depths(&self, width: usize) -> Result<std::ops::RangeInclusive<usize>> {
+        let within = |depth: usize| -> Result<bool> {
+            for (measure, most) in self.limits() {
+                if self.value(measure, [depth, width])? > most {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        let [least, greatest] = self.gene.meta().depth_range;
+        let (mut inside, mut outside) = (least - 1, greatest + 1);
+        while outside - inside > 1 {
+            let middle = usize::midpoint(inside, outside);
+            if within(middle)? {
+                inside = middle;
+            } else {
+                outside = middle;
+            }
+        }
+        Ok(least..=inside)
+    }
+
+    /// No size is left. `covered`: the table knows some of those within the other budgets.
+    fn too_slow(&self, covered: bool) -> Error {
+        let Some(latency) = &self.budget.latency else {
+            return Error::invalid("budget", "no size is within it");
+        };
+        let (meta, batch) = (self.gene.meta(), self.budget.batch);
+        let [least, greatest] = meta.depth_range;
+        if !covered {
+            let reason = format!(
+                "no rows of batch {batch} enclose a size of gene \"{}\" (depths {least}..={greatest}, widths \
+                 {:?}) that is within the other budgets",
+                meta.name,
+                self.widths()
+            );
+            return Error::invalid("latency table", reason);
+        }
+        let time = |depth: usize, width: usize| latency.table.milliseconds(depth, width, batch);
+        let sizes = self.widths().into_iter().flat_map(|w| (least..=greatest).map(move |d| [d, w]));
+        let known = sizes.filter_map(|[depth, width]| Some((time(depth, width)?, depth, width)));
+        let fastest = known.min_by(|a, b| a.0.total_cmp(&b.0));
+        let reason = fastest.map_or_else(String::new, |(time, depth, width)| {
+            format!(
+                "{} ms is below every size of gene \"{}\" that is within the other budgets; the fastest of all, \
+                 depth {depth} width {width}, has {time} ms",
+                latency.milliseconds, meta.name
+            )
+        });
+        Error::invalid("max_milliseconds", reason)
+    }
+
+    fn choice(&self, candidate: Candidate, forecasts: Option<&Forecasts>) -> Result<Choice> {
+        let Candidate { size, forecast, milliseconds, .. } = candidate;
+        let [depth, width] = size;
+        let warning = match forecasts {
+            None => Some("nothing of this gene was measured: larger models come first".to_owned()),
+            Some(forecasts) => forecasts.warning(depth, width),
+        };
+        Ok(Choice {
+            depth: depth as u32,
+            width: width as u32,
+            cost: Cost::of(self.gene, size, self.budget.dtype, self.budget.batch)?,
+            milliseconds,
+            forecast,
+            warning,
+        })
+    }
+}

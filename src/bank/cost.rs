@@ -1,0 +1,117 @@
+//! What a size costs: parameters, multiply-accumulates, bytes of the file and memory, without a weight.
+
+use serde::Serialize;
+
+use crate::{
+    error::Result,
+    gene::{Learngene, Size},
+    nn::{ParamSpec, VitConfig, schema},
+    tensor::Dtype,
+};
+
+/// Most images of a batch whose memory is asked for.
+pub const MAX_BATCH: u32 = 65_536;
+
+/// What one size costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Cost {
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Multiply-accumulates of one forward pass of one image.
+    pub macs: u64,
+    /// Length of the file, bytes.
+    pub size_bytes: u64,
+    /// Memory of one forward pass of one batch in f32, bytes: [`memory_bytes`].
+    pub memory_bytes: u64,
+}
+
+impl Cost {
+    /// The cost of a size that `gene` serves.
+    ///
+    /// # Errors
+    /// Those of [`Learngene::blueprint`].
+    pub fn of(gene: &Learngene, [depth, width]: [usize; 2], dtype: Dtype, batch: u32) -> Result<Self> {
+        let config = gene.meta().config.resized(depth, width)?;
+        Ok(Self {
+            parameters: parameters(&config),
+            macs: config.macs(),
+            size_bytes: size_bytes(gene, [depth, width], dtype)?,
+            memory_bytes: memory_bytes(&config, batch),
+        })
+    }
+}
+
+/// Number of parameters: those of one block times the depth, and those around the blocks.
+pub fn parameters(config: &VitConfig) -> u64 {
+    let count = |specs: Vec<ParamSpec>| -> u64 {
+        specs.iter().map(|spec| spec.shape(config).iter().product::<usize>() as u64).sum()
+    };
+    count(schema::stem(config))
+        + config.depth() as u64 * count(schema::block(config))
+        + count(schema::tail(config))
+}
+
+/// Length of the file, bytes. The header names every tensor, so the blueprint is made.
+///
+/// # Errors
+/// Those of [`Learngene::blueprint`].
+pub fn size_bytes(gene: &Learngene, [depth, width]: [usize; 2], dtype: Dtype) -> Result<u64> {
+    let size = Size { depth: Some(depth as u64), width: Some(width as u64), dtype, ..Size::default() };
+    let blueprint = gene.blueprint(&size)?;
+    Ok(blueprint.header().len() as u64 + blueprint.parameters() * dtype.size_bytes() as u64)
+}
+
+/// Memory of one forward pass of `batch` images in f32, bytes: the weights and the largest set of activations that is
+/// held at once, when every operation writes a new array and an array is freed after its last reader:
+///
+/// `4 (P + B max(stem, attention, mlp))` with, for `n` tokens of width `d`, `h` heads and an MLP of `r d` units,
+/// - stem: `2 c s² + 2 n d`: the image, its patches, the projected patches, the sequence
+/// - attention: `5 n d + 2 h n²`: the residual stream, `q`, `k`, `v`, the result, the products and their softmax
+/// - mlp: `(1 + 2 r) n d`: the residual stream and the hidden units before and after GELU
+///
+/// Depth adds weights and no activations. A runtime with fused attention needs less; an allocator may hold more.
+pub fn memory_bytes(config: &VitConfig, batch: u32) -> u64 {
+    let [n, d, h, r] =
+        [config.tokens(), config.width(), config.heads(), config.mlp_ratio()].map(|n| n as u64);
+    let stem = 2 * config.image_values() as u64 + 2 * n * d;
+    let attention = 5 * n * d + 2 * h * n * n;
+    let mlp = (1 + 2 * r) * n * d;
+    4 * (parameters(config) + u64::from(batch) * stem.max(attention).max(mlp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::config::RawVitConfig;
+
+    fn config(depth: usize, width: usize) -> VitConfig {
+        let raw = RawVitConfig {
+            image_size: 28,
+            patch_size: 4,
+            channels: 1,
+            classes: 10,
+            depth,
+            width,
+            heads: width / 24,
+            mlp_ratio: 4,
+        };
+        VitConfig::try_from(raw).unwrap()
+    }
+
+    #[test]
+    fn parameters_are_the_schema_s() {
+        for config in [config(1, 24), config(7, 96), config(24, 192)] {
+            let specs = schema::vit(&config);
+            let counted: usize = specs.iter().map(|spec| spec.shape(&config).iter().product::<usize>()).sum();
+            assert_eq!(parameters(&config), counted as u64);
+        }
+    }
+
+    #[test]
+    fn memory_is_weights_and_the_largest_set() {
+        let config = config(7, 96);
+        // 50 tokens: attention 5·50·96 + 2·4·50² = 44,000; mlp 9·50·96 = 43,200.
+        assert_eq!(memory_bytes(&config, 1), 4 * (parameters(&config) + 44_000));
+        assert_eq!(memory_bytes(&config, 3), 4 * (parameters(&config) + 3 * 44_000));
+    }
+}

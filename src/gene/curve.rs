@@ -1,0 +1,235 @@
+//! A curve through measured points that stays between neighbouring points.
+//!
+//! Source: Fritsch and Carlson 1980, *Monotone Piecewise Cubic Interpolation*, SIAM J. Numer. Anal. 17(2), 238–246,
+//! [doi 10.1137/0717021](https://doi.org/10.1137/0717021): cubic Hermite pieces whose slopes lie in the circle that
+//! keeps every piece monotone.
+//!
+//! | symbol | here | meaning |
+//! | --- | --- | --- |
+//! | `Δᵢ` | `secants[i]` | slope of the chord from point `i` to `i + 1` |
+//! | `dᵢ` | `slopes[i]` | slope of the curve at point `i` |
+//! | `α, β` | `a`, `b` | `dᵢ / Δᵢ` and `dᵢ₊₁ / Δᵢ`; monotone where `α² + β² ≤ 9` |
+//!
+//! Measured points may rise and fall: a piece is monotone from its point to the next, the curve need not be. Beyond
+//! its first and last point the curve stays at their value.
+
+/// Cells on both sides together whose residuals say how far an interpolated value may be off.
+const NEAREST: usize = 4;
+
+/// Points in ascending `x`, and the curve through them.
+#[derive(Debug, Clone)]
+pub(super) struct Curve {
+    /// `[x, y]`.
+    points: Vec<[f64; 2]>,
+    slopes: Vec<f64>,
+}
+
+/// Where a value of a curve comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Basis {
+    /// A measured point.
+    Measured,
+    /// Between two measured points.
+    Between,
+    /// Beyond the first or last point.
+    Beyond,
+}
+
+/// A value of a curve.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Estimate {
+    pub(super) value: f64,
+    /// How far the truth may be off, as [`Curve::at`] says; absent at a measured point, and where nothing tells.
+    pub(super) error: Option<f64>,
+    pub(super) basis: Basis,
+}
+
+impl Curve {
+    /// Through points of distinct, ascending `x`; at least one.
+    pub(super) fn new(points: Vec<[f64; 2]>) -> Self {
+        debug_assert!(points.is_sorted_by(|a, b| a[0] < b[0]) && !points.is_empty());
+        Self { slopes: slopes(&points), points }
+    }
+
+    /// The points.
+    pub(super) fn points(&self) -> &[[f64; 2]] {
+        &self.points
+    }
+
+    /// First and last `x`.
+    pub(super) fn range(&self) -> [f64; 2] {
+        [self.points[0][0], self.points[self.points.len() - 1][0]]
+    }
+
+    /// The value at `x`.
+    pub(super) fn value(&self, x: f64) -> f64 {
+        let (points, last) = (&self.points, self.points.len() - 1);
+        let above = points.partition_point(|point| point[0] <= x);
+        match above.checked_sub(1) {
+            None => points[0][1],
+            Some(below) if below == last || points[below][0] == x => points[below][1],
+            Some(below) => self.piece(below, x),
+        }
+    }
+
+    /// The cubic Hermite piece from point `i` to the next.
+    fn piece(&self, i: usize, x: f64) -> f64 {
+        let ([x0, y0], [x1, y1]) = (self.points[i], self.points[i + 1]);
+        let (h, [d0, d1]) = (x1 - x0, [self.slopes[i], self.slopes[i + 1]]);
+        let t = (x - x0) / h;
+        let s = 1.0 - t;
+        let y = y0 * s * s * (1.0 + 2.0 * t) + y1 * t * t * (3.0 - 2.0 * t) + h * s * t * (d0 * s - d1 * t);
+        // Monotone in exact arithmetic; this is for the last bit.
+        y.clamp(y0.min(y1), y0.max(y1))
+    }
+
+    /// How far the curve through the other points is from point `i`; absent at both ends, where there is no
+    /// between.
+    pub(super) fn residual(&self, i: usize) -> Option<f64> {
+        if i == 0 || i + 1 >= self.points.len() {
+            return None;
+        }
+        let mut others = self.points.clone();
+        let [x, y] = others.remove(i);
+        Some((Self::new(others).value(x) - y).abs())
+    }
+
+    /// The largest residual of the points from `first` to before `end`.
+    fn largest_residual(&self, first: usize, end: usize) -> Option<f64> {
+        (first..end.min(self.points.len())).filter_map(|i| self.residual(i)).reduce(f64::max)
+    }
+
+    /// The value at `x` and how far the truth may be off.
+    ///
+    /// - Between two points: the largest residual of the two points on either side. The point left out doubles the
+    ///   gap that is bridged, so this errs on the wide side. With two points in all, the step between them.
+    /// - Beyond an end by a distance `h`: the largest difference between the end and the points up to `h` inside of
+    ///   it, at least the next one, plus the largest residual of the two points next to the end: the curve is taken
+    ///   to change beyond its end as much as it did before it. Absent with one point.
+    pub(super) fn at(&self, x: f64) -> Estimate {
+        let value = self.value(x);
+        let points = &self.points;
+        let above = points.partition_point(|point| point[0] < x);
+        if points.get(above).is_some_and(|point| point[0] == x) {
+            return Estimate { value, error: None, basis: Basis::Measured };
+        }
+        if above == 0 || above == points.len() {
+            return Estimate { value, error: self.drift(x, above == 0), basis: Basis::Beyond };
+        }
+        let residual = self.largest_residual(above.saturating_sub(NEAREST / 2), above + NEAREST / 2);
+        let step = (points[above][1] - points[above - 1][1]).abs();
+        Estimate { value, error: Some(residual.unwrap_or(step)), basis: Basis::Between }
+    }
+
+    /// How far the truth may have moved between an end and `x` beyond it.
+    fn drift(&self, x: f64, below: bool) -> Option<f64> {
+        let points = &self.points;
+        let ordered: Vec<_> = if below { points.iter().collect() } else { points.iter().rev().collect() };
+        let [end, next, ..] = ordered.as_slice() else { return None };
+        let reach = (x - end[0]).abs().max((next[0] - end[0]).abs());
+        let inside = ordered.iter().take_while(|point| (point[0] - end[0]).abs() <= reach);
+        let change = inside.map(|point| (point[1] - end[1]).abs()).fold(0.0, f64::max);
+        let count = points.len();
+        let nearest =
+            if below { (0, 1 + NEAREST / 2) } else { (count.saturating_sub(1 + NEAREST / 2), count) };
+        Some(change + self.largest_residual(nearest.0, nearest.1).unwrap_or(0.0))
+    }
+}
+
+/// Slopes at the points: means of the neighbouring secants, then shortened until every piece is monotone.
+fn slopes(points: &[[f64; 2]]) -> Vec<f64> {
+    let secants: Vec<_> = points.windows(2).map(|p| (p[1][1] - p[0][1]) / (p[1][0] - p[0][0])).collect();
+    let [Some(first), Some(last)] = [secants.first(), secants.last()] else { return vec![0.0; points.len()] };
+    // A point that is higher or lower than both neighbours is flat.
+    let inner = secants.windows(2).map(|s| if s[0] * s[1] > 0.0 { f64::midpoint(s[0], s[1]) } else { 0.0 });
+    let mut slopes: Vec<_> = std::iter::once(*first).chain(inner).chain([*last]).collect();
+    for (i, secant) in secants.iter().enumerate() {
+        if *secant == 0.0 {
+            slopes[i..=i + 1].fill(0.0);
+            continue;
+        }
+        let (a, b) = (slopes[i] / secant, slopes[i + 1] / secant);
+        let radius = a.hypot(b);
+        if radius > 3.0 {
+            slopes[i] = 3.0 / radius * a * secant;
+            slopes[i + 1] = 3.0 / radius * b * secant;
+        }
+    }
+    slopes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Points of ascending `x` from gaps and heights.
+    fn points() -> impl Strategy<Value = Vec<[f64; 2]>> {
+        prop::collection::vec((1u32..6, 0.0f64..1.0), 1..12).prop_map(|steps| {
+            let mut x = 0;
+            let next = |(gap, y)| {
+                x += gap;
+                [f64::from(x), y]
+            };
+            steps.into_iter().map(next).collect()
+        })
+    }
+
+    #[test]
+    fn the_paper_s_condition_shortens_slopes() {
+        // A flat run beside a step: unlimited means would overshoot below 0.
+        let curve = Curve::new(vec![[0.0, 0.0], [1.0, 0.0], [2.0, 10.0], [3.0, 10.0]]);
+        assert_eq!(curve.slopes, [0.0; 4]);
+        assert_eq!(curve.value(1.5), 5.0);
+        // A straight line stays one.
+        let line = Curve::new(vec![[0.0, 1.0], [1.0, 3.0], [4.0, 9.0]]);
+        assert!((line.value(2.5) - 6.0).abs() < 1e-12);
+        assert_eq!(line.residual(1), Some(0.0));
+    }
+
+    #[test]
+    fn what_nothing_tells_has_no_error() {
+        let one = Curve::new(vec![[3.0, 0.5]]);
+        assert_eq!(one.at(9.0), Estimate { value: 0.5, error: None, basis: Basis::Beyond });
+        assert_eq!(one.at(3.0).basis, Basis::Measured);
+        let two = Curve::new(vec![[2.0, 0.5], [4.0, 0.7]]);
+        assert!((two.at(3.0).error.unwrap() - 0.2).abs() < 1e-12);
+    }
+
+    proptest! {
+        #[test]
+        fn it_passes_through_every_point(points in points()) {
+            let curve = Curve::new(points.clone());
+            for [x, y] in points {
+                prop_assert_eq!(curve.value(x).to_bits(), y.to_bits());
+            }
+        }
+
+        #[test]
+        fn it_is_monotone_from_point_to_point(points in points(), cuts in 2u32..40) {
+            let curve = Curve::new(points.clone());
+            for pair in points.windows(2) {
+                let ([x0, y0], [x1, y1]) = (pair[0], pair[1]);
+                let step = (x1 - x0) / f64::from(cuts);
+                let values: Vec<_> = (0..=cuts).map(|i| curve.value(x0 + step * f64::from(i))).collect();
+                for near in values.windows(2) {
+                    // Within a rounding of the values, which are at most 1.
+                    prop_assert!((near[1] - near[0]) * (y1 - y0).signum() >= -1e-12, "{pair:?} {near:?}");
+                }
+                prop_assert!(values.iter().all(|y| (y0.min(y1)..=y0.max(y1)).contains(y)));
+            }
+        }
+
+        #[test]
+        fn further_beyond_the_end_is_less_certain(points in points(), far in 1u32..20) {
+            let curve = Curve::new(points);
+            let [first, last] = curve.range();
+            for (end, sign) in [(first, -1.0), (last, 1.0)] {
+                let [near, far] = [1.0, f64::from(1 + far)].map(|h| curve.at(end + sign * h));
+                prop_assert_eq!(near.value, curve.value(end));
+                prop_assert_eq!(near.error.is_some(), curve.points().len() > 1);
+                prop_assert!(near.error <= far.error);
+            }
+        }
+    }
+}
