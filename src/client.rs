@@ -222,8 +222,9 @@ fn write_beside(path: &Path) -> Result<(mpsc::Sender<Bytes>, JoinHandle<Written>
 
 /// A request as a message.
 fn message(request: &ModelRequest) -> Result<proto::InitModelRequest> {
-    let ModelRequest { gene, size, target: Target { head }, start: Start { method, seed }, tune } = request;
+    let ModelRequest { gene, size, target, start: Start { method, seed }, tune } = request;
     let Size { depth, width, rule, dtype, allow_untrained_width } = size;
+    let Target { image_size, patch_size, head } = target;
     let number = |field: &str, value: &Option<u64>| {
         let fits = |value| {
             u32::try_from(value).map_err(|_| Error::invalid(field, format!("{value} is beyond 2^32 - 1")))
@@ -252,6 +253,8 @@ fn message(request: &ModelRequest) -> Result<proto::InitModelRequest> {
         allow_untrained_width: *allow_untrained_width,
         max_chunk_bytes: 0,
         fine_tune,
+        image_size: number("image_size", image_size)?,
+        patch_size: number("patch_size", patch_size)?,
         head: head.clone().map(|Head { labels, seed }| proto::Head { labels, seed }),
         method: match method {
             Method::Gene => proto::Method::Gene,
@@ -297,9 +300,9 @@ fn model_summary(header: proto::ModelHeader) -> (ModelSummary, String) {
         classes,
         fresh_classes,
     } = header;
-    let proto::Inheritance { copied, repeated, sliced, resized: _, mapped: _, fresh, mixed } =
+    let proto::Inheritance { copied, repeated, sliced, resized, mapped: _, fresh, mixed } =
         inheritance.unwrap_or_default();
-    let inheritance = Inheritance { copied, repeated, sliced, mixed, fresh };
+    let inheritance = Inheritance { copied, repeated, sliced, resized, mixed, fresh };
     let model = ModelSummary {
         gene,
         depth,

@@ -60,13 +60,15 @@ pub enum Delivery {
     Tuning(Job),
 }
 
+/// Gene digest, width, dtype, and the sizes of image and patch.
+type SlicesKey = (String, usize, Dtype, [usize; 2]);
+
 /// Genes in memory, and everything that is made from them.
 #[derive(Debug)]
 pub struct Bank {
     config: Config,
     registry: Registry,
-    /// By gene digest, width and dtype.
-    slices: Cache<(String, usize, Dtype), Arc<Slices>>,
+    slices: Cache<SlicesKey, Arc<Slices>>,
     artifacts: Cache<Identity, Arc<Artifact>>,
     renders: Arc<Semaphore>,
     jobs: Arc<jobs::Jobs>,
@@ -83,7 +85,7 @@ impl Bank {
         let kib = |bytes: u64| u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let slices = Cache::builder()
             .max_capacity(config.cache_bytes / 2 / 1024)
-            .weigher(move |(_, width, dtype): &(String, usize, Dtype), slices: &Arc<Slices>| {
+            .weigher(move |(_, width, dtype, _): &SlicesKey, slices: &Arc<Slices>| {
                 kib(slices.most_owned_bytes(*width, *dtype))
             })
             .build();
@@ -196,9 +198,11 @@ impl Bank {
     }
 
     async fn slices(&self, plan: &Plan) -> Arc<Slices> {
-        let stored = &plan.stored;
-        let key = (stored.digest.clone(), plan.blueprint.info.config.width(), plan.dtype);
-        self.slices.get_with(key, async { Arc::new(Slices::new(stored.file.clone(), stored.width)) }).await
+        let (stored, config) = (&plan.stored, &plan.blueprint.info.config);
+        let images = [config.image_size(), config.patch_size()];
+        let key = (stored.digest.clone(), config.width(), plan.dtype, images);
+        let slices = || Slices::new(stored.file.clone(), stored.width);
+        self.slices.get_with(key, async { Arc::new(slices().with_resized(&plan.blueprint)) }).await
     }
 }
 

@@ -44,36 +44,46 @@ impl Slice {
 pub struct Slices {
     stored: TensorFile,
     stored_width: usize,
+    resized_values: u64,
     ready: Mutex<BTreeMap<(Source, Dtype), Arc<Slice>>>,
 }
 
 impl Slices {
     /// Nothing made yet from `stored`, whose tensors are of a network of `stored_width`.
     pub fn new(stored: TensorFile, stored_width: usize) -> Self {
-        Self { stored, stored_width, ready: Mutex::default() }
+        Self { stored, stored_width, resized_values: 0, ready: Mutex::default() }
+    }
+
+    /// Ready to hold what `blueprint`, and others for the same images, make by resizing.
+    #[must_use]
+    pub fn with_resized(self, blueprint: &Blueprint) -> Self {
+        let resized = blueprint.entries.iter().filter(|entry| matches!(entry.source, Source::Resized { .. }));
+        let values = resized.map(|entry| entry.shape.iter().product::<usize>() as u64).sum();
+        Self { resized_values: values, ..self }
     }
 
     /// Most bytes that come to be held beside the stored file when everything is wanted at `width` as `dtype`.
     pub fn most_owned_bytes(&self, width: usize, dtype: Dtype) -> u64 {
         let made = self.stored.tensors().filter(|(_, t)| width != self.stored_width || t.dtype != dtype);
-        made.map(|(_, t)| (t.shape.iter().product::<usize>() * dtype.size_bytes()) as u64).sum()
+        let made = made.map(|(_, t)| t.shape.iter().product::<usize>() as u64).sum::<u64>();
+        (made + self.resized_values) * dtype.size_bytes() as u64
     }
 
     fn get(&self, entry: &Entry) -> Result<Arc<Slice>> {
         // Fresh values depend on the name too, and nothing is gained by keeping them. Of rows there are too many
         // orders to keep.
-        if matches!(entry.source, Source::Fresh { .. } | Source::Rows { .. }) {
-            return Ok(Slice::new(self.make(entry)?, true));
-        }
+        let pieces = match &entry.source {
+            Source::Pieces(pieces) => pieces.as_slice(),
+            Source::Resized { .. } | Source::Selected { .. } => &[],
+            Source::Rows { .. } | Source::Fresh { .. } => return Ok(Slice::new(self.make(entry)?, true)),
+        };
         let key = (entry.source.clone(), entry.dtype);
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slice) = ready.get(&key) {
             return Ok(slice.clone());
         }
-        let slice = match &entry.source {
-            Source::Pieces(pieces) if pieces.len() == 1 => {
-                self.contiguous(&pieces[0], entry.dtype)?.map(|bytes| Slice::new(bytes, false))
-            }
+        let slice = match pieces {
+            [piece] => self.contiguous(piece, entry.dtype)?.map(|bytes| Slice::new(bytes, false)),
             _ => None,
         };
         let slice = match slice {
@@ -103,6 +113,13 @@ impl Slices {
                 let at = |row: &u32, col: &u32| values.get(*row as usize * of[1] + *col as usize).copied();
                 let chosen = rows.iter().flat_map(|row| cols.iter().filter_map(move |col| at(row, col)));
                 entry.dtype.write(chosen, &mut out);
+            }
+            Source::Resized { piece, resize } => {
+                let stored = self.stored.tensor(&piece.tensor)?.dtype;
+                let mut bytes = Vec::with_capacity(piece.len() * stored.size_bytes());
+                self.copy(piece, stored, &mut bytes)?;
+                let values = resize.values(&stored.read(&bytes), piece.cols.len());
+                entry.dtype.write(values.into_iter(), &mut out);
             }
             Source::Rows { piece, rows, init, seed } => {
                 out.reserve_exact(count * entry.dtype.size_bytes());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::tensor::{Dtype, Init, matrix_view};
 
-use super::{Identity, ModelInfo};
+use super::{Identity, ModelInfo, Resize};
 
 /// A half-open range of rows or columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +101,13 @@ pub enum Source {
         init: Init,
         /// Seed of the stream, which is also keyed by the name of the tensor.
         seed: u64,
+    },
+    /// A rectangle of a stored tensor, resized.
+    Resized {
+        /// What is resized: whole in every axis that is resized.
+        piece: Piece,
+        /// How.
+        resize: Resize,
     },
     /// Rows of one stored tensor in any order, and between them rows that inherit nothing.
     Rows {

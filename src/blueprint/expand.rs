@@ -4,14 +4,14 @@
 //! plain tensors in, nothing is recorded. Rectangles stay views of what is stored; only another dtype or device makes
 //! new values.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::{
     error::{Context, Result},
     tensor::{Weight, Weights, matrix_view},
 };
 
-use super::{Blueprint, Entry, Piece, Row, Source};
+use super::{Blueprint, Entry, Piece, Resize, Row, Source};
 
 /// Every tensor of `blueprint`, its values taken from `stored`.
 ///
@@ -43,6 +43,11 @@ fn value(entry: &Entry, stored: &Weights, device: &Device) -> Result<Weight> {
             let values = init.values(*seed, &entry.name, entry.shape.iter().product());
             Tensor::from_vec(values, entry.shape.as_slice(), device).and_then(|t| Weight::new(&t))
         }
+        Source::Resized { piece, resize } => {
+            let stored = untaped(stored.get(&piece.tensor)?).context(&entry.name)?;
+            resized(&stored, piece, *resize)
+                .and_then(|values| Weight::new(&Tensor::from_vec(values, entry.shape.as_slice(), device)?))
+        }
         Source::Rows { piece, rows, init, seed } => {
             let stored = untaped(stored.get(&piece.tensor)?).context(&entry.name)?;
             let fresh = |label: &str| Row::fresh(*init, *seed, &entry.name, label, piece.cols.len());
@@ -67,6 +72,20 @@ fn untaped(weight: &Weight) -> candle_core::Result<Tensor> {
         candle_core::bail!("other labels and sizes are made of plain tensors, not of parameters in training");
     }
     weight.tensor()?.reshape(matrix_view(weight.dims()).as_slice())
+}
+
+/// Resized values of a part of `stored` [rows, cols], computed on the CPU.
+///
+/// # Errors
+/// Where `stored` is part of candle's graph: the routine has no backward pass, and a gradient would be cut.
+fn resized(stored: &Tensor, piece: &Piece, resize: Resize) -> candle_core::Result<Vec<f32>> {
+    if stored.track_op() {
+        candle_core::bail!("resizing has no gradient; resize plain tensors");
+    }
+    let (rows, cols) = (piece.rows, piece.cols);
+    let part = stored.narrow(0, rows.start, rows.len())?.narrow(1, cols.start, cols.len())?;
+    let values = part.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    Ok(resize.values(&values, cols.len()))
 }
 
 /// Rows of `stored` [rows, cols] in any order beside fresh ones.

@@ -8,6 +8,7 @@ pub mod expand;
 pub mod identity;
 pub mod model;
 pub mod report;
+pub mod resize;
 
 pub use assemble::{Artifact, Slices};
 pub use entry::{Blueprint, Entry, Piece, Row, Source, Span};
@@ -15,6 +16,7 @@ pub use expand::expand;
 pub use identity::{Canonical, Identity};
 pub use model::{ModelInfo, Origin, Preprocessing};
 pub use report::Inheritance;
+pub use resize::Resize;
 
 /// Changes when any byte of any rendered file would change for the same request.
 pub const RENDER_VERSION: u64 = 1;

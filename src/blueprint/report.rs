@@ -1,4 +1,4 @@
-//! The inheritance report: which tensors were copied, repeated, sliced, mixed or fresh, without reading one weight.
+//! The inheritance report: which tensors were copied, repeated, sliced, resized, mixed or fresh, without reading one weight.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,8 @@ pub struct Inheritance {
     pub repeated: u32,
     /// A part of a stored tensor.
     pub sliced: u32,
+    /// A stored tensor, or a part of it, for images or patches of another size.
+    pub resized: u32,
     /// Rows of a stored tensor beside rows that inherit nothing.
     pub mixed: u32,
     /// Nothing inherited.
@@ -33,6 +35,7 @@ impl Inheritance {
             let count = match &entry.source {
                 Source::Fresh { .. } => &mut report.fresh,
                 Source::Selected { .. } => &mut report.sliced,
+                Source::Resized { .. } => &mut report.resized,
                 Source::Rows { rows, .. } => match Row::count_fresh(rows) {
                     0 => &mut report.sliced,
                     fresh if fresh < rows.len() => &mut report.mixed,

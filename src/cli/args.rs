@@ -126,6 +126,13 @@ pub struct SizeOptions {
 /// What a model is for, beside its size.
 #[derive(Debug, Clone, Args)]
 pub struct TargetOptions {
+    /// Height and width of an image, pixels: a multiple of the patch size. Position embeddings are resized as in
+    /// timm. Without it: the gene's
+    #[arg(long, value_name = "PIXELS")]
+    pub image_size: Option<u64>,
+    /// Height and width of a patch, pixels. Patch kernels are resized as in timm. Without it: the gene's
+    #[arg(long, value_name = "PIXELS")]
+    pub patch_size: Option<u64>,
     /// Classes in order: names with commas between, or @FILE with one name a line. Rows of the head whose name the
     /// gene knows are kept, the others are fresh. `dataset`, where there is one: its classes. Without it: the gene's
     #[arg(long, value_name = "NAMES")]
@@ -143,16 +150,16 @@ pub struct Init {
     /// Size and form.
     #[command(flatten)]
     pub size: SizeOptions,
-    /// Classes.
+    /// Images and classes.
     #[command(flatten)]
     pub target: TargetOptions,
     /// Where first values come from: `gene`, or a baseline: `scratch` (seeded values), `first-layers` or `uniform` (of
     /// every axis the first or evenly spaced elements of the gene's ancestor)
-    #[arg(long, value_name = "METHOD", default_value_t = Method::Gene)]
-    pub init: Method,
+    #[arg(long = "init", value_name = "METHOD", default_value_t = Method::Gene)]
+    pub method: Method,
     /// Seed of the values of `--init scratch`
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
-    pub init_seed: u64,
+    #[arg(long = "init-seed", value_name = "SEED", default_value_t = 0)]
+    pub method_seed: u64,
     /// File to write, whole or not at all; `-` is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
@@ -268,7 +275,7 @@ pub struct Subject {
     /// Size of a gene's model.
     #[command(flatten)]
     pub size: SizeOptions,
-    /// Classes of a gene's model.
+    /// Images and classes of a gene's model.
     #[command(flatten)]
     pub target: TargetOptions,
     /// Where genes are.

@@ -95,9 +95,10 @@ pub(super) const fn size(options: &args::SizeOptions) -> Size {
 
 /// What is asked for beside the size; `classes` are those of the data, where the command has some.
 pub(super) fn target(options: &args::TargetOptions, classes: Option<&[String]>) -> Result<Target> {
-    let args::TargetOptions { labels: names, head_seed } = options;
+    let args::TargetOptions { image_size, patch_size, labels: names, head_seed } = options;
     let labels = names.as_deref().map(|names| labels(names, classes)).transpose()?;
-    Ok(Target { head: labels.map(|labels| Head { labels, seed: *head_seed }) })
+    let head = labels.map(|labels| Head { labels, seed: *head_seed });
+    Ok(Target { image_size: *image_size, patch_size: *patch_size, head })
 }
 
 /// `a,b,c`, `@FILE` or `dataset` as labels.
@@ -134,7 +135,7 @@ pub(super) fn request(options: &args::Init) -> Result<ModelRequest> {
         seed: options.seed,
     });
     let (size, target) = (size(&options.size), target(&options.target, None)?);
-    let start = Start { method: options.init, seed: options.init_seed };
+    let start = Start { method: options.method, seed: options.method_seed };
     Ok(ModelRequest { gene: options.gene.clone(), size, target, start, tune })
 }
 

@@ -225,7 +225,7 @@ pub(super) fn blueprint_of(meta: &GeneMeta, digest: &str, size: &Size, target: &
         .text(&size.rule.to_string())
         .text(&size.dtype.to_string())
         .text("timm");
-    let identity = target.canonical(form, meta).finish();
+    let identity = target.canonical(form, meta, &config).finish();
     let origin = Origin {
         gene: meta.name.clone(),
         digest: digest.to_owned(),

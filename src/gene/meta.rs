@@ -9,6 +9,8 @@ use crate::{
     tensor::rng,
 };
 
+use super::target::images;
+
 /// Version of the gene file that this program reads and writes.
 pub const FORMAT: u32 = 1;
 /// Most stages of a gene.
@@ -211,7 +213,6 @@ impl GeneMeta {
 
     /// Whether `model` is for the classes and images that the gene was trained and measured on.
     pub fn is_for(&self, model: &ModelInfo) -> bool {
-        let images = |config: &VitConfig| [config.image_size(), config.patch_size()];
         model.labels == self.labels && images(&model.config) == images(&self.config)
     }
 

@@ -1,11 +1,11 @@
-//! What a model is for: other labels, and so another head, than the gene was trained with.
+//! What a model is for: other images and labels, and so other positions, patches and head, than the gene's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    blueprint::{Canonical, Entry, Row, Source},
+    blueprint::{Canonical, Entry, Piece, Resize, Row, Source},
     error::{Error, Result},
-    nn::{VitConfig, config::RawVitConfig, schema},
+    nn::{ParamSpec, VitConfig, config::RawVitConfig, schema},
 };
 
 use super::GeneMeta;
@@ -14,10 +14,16 @@ use super::GeneMeta;
 pub const MAX_LABELS: usize = 100_000;
 /// Longest label, bytes.
 pub const MAX_LABEL_BYTES: usize = 256;
+/// Most values that a target makes beside the gene: 256 MiB in f32.
+pub const MAX_MADE_VALUES: u64 = 1 << 26;
 
 /// What is asked of a model beside its size. Absent values mean the gene's.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Target {
+    /// Height and width of an image, pixels: a multiple of those of a patch. Positions are resized over their grid.
+    pub image_size: Option<u64>,
+    /// Height and width of a patch, pixels. Patch kernels are resized.
+    pub patch_size: Option<u64>,
     /// Other classes.
     pub head: Option<Head>,
 }
@@ -82,7 +88,19 @@ impl Target {
             }
             None => raw.classes,
         };
-        VitConfig::try_from(RawVitConfig { classes, ..raw })
+        // What does not fit is beyond the limit too.
+        let size = |asked: Option<u64>, own| asked.map_or(own, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let (image_size, patch_size) =
+            (size(self.image_size, raw.image_size), size(self.patch_size, raw.patch_size));
+        let config = VitConfig::try_from(RawVitConfig { image_size, patch_size, classes, ..raw })?;
+        let head = self.head.as_ref().map_or(0, |_| config.classes());
+        let images = if images(&config) == images(&sized) { 0 } else { config.tokens() + config.patch_dim() };
+        let found = ((head + images) * config.width()) as u64;
+        if found > MAX_MADE_VALUES {
+            let (of, limit) = ("a request for other labels or images", format!("0..={MAX_MADE_VALUES}"));
+            return Err(Error::OutOfRange { what: "values made", found, of: of.to_owned(), limit });
+        }
+        Ok(config)
     }
 
     /// Names of the classes.
@@ -90,28 +108,49 @@ impl Target {
         self.head.as_ref().map_or_else(|| meta.labels.clone(), |head| head.labels.clone())
     }
 
-    /// Gives `entries`, those of the gene's own target, the sources and shapes of this one.
+    /// Gives `entries`, those of the gene's own target, the sources and shapes of this one, whose network is `config`.
     pub(super) fn apply(&self, entries: &mut [Entry], meta: &GeneMeta, config: &VitConfig) {
-        let Some(head) = self.head(meta) else { return };
-        let rows = head.rows(&meta.labels);
-        for spec in schema::tail(config) {
-            let entry = entries.iter_mut().find(|entry| entry.name == spec.name);
-            let Some(Entry { shape, source, .. }) = entry.filter(|_| schema::of_head(&spec.name)) else {
+        let specs: Vec<_> = schema::stem(config).into_iter().chain(schema::tail(config)).collect();
+        for Entry { name, shape, source, .. } in entries {
+            // None of these tensors is in several pieces: only query, key and value are.
+            let (Some(spec), Source::Pieces(pieces)) =
+                (specs.iter().find(|spec| spec.name == *name), &*source)
+            else {
                 continue;
             };
-            if let Source::Pieces(pieces) = source
-                && let [piece] = pieces.as_slice()
+            if let [piece] = pieces.as_slice()
+                && let Some(other) = self.source(spec, piece, meta, config)
             {
-                let (piece, rows) = (piece.clone(), rows.clone());
-                *source = Source::Rows { piece, rows, init: spec.init, seed: head.seed };
-                *shape = spec.shape(config);
+                (*shape, *source) = (spec.shape(config), other);
             }
         }
     }
 
-    /// Adds what differs from the gene's own target. What it asks for in vain is no part of a request's name: the
-    /// gene's labels in their order, or a seed that draws nothing.
-    pub(super) fn canonical(&self, form: Canonical, meta: &GeneMeta) -> Canonical {
+    /// Where the values of a parameter come from that has `piece` for the gene's own target; absent: from there.
+    fn source(&self, spec: &ParamSpec, piece: &Piece, meta: &GeneMeta, config: &VitConfig) -> Option<Source> {
+        let ([image, patch], [own_image, own_patch]) = (images(config), images(&meta.config));
+        let resized = |resize| Some(Source::Resized { piece: piece.clone(), resize });
+        if spec.name == schema::POSITIONS {
+            let (from, to) = (own_image / own_patch, image / patch);
+            return resized(Resize::Positions { from, to }).filter(|_| from != to);
+        }
+        if spec.name == schema::PATCH_KERNEL {
+            let (from, to) = (own_patch, patch);
+            return resized(Resize::Kernels { from, to }).filter(|_| from != to);
+        }
+        let head = self.head(meta).filter(|_| schema::of_head(&spec.name))?;
+        let (piece, rows) = (piece.clone(), head.rows(&meta.labels));
+        Some(Source::Rows { piece, rows, init: spec.init, seed: head.seed })
+    }
+
+    /// Adds what differs from the gene's own target. What is asked for in vain is no part of a request's name: the
+    /// gene's image size, its labels in their order, or a seed that draws nothing.
+    pub(super) fn canonical(&self, form: Canonical, meta: &GeneMeta, config: &VitConfig) -> Canonical {
+        let form = if images(config) == images(&meta.config) {
+            form
+        } else {
+            images(config).into_iter().fold(form.text("images"), |form, size| form.integer(size as u64))
+        };
         let Some(head) = self.head(meta) else { return form };
         let fresh = head.rows(&meta.labels).iter().any(|row| matches!(row, Row::Fresh(_)));
         let form = form.text("labels").integer(head.labels.len() as u64);
@@ -122,5 +161,39 @@ impl Target {
     /// The head where it is not the gene's.
     fn head(&self, meta: &GeneMeta) -> Option<&Head> {
         self.head.as_ref().filter(|head| head.labels != meta.labels)
+    }
+}
+
+/// What an image is cut into: its side and that of a patch, pixels.
+pub(super) const fn images(config: &VitConfig) -> [usize; 2] {
+    [config.image_size(), config.patch_size()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_target_makes_is_limited() {
+        let wide = VitConfig::try_from(RawVitConfig {
+            image_size: 224,
+            patch_size: 16,
+            channels: 3,
+            classes: 1000,
+            depth: 12,
+            width: 1024,
+            heads: 16,
+            mlp_ratio: 4,
+        })
+        .expect("a usual shape");
+        let labels = |n: u32| Some(Head { labels: (0..n).map(|n| n.to_string()).collect(), seed: 0 });
+        Target { head: labels(60_000), ..Target::default() }.config(wide).expect("61 of 67 million values");
+        for target in [
+            Target { head: labels(70_000), ..Target::default() },
+            Target { image_size: Some(256), patch_size: Some(256), head: None },
+        ] {
+            let error = target.config(wide).expect_err("beyond the limit");
+            assert!(error.to_string().contains("is beyond a request for other"), "{error}");
+        }
     }
 }

@@ -73,6 +73,8 @@ pub const CLASS_TOKEN: &str = "cls_token";
 pub const POSITIONS: &str = "pos_embed";
 /// Prefix of the patch projection.
 pub const PATCHES: &str = "patch_embed.proj";
+/// Name of the weights of the patch projection.
+pub const PATCH_KERNEL: &str = "patch_embed.proj.weight";
 /// Prefix of the final norm.
 pub const NORM: &str = "norm";
 /// Prefix of the classifier.
@@ -100,7 +102,7 @@ pub fn stem(config: &VitConfig) -> Vec<ParamSpec> {
             decay: false,
         },
         ParamSpec {
-            name: format!("{PATCHES}.weight"),
+            name: PATCH_KERNEL.to_owned(),
             axes: vec![Axis::Width, channels, patch, patch],
             init: Init::glorot(config.patch_dim(), config.width()),
             decay: true,

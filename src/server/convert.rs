@@ -26,6 +26,8 @@ pub(super) fn model_request(message: proto::InitModelRequest) -> Result<(ModelRe
         allow_untrained_width,
         max_chunk_bytes,
         fine_tune,
+        image_size,
+        patch_size,
         head,
         method,
         method_seed,
@@ -41,7 +43,11 @@ pub(super) fn model_request(message: proto::InitModelRequest) -> Result<(ModelRe
         0 => DEFAULT_CHUNK_BYTES,
         bytes => (bytes as usize).clamp(CHUNK_BYTES.0, CHUNK_BYTES.1),
     };
-    let target = Target { head: head.map(|proto::Head { labels, seed }| Head { labels, seed }) };
+    let target = Target {
+        image_size: image_size.map(u64::from),
+        patch_size: patch_size.map(u64::from),
+        head: head.map(|proto::Head { labels, seed }| Head { labels, seed }),
+    };
     let start = Start { method: start_method(method)?, seed: method_seed };
     Ok((ModelRequest { gene, size, target, start, tune: fine_tune.map(tune).transpose()? }, chunk_bytes))
 }
@@ -152,7 +158,7 @@ pub(super) fn header(model: ModelSummary, manifest: String) -> proto::ModelHeade
         parameters,
         macs,
         stage_layers,
-        inheritance: Inheritance { copied, repeated, sliced, mixed, fresh },
+        inheritance: Inheritance { copied, repeated, sliced, resized, mixed, fresh },
         untrained_width,
         expected_accuracy,
         image_size,
@@ -160,8 +166,8 @@ pub(super) fn header(model: ModelSummary, manifest: String) -> proto::ModelHeade
         classes,
         fresh_classes,
     } = model;
-    // Nothing resizes or maps a tensor yet.
-    let inheritance = proto::Inheritance { copied, repeated, sliced, resized: 0, mapped: 0, fresh, mixed };
+    // Nothing maps a tensor yet.
+    let inheritance = proto::Inheritance { copied, repeated, sliced, resized, mapped: 0, fresh, mixed };
     proto::ModelHeader {
         gene,
         depth,

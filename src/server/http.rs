@@ -99,6 +99,8 @@ struct ModelQuery {
     #[serde(default)]
     allow_untrained_width: bool,
     digest: Option<String>,
+    image_size: Option<u64>,
+    patch_size: Option<u64>,
     /// A JSON array of strings: a label may hold any character.
     labels: Option<String>,
     head_seed: Option<u64>,
@@ -134,8 +136,7 @@ async fn model(
 
 /// `d{depth}-w{width}.safetensors` and the query as a request.
 fn request(gene: &str, file: &str, query: &ModelQuery) -> Result<ModelRequest> {
-    let ModelQuery { dtype, rule, allow_untrained_width, digest: _, labels, head_seed, method, method_seed } =
-        query;
+    let ModelQuery { dtype, rule, allow_untrained_width, digest: _, .. } = query;
     let (depth, width) = sizes(file)
         .ok_or_else(|| not_found("file", file, "d{depth}-w{width}.safetensors with numbers up to 2^64"))?;
     let size = Size {
@@ -145,7 +146,9 @@ fn request(gene: &str, file: &str, query: &ModelQuery) -> Result<ModelRequest> {
         dtype: dtype.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
         allow_untrained_width: *allow_untrained_width,
     };
-    let target = Target { head: head(labels.as_deref(), *head_seed)? };
+    let ModelQuery { image_size, patch_size, labels, head_seed, method, method_seed, .. } = query;
+    let head = head(labels.as_deref(), *head_seed)?;
+    let target = Target { image_size: *image_size, patch_size: *patch_size, head };
     let method = method.as_deref().map(str::parse).transpose()?.unwrap_or_default();
     let start = Start { method, seed: *method_seed };
     Ok(ModelRequest { gene: gene.to_owned(), size, target, start, tune: None })

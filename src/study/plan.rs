@@ -169,7 +169,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("plan.toml");
         let text = format!("data = \"d\"\ngene = \"g\"\nancestor = \"a\"\n[[arms]]\nname = \"x\"\n{arm}");
-        std::fs::write(&path, text).unwrap();
+        crate::tensor::codec::write_atomic(&path, [text.as_bytes()]).unwrap();
         Plan::open(&path)
     }
 

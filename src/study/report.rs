@@ -91,7 +91,7 @@ pub(super) fn write(study: &Study<'_>, rows: &[Row], ancestor: f64) -> Result<()
 }
 
 /// The rows by what `name` gives, in the order in which the names first come.
-fn series<'a>(rows: &'a [Row], name: impl Fn(&Row) -> String) -> Vec<Series<'a>> {
+fn series(rows: &[Row], name: impl Fn(&Row) -> String) -> Vec<Series<'_>> {
     let mut series: Vec<Series<'_>> = Vec::new();
     for row in rows {
         let name = name(row);
@@ -209,7 +209,9 @@ fn draw(
     ];
     for ((name, rows), colour) in series.iter().zip(colours.into_iter().cycle()) {
         let mut points: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-        rows.iter().for_each(|row| points.entry(row.depth).or_default().push(row.test * 100.0));
+        for row in rows {
+            points.entry(row.depth).or_default().push(row.test * 100.0);
+        }
         let mean = |(depth, found): (usize, Vec<f64>)| {
             (depth as f64, found.iter().sum::<f64>() / found.len() as f64)
         };

@@ -145,6 +145,7 @@ impl Run<'_> {
         report: &mut dyn FnMut(Report),
     ) -> Result<Model> {
         let Model { info, weights } = model;
+        check_data(&self.data.train, &info.config)?;
         check_labels(&self.data.train, &info.labels)?;
         let config = info.config;
         let task = Task {

@@ -19,7 +19,7 @@ const MAX_BYTES: usize = 1 << 30;
 #[derive(Debug)]
 pub enum Teacher {
     /// The network; plain weights, so no graph is recorded through it.
-    Network(Vit),
+    Network(Box<Vit>),
     /// Its answers.
     Logits(LogitTable),
 }
@@ -50,7 +50,7 @@ impl Teacher {
             {
                 LogitTable::new(&network, loader, views, threads).map(Self::Logits)
             }
-            _ => Ok(Self::Network(network)),
+            _ => Ok(Self::Network(Box::new(network))),
         }
     }
 

@@ -137,7 +137,7 @@ fn no_parameter_of_a_gene_is_dead() {
     for alpha in [1.0, 0.5] {
         let auxiliary = learned.blueprint(&Size::default()).unwrap();
         let recipe_of_gene = GeneRecipe { alpha, ..gene_recipe() };
-        let ancestor = Teacher::Network(teacher.vit().unwrap());
+        let ancestor = Teacher::Network(Box::new(teacher.vit().unwrap()));
         let objective = StageSharing::new(auxiliary, ancestor, &recipe_of_gene, &gene.optim, 0);
         assert_alive(&objective, &initial, &teacher, &data, &gene);
     }
@@ -193,7 +193,7 @@ fn the_teacher_gets_no_gradient_even_where_it_could() {
     let (ancestors, students) = (tape(&ancestor), tape(&student));
     let vit = Vit::new(teacher.info.config, &ancestor.weights(&ancestors).unwrap()).unwrap();
     let auxiliary = learned.blueprint(&Size::default()).unwrap();
-    let objective = StageSharing::new(auxiliary, Teacher::Network(vit), &gene, &recipe.optim, 0);
+    let objective = StageSharing::new(auxiliary, Teacher::Network(Box::new(vit)), &gene, &recipe.optim, 0);
     let batch = first_batch(&data, &recipe, &teacher);
     let images = genebank::train::engine::images(&batch, 0, 4, &teacher.info.config, &Device::Cpu).unwrap();
     let labels = batch.labels[..4].to_vec();
@@ -304,7 +304,7 @@ fn objectives_in_half_precision_are_near() {
         dtype,
         ..StageSharing::new(
             Blueprint::whole(model.info.clone()),
-            Teacher::Network(teacher.vit().unwrap()),
+            Teacher::Network(Box::new(teacher.vit().unwrap())),
             &GeneRecipe { alpha: 0.5, ..gene_recipe() },
             &optim,
             0,

@@ -15,6 +15,7 @@ mod kill;
 mod laws;
 mod learning;
 mod nested;
+mod plan;
 mod retarget;
 mod study;
 mod support;

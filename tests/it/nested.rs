@@ -140,7 +140,7 @@ fn a_table_of_answers_holds_what_the_teacher_says() {
     };
     let logits =
         |teacher: &Teacher| teacher.logits(&shard).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    let (found, expected) = (logits(&table), logits(&Teacher::Network(model.vit().unwrap())));
+    let (found, expected) = (logits(&table), logits(&Teacher::Network(Box::new(model.vit().unwrap()))));
     let largest = expected.iter().fold(0f32, |m, l| m.max(l.abs()));
     assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5 * largest));
 }

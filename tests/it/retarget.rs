@@ -1,16 +1,16 @@
-//! Models for other classes than the gene's.
+//! Models for other classes and images than the gene's.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use candle_core::Device;
 use genebank::{
     bank::{Bank, Delivery, Length, ModelRequest, Plan, Tune},
-    blueprint::{Inheritance, Slices, assemble::assemble, expand},
+    blueprint::{Artifact, Inheritance, Resize, Slices, assemble::assemble, expand},
     client::Client,
     error::{Error, Kind},
     gene::{Head, Learngene, Size, Target, store},
     server::Limits,
-    tensor::{Dtype, Params, TensorFile, Weights, hex, sha256},
+    tensor::{Dtype, Params, TensorFile, Weight, Weights, hex, sha256},
 };
 use proptest::prelude::*;
 
@@ -26,7 +26,11 @@ fn names<T: AsRef<str>>(labels: &[T]) -> Vec<String> {
 }
 
 fn labelled<T: AsRef<str>>(labels: &[T], seed: u64) -> Target {
-    Target { head: Some(Head { labels: names(labels), seed }) }
+    Target { head: Some(Head { labels: names(labels), seed }), ..Target::default() }
+}
+
+fn imaged(image_size: u64, patch_size: u64) -> Target {
+    Target { image_size: Some(image_size), patch_size: Some(patch_size), head: None }
 }
 
 /// The served file of a size and target.
@@ -39,6 +43,10 @@ fn served(gene: &Learngene, size: &Size, target: &Target) -> Vec<u8> {
 /// Its tensors, upcast.
 fn weights(bytes: Vec<u8>) -> Weights {
     Weights::from_file(&TensorFile::from_bytes(bytes.into(), "served").unwrap(), &Device::Cpu).unwrap()
+}
+
+fn values(weights: &Weights, name: &str) -> Vec<f32> {
+    weights.tensor(name).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn rows(weights: &Weights, name: &str) -> Vec<Vec<f32>> {
@@ -60,7 +68,11 @@ fn labels() -> impl Strategy<Value = Vec<String>> {
 
 fn target() -> impl Strategy<Value = Target> {
     let head = (labels(), any::<u64>()).prop_map(|(labels, seed)| Head { labels, seed });
-    prop::option::of(head).prop_map(|head| Target { head })
+    (prop::option::of(head), prop::option::of((1u64..6, 1u64..9))).prop_map(|(head, images)| Target {
+        image_size: images.map(|(grid, patch)| grid * patch),
+        patch_size: images.map(|(_, patch)| patch),
+        head,
+    })
 }
 
 fn size() -> impl Strategy<Value = Size> {
@@ -95,6 +107,21 @@ proptest! {
     }
 
     #[test]
+    fn a_narrower_target_is_a_part_of_the_wider((grid, patch) in (1u64..6, 1u64..9), seed in any::<u64>()) {
+        let gene = gene();
+        let target = Target { head: labelled(&["b", "x"], seed).head, ..imaged(grid * patch, patch) };
+        let [narrow, wide] = [8, 24].map(|width| {
+            weights(served(&gene, &Size { width: Some(width), ..Size::default() }, &target))
+        });
+        let [kernels, wide_kernels] = [&narrow, &wide].map(|all| rows(all, "patch_embed.proj.weight"));
+        prop_assert_eq!(&kernels[..], &wide_kernels[..8]);
+        for name in ["pos_embed", "head.weight"] {
+            let prefix: Vec<f32> = values(&wide, name).chunks(24).flat_map(|row| row[..8].to_vec()).collect();
+            prop_assert_eq!(values(&narrow, name), prefix, "{}", name);
+        }
+    }
+
+    #[test]
     fn rows_follow_their_labels(one in labels(), other in labels(), seed in any::<u64>(), size in size()) {
         let gene = gene();
         let head = |labels: &[String]| weights(served(&gene, &size, &labelled(labels, seed)));
@@ -106,9 +133,10 @@ proptest! {
                 if let Some(j) = other.iter().position(|other| other == label) {
                     prop_assert_eq!(&a[i], &b[j], "{}", label);
                 }
-                match gene.meta().labels.iter().position(|own| own == label) {
-                    Some(known) => prop_assert_eq!(&a[i], &own[known]),
-                    None => prop_assert_eq!(a[i].iter().all(|v| *v == 0.0), name == "head.bias"),
+                if let Some(known) = gene.meta().labels.iter().position(|own| own == label) {
+                    prop_assert_eq!(&a[i], &own[known]);
+                } else {
+                    prop_assert_eq!(a[i].iter().all(|v| *v == 0.0), name == "head.bias");
                 }
             }
         }
@@ -116,10 +144,69 @@ proptest! {
 }
 
 #[test]
+fn resized_tensors_are_timms() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/resize.safetensors");
+    let golden = Weights::from_file(&TensorFile::open(&path).unwrap(), &Device::Cpu).unwrap();
+    let mut count = 0;
+    for case in golden.iter().filter_map(|(name, _)| name.strip_suffix("/stored")) {
+        let parts: Vec<&str> = case.split('/').collect();
+        let (from, to) = (parts[1].parse().unwrap(), parts[2].parse().unwrap());
+        let resize = match parts[0] {
+            "positions" => Resize::Positions { from, to },
+            _ => Resize::Kernels { from, to },
+        };
+        let found = resize.values(&values(&golden, &format!("{case}/stored")), 3);
+        let expected = values(&golden, &format!("{case}/resized"));
+        assert_eq!(found.len(), expected.len(), "{case}");
+        // timm computes in f32 throughout.
+        let largest = expected.iter().fold(0f32, |most, v| most.max(v.abs()));
+        let difference = found.iter().zip(&expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+        assert!(difference <= 1e-5 * largest, "{case}: {difference} of {largest}");
+        count += 1;
+    }
+    assert_eq!(count, 15);
+}
+
+#[test]
+fn only_what_depends_on_images_is_resized() {
+    let gene = gene();
+    let own = weights(served(&gene, &Size::default(), &Target::default()));
+    for (target, resized) in [
+        (imaged(16, 4), &["pos_embed"][..]),
+        (imaged(16, 8), &["patch_embed.proj.weight"]),
+        (imaged(8, 2), &["patch_embed.proj.weight", "pos_embed"]),
+        (Target { image_size: Some(12), ..Target::default() }, &["pos_embed"]),
+        (Target { patch_size: Some(8), ..Target::default() }, &["patch_embed.proj.weight", "pos_embed"]),
+    ] {
+        let other = weights(served(&gene, &Size::default(), &target));
+        let differ = own.iter().filter(|(name, _)| values(&own, name) != values(&other, name));
+        assert_eq!(differ.map(|(name, _)| name).collect::<Vec<_>>(), resized, "{target:?}");
+        // The class token's position is kept.
+        assert_eq!(values(&own, "pos_embed")[..24], values(&other, "pos_embed")[..24]);
+    }
+}
+
+#[test]
+fn resized_tensors_are_made_once_and_weighed() {
+    let gene = gene();
+    let blueprint =
+        |depth| gene.blueprint_for(&Size { depth: Some(depth), ..Size::default() }, &imaged(24, 6)).unwrap();
+    let slices = Slices::new(gene.file().clone(), 24).with_resized(&blueprint(1));
+    let [a, b] = [1, 5].map(|depth| assemble(&blueprint(depth), &slices).unwrap());
+    let made = (24 * 36 + 17 * 24) * 4;
+    assert_eq!(slices.most_owned_bytes(24, Dtype::F32), made);
+    // Header and lists beside what is made: the cache of models sees all of it.
+    assert!((made..made + 8192).contains(&a.own_bytes()), "{}", a.own_bytes());
+    let parts =
+        |artifact: &Artifact| -> BTreeSet<_> { artifact.parts().skip(1).map(|p| p.as_ptr()).collect() };
+    assert!(parts(&a).is_subset(&parts(&b)));
+}
+
+#[test]
 fn what_is_asked_for_in_vain_changes_no_byte() {
     let gene = gene();
     let plain = gene.blueprint(&Size::default()).unwrap();
-    let own = labelled(&gene.meta().labels, 9);
+    let own = Target { head: labelled(&gene.meta().labels, 9).head, ..imaged(8, 4) };
     assert_eq!(gene.blueprint_for(&Size::default(), &own).unwrap().identity, plain.identity);
     assert!(served(&gene, &Size::default(), &own) == served(&gene, &Size::default(), &Target::default()));
     // The seed is a part of the name only where it draws something.
@@ -131,6 +218,10 @@ fn what_is_asked_for_in_vain_changes_no_byte() {
     assert_ne!(identity(&["b", "a"], 1), identity(&["a", "b"], 1));
     assert_ne!(identity(&["ab", "c"], 1), identity(&["a", "bc"], 1));
     assert_ne!(identity(&["a", "b"], 1), plain.identity);
+    let images = |target| gene.blueprint_for(&Size::default(), &target).unwrap().identity;
+    assert_eq!(images(imaged(16, 4)), images(Target { image_size: Some(16), ..Target::default() }));
+    assert_ne!(images(imaged(16, 4)), images(imaged(16, 8)));
+    assert_ne!(images(imaged(16, 4)), plain.identity);
 }
 
 #[test]
@@ -169,6 +260,12 @@ fn fresh_rows_are_reported() {
         assert_eq!(plan.expected_accuracy.is_some(), labels == ["a", "b", "c"], "{labels:?}");
         assert_eq!(plan.blueprint.info.labels, labels);
     }
+    let request = ModelRequest { target: imaged(16, 2), ..ModelRequest::default() };
+    let plan = Plan::new(&gene, None, &request, None).unwrap();
+    assert_eq!(plan.inheritance(), Inheritance { resized: 2, ..copied });
+    assert_eq!(plan.expected_accuracy, None);
+    let summary = genebank::bank::ModelSummary::of(&plan);
+    assert_eq!((summary.image_size, summary.patch_size), (16, 2));
 }
 
 #[test]
@@ -186,11 +283,32 @@ fn impossible_targets_are_refused() {
         let error = refused(&target);
         assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Invalid, reason));
     }
+    for (target, reason) in [
+        (imaged(0, 4), "image_size 0 is beyond a vision transformer (1..=1024)"),
+        (imaged(8, 0), "patch_size 0 is beyond a vision transformer (1..=256)"),
+        (imaged(1_000_000_000, 4), "image_size 1000000000 is beyond a vision transformer (1..=1024)"),
+        (imaged(u64::MAX, u64::MAX), "is beyond a vision transformer (1..=1024)"),
+        (imaged(1024, 512), "patch_size 512 is beyond a vision transformer (1..=256)"),
+        (imaged(1024, 8), "patches 16384 is beyond a vision transformer (1..=4096)"),
+        (
+            Target { image_size: Some(30), ..Target::default() },
+            "image_size: 30 is not a multiple of patch_size 4",
+        ),
+        (
+            Target { patch_size: Some(3), ..Target::default() },
+            "image_size: 8 is not a multiple of patch_size 3",
+        ),
+    ] {
+        let error = refused(&target);
+        assert_eq!(error.kind(), Kind::Invalid);
+        assert!(error.to_string().contains(reason), "{error}");
+    }
     let most = labelled(&many[..100_000], 0);
     assert_eq!(gene.blueprint_for(&Size::default(), &most).unwrap().info.config.classes(), 100_000);
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "one small graph of candle's own")]
 fn parameters_in_training_are_not_cut_off() {
     let gene = gene();
     let stored = Weights::from_file(gene.file(), &Device::Cpu).unwrap();
@@ -199,12 +317,22 @@ fn parameters_in_training_are_not_cut_off() {
     let head = gene.blueprint_for(&Size::default(), &labelled(&["b", "x"], 0)).unwrap();
     let error = expand(&head, &trained(&flat).unwrap(), &Device::Cpu).unwrap_err();
     assert!(error.to_string().contains("head.weight"), "{error}");
+    for params in [&flat, &variables] {
+        let images = gene.blueprint_for(&Size::default(), &imaged(16, 4)).unwrap();
+        let error = expand(&images, &trained(params).unwrap(), &Device::Cpu).unwrap_err();
+        assert!(error.to_string().contains("pos_embed"), "{error}");
+    }
     // candle's own graph goes through kept rows.
-    let expanded = expand(&head, &trained(&variables).unwrap(), &Device::Cpu).unwrap();
+    let vars = variables.vars().unwrap();
+    let plain = vars.iter().map(|(name, var)| (name.clone(), Weight::new(var.as_tensor()).unwrap()));
+    let expanded = expand(&head, &plain.clone().collect(), &Device::Cpu).unwrap();
     let gradients = expanded.tensor("head.weight").unwrap().sum_all().unwrap().backward().unwrap();
-    let gradient =
-        gradients.get(&variables.vars().unwrap()["head.weight"]).unwrap().to_vec2::<f32>().unwrap();
+    let gradient = gradients.get(&vars["head.weight"]).unwrap().to_vec2::<f32>().unwrap();
     assert_eq!(gradient, [[0.0; 24], [1.0; 24], [0.0; 24]]);
+    // Resizing has no backward pass, whoever asks for one.
+    let images = gene.blueprint_for(&Size::default(), &imaged(16, 4)).unwrap();
+    let error = expand(&images, &plain.collect(), &Device::Cpu).unwrap_err();
+    assert!(error.to_string().contains("resizing has no gradient"), "{error}");
 }
 
 /// The file over gRPC.
@@ -232,7 +360,8 @@ async fn every_way_to_a_model_gives_the_same_bytes() {
     let bank = std::sync::Arc::new(Bank::open(bank_config(&server.models())).unwrap());
     let out = tempfile::tempdir().unwrap();
     let file = out.path().join("labels.txt");
-    std::fs::write(&file, "b\r\n\u{e9}, \"x\"\na\n").unwrap();
+    let text = "b\r\n\u{e9}, \"x\"\na\n";
+    genebank::tensor::codec::write_atomic(&file, [text.as_bytes()]).unwrap();
     let at_file = format!("@{}", file.display());
     for (labels, query, typed) in [
         (&["c", "x"][..], "labels=[%22c%22,%22x%22]&head_seed=5", "c,x"),
@@ -259,6 +388,16 @@ async fn every_way_to_a_model_gives_the_same_bytes() {
         assert!(output.stdout == expected, "{}", String::from_utf8_lossy(&output.stderr));
         assert!(String::from_utf8_lossy(&output.stderr).contains("fresh for 1 of"), "{output:?}");
     }
+    let size = Size { depth: Some(4), width: Some(8), dtype: Dtype::Bf16, ..Size::default() };
+    let request = ModelRequest { size, target: imaged(15, 5), ..ModelRequest::default() };
+    let expected = grpc(&server, &request).await.unwrap();
+    let query = "dtype=bf16&image_size=15&patch_size=5";
+    assert!(server.get(&format!("/v1/models/tiny/d4-w8.safetensors?{query}")).await.body == expected);
+    let models = server.models();
+    let arguments =
+        ["--depth", "4", "--width", "8", "--dtype", "bf16", "--image-size", "15", "--patch-size", "5"];
+    let output = tokio::task::spawn_blocking(move || cli(&models, &arguments)).await.unwrap();
+    assert!(output.stdout == expected, "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -268,9 +407,17 @@ async fn every_way_refuses_the_same() {
         let request = ModelRequest { target: labelled(labels, 0), ..ModelRequest::default() };
         assert_eq!(grpc(&server, &request).await.unwrap_err().kind(), Kind::Invalid, "{labels:?}");
     }
-    for query in
-        ["labels=[]", "labels=[%22a%22,%22a%22]", "labels=a,b", "labels=[1]", "labels=", "head_seed=1"]
-    {
+    for query in [
+        "labels=[]",
+        "labels=[%22a%22,%22a%22]",
+        "labels=a,b",
+        "labels=[1]",
+        "labels=",
+        "head_seed=1",
+        "image_size=0",
+        "image_size=x",
+        "patch_size=3",
+    ] {
         let answer = server.get(&format!("/v1/models/tiny/d4-w24.safetensors?{query}")).await;
         assert_eq!(answer.status, 400, "{query}");
     }
@@ -280,6 +427,9 @@ async fn every_way_refuses_the_same() {
         &["--labels", "a,"],
         &["--labels", "dataset"],
         &["--head-seed", "1"],
+        &["--image-size", "0"],
+        &["--image-size", "1000000000"],
+        &["--patch-size", "3"],
     ] {
         let output = cli(&server.models(), more);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{more:?}");
@@ -292,10 +442,10 @@ async fn every_way_refuses_the_same() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gene_is_tuned_for_the_classes_of_other_data() {
-    // A gene of other classes than Fashion-MNIST's: two are the same, at other places.
+    // A gene of smaller images and other classes than Fashion-MNIST's: two are the same, at other places.
     let fashion = support::fashion_meta();
     let labels = names(&["x", &fashion.labels[9], "y", &fashion.labels[0]]);
-    let raw = genebank::nn::config::RawVitConfig { classes: 4, ..fashion.config.into() };
+    let raw = genebank::nn::config::RawVitConfig { classes: 4, image_size: 14, ..fashion.config.into() };
     let config = genebank::nn::VitConfig::try_from(raw).unwrap();
     let meta = genebank::gene::GeneMeta { config, labels, ..fashion.clone() };
     let models = support::models(&store::render(meta.clone(), &support::weights(&meta), 7).unwrap().1);
@@ -308,7 +458,10 @@ async fn a_gene_is_tuned_for_the_classes_of_other_data() {
         learning_rate_e9: None,
         seed: 0,
     };
-    let request = |target| ModelRequest { tune: Some(tune.clone()), target, ..ModelRequest::default() };
+    let request = |target| {
+        let target = Target { image_size: Some(28), ..target };
+        ModelRequest { tune: Some(tune.clone()), target, ..ModelRequest::default() }
+    };
     let error = grpc(&server, &request(Target::default())).await.unwrap_err();
     assert!(error.to_string().contains("[28, 1, 10]"), "{error}");
     let mut wrong = fashion.labels.clone();
@@ -333,7 +486,7 @@ async fn a_gene_is_tuned_for_the_classes_of_other_data() {
             program.unwrap()
         };
         assert_eq!(run(&[]).status.code(), Some(2));
-        let output = run(&["--labels", "dataset"]);
+        let output = run(&["--labels", "dataset", "--image-size", "28"]);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let file = TensorFile::open(&model).unwrap();
         genebank::blueprint::ModelInfo::from_file(&file, "tuned").unwrap().labels

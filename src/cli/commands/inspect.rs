@@ -153,11 +153,12 @@ fn show_model(model: &ModelSummary) -> Result<()> {
         "depth {depth}, width {width}: {parameters} parameters, {macs} MACs, {size_bytes} bytes, measured {quality}"
     ))?;
     output::line(format_args!(
-        "layers by stage {}; tensors: {} copied, {} repeated, {} sliced, {} mixed, {} fresh",
+        "layers by stage {}; tensors: {} copied, {} repeated, {} sliced, {} resized, {} mixed, {} fresh",
         output::list(&model.stage_layers),
         inheritance.copied,
         inheritance.repeated,
         inheritance.sliced,
+        inheritance.resized,
         inheritance.mixed,
         inheritance.fresh
     ))?;

@@ -50,7 +50,11 @@ pub(super) fn model(options: &args::Subject, classes: &[String]) -> Result<Model
             return Err(Error::invalid("--depth, --width", "a model file has its size; these are for genes"));
         }
         if target != Target::default() {
-            return Err(Error::invalid("--labels", "a model file has its classes; these are for genes"));
+            let flags = "--image-size, --patch-size, --labels";
+            return Err(Error::invalid(
+                flags,
+                "a model file has its images and classes; these are for genes",
+            ));
         }
         return Model::open(&path);
     }

@@ -87,9 +87,9 @@ impl Weight {
             let (sum, overwrite) = gradients.piece(place.start, place.rows * place.cols);
             let sum = MatrixMut::strided(sum, place.rows, place.cols, place.stride);
             if overwrite {
-                sum.set_product(g, x)
+                sum.set_product(g, x);
             } else {
-                sum.add_product(g, x)
+                sum.add_product(g, x);
             }
             first += place.rows;
         }
