@@ -388,7 +388,7 @@ pub struct Plan {
     /// Most milliseconds of one forward pass of one batch, by --latency-table
     #[arg(long, value_name = "MS", requires = "latency_table")]
     pub latency: Option<f64>,
-    /// Latencies that were measured on the machine that the model is for: a TOML file of [[row]] with depth, width,
+    /// Latencies that were measured on the machine that the model is for: a TOML file of `[[row]]` with depth, width,
     /// milliseconds and, where it is not 1, batch; or .json with a list "row". Between two rows of one width, latency
     /// is linear in depth; sizes that no rows enclose are left out
     #[arg(long, value_name = "FILE", requires = "latency")]
