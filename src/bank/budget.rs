@@ -107,8 +107,9 @@ impl Bank {
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown gene; those of [`choose`].
-    pub fn choose(&self, gene: &str, budget: &Budget, limit: usize) -> Result<Choices> {
-        choose(self.registry.get(gene)?, budget, limit)
+    pub async fn choose(&self, gene: &str, budget: Budget, limit: usize) -> Result<Choices> {
+        let gene = self.registry.get(gene)?.clone();
+        super::blocking(move || choose(&gene, &budget, limit)).await
     }
 }
 

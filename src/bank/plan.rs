@@ -172,7 +172,7 @@ fn start(
             let ancestor = ancestor.ok_or_else(|| Error::NotFound {
                 what: "ancestor of gene",
                 name: gene.meta().name.clone(),
-                known: String::new(),
+                known: "none for this gene".to_owned(),
             })?;
             let stored = Stored {
                 file: ancestor.file().clone(),

@@ -1,5 +1,7 @@
 //! What a gene file says about itself: one JSON value in `__metadata__["genebank"]`.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -153,6 +155,10 @@ impl GeneMeta {
                         .iter()
                         .all(|w| *w > 0 && *w <= config.width() && w.is_multiple_of(self.head_dim)),
                 format!("trained widths {widths:?} do not hold {} or are not heads of it", config.width()),
+            ),
+            (
+                widths.iter().collect::<BTreeSet<_>>().len() == widths.len(),
+                format!("trained widths {widths:?} hold one twice"),
             ),
             (
                 self.labels.len() == config.classes(),

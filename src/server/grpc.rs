@@ -61,7 +61,7 @@ impl GeneBank for Handlers {
         &self,
         request: Request<proto::PlanModelRequest>,
     ) -> Result<Response<proto::PlanModelResponse>, Status> {
-        plan::answer(&self.bank, request.into_inner()).map(Response::new).map_err(status)
+        plan::answer(&self.bank, request.into_inner()).await.map(Response::new).map_err(status)
     }
 
     type InitModelStream = download::Download;

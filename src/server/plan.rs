@@ -19,9 +19,12 @@ use crate::{
 use super::{convert, http::State, status::Problem};
 
 /// Answers a call.
-pub(super) fn answer(bank: &Bank, message: proto::PlanModelRequest) -> Result<proto::PlanModelResponse> {
+pub(super) async fn answer(
+    bank: &Bank,
+    message: proto::PlanModelRequest,
+) -> Result<proto::PlanModelResponse> {
     let (gene, budget, limit) = request(message)?;
-    bank.choose(&gene, &budget, limit).map(response)
+    bank.choose(&gene, budget, limit).await.map(response)
 }
 
 /// What a call asks for: gene, budget and number of sizes.
@@ -129,7 +132,7 @@ pub(super) async fn get(
         batch: batch.unwrap_or(1),
         dtype: dtype.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
     };
-    Ok(Json(state.bank.choose(&gene, &budget, limit.unwrap_or(DEFAULT_CHOICES))?))
+    Ok(Json(state.bank.choose(&gene, budget, limit.unwrap_or(DEFAULT_CHOICES)).await?))
 }
 
 #[cfg(test)]

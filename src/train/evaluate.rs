@@ -1,6 +1,9 @@
 //! Accuracy and loss over a data set.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use crate::{
     data::{Batch, Loader},
@@ -47,6 +50,19 @@ pub fn labels(loader: &Loader) -> Vec<usize> {
 /// # Errors
 /// [`Error::Tensor`], and [`Error::Invalid`] for an empty loader.
 pub fn logits(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Vec<f32>> {
+    logits_unless(model, loader, threads, &AtomicBool::new(false))
+}
+
+/// As [`logits`], until `cancel` is set.
+///
+/// # Errors
+/// As [`logits`], and [`Error::Cancelled`].
+pub fn logits_unless(
+    model: &Vit,
+    loader: &Arc<Loader>,
+    threads: usize,
+    cancel: &AtomicBool,
+) -> Result<Vec<f32>> {
     let (batches, plan) = (loader.batches_per_epoch(), &loader.epoch(0));
     if batches == 0 {
         return Err(Error::invalid("data", "no image to evaluate on"));
@@ -57,6 +73,10 @@ pub fn logits(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Vec<f
         for (t, slots) in results.chunks_mut(per_thread).enumerate() {
             scope.spawn(move || {
                 for (i, slot) in slots.iter_mut().enumerate() {
+                    if cancel.load(Ordering::Relaxed) {
+                        *slot = Some(Err(Error::Cancelled));
+                        return;
+                    }
                     *slot = Some(loader.batch(plan, t * per_thread + i).and_then(|b| batch(model, &b)));
                 }
             });

@@ -8,7 +8,7 @@ use crate::{data::Augment, error::Result};
 use super::{Length, Optim, Recipe};
 
 /// Changes when the same request would lead to another recipe, or the same recipe to other bits.
-pub const RECIPE_VERSION: u64 = 2;
+pub const RECIPE_VERSION: u64 = 3;
 /// Most optimiser steps of a tuning on a server.
 pub const MAX_STEPS: u32 = 100_000;
 /// Most epochs of a tuning on a server.

@@ -22,13 +22,13 @@
 //! No gradient goes to who teaches. Differs from Scala in: whole heads are dropped and their dimension stays, every
 //! width is a prefix, depth varies by the repeats of a stage, and the ancestor may teach every size.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
 
 use crate::{
     blueprint::{Blueprint, expand},
-    error::{Context, Error, Result},
+    error::{Context, Result},
     gene::{GeneMeta, Size, store},
     tensor::{Weights, rng},
 };
@@ -47,13 +47,8 @@ type Shape = (usize, usize);
 /// The objective over a gene's variables.
 #[derive(Debug)]
 pub struct NestedSharing {
+    meta: GeneMeta,
     nested: Nested,
-    /// The trained size.
-    full: Shape,
-    /// The least of both.
-    smallest: Shape,
-    /// Every size that can be drawn.
-    blueprints: BTreeMap<Shape, Blueprint>,
     teacher: Teacher,
     distillation: Distillation,
     drop_path: f64,
@@ -74,37 +69,37 @@ impl NestedSharing {
         optim: &Optim,
         seed: u64,
     ) -> Result<Self> {
-        let [least, greatest] = nested.depths;
-        let full = (meta.config.width(), meta.config.depth());
-        let drawn = nested.widths.iter().flat_map(|width| (least..=greatest).map(|depth| (*width, depth)));
-        let shapes: BTreeSet<Shape> = drawn.chain([full]).collect();
-        let blueprint = |(width, depth): Shape| {
-            let size = Size { depth: Some(depth as u64), width: Some(width as u64), ..Size::default() };
-            Ok(((width, depth), store::blueprint(meta, &size)?))
-        };
-        let blueprints: BTreeMap<_, _> = shapes.into_iter().map(blueprint).collect::<Result<_>>()?;
-        let smallest =
-            *blueprints.keys().next().ok_or_else(|| Error::invalid("gene.nested", "there is no size"))?;
-        Ok(Self {
+        let objective = Self {
+            meta: meta.clone(),
             nested: nested.clone(),
-            full,
-            smallest,
-            blueprints,
             teacher,
             distillation: Distillation::new(gene, optim),
             drop_path: optim.drop_path,
             seed,
             dtype: optim.dtype(),
-        })
+        };
+        // Every size lies between these: what is wrong with one is said before the first step.
+        for (width, depth) in
+            nested.widths.iter().flat_map(|width| nested.depths.map(|depth| (*width, depth)))
+        {
+            objective.blueprint((width, depth))?;
+        }
+        Ok(objective)
+    }
+
+    fn blueprint(&self, (width, depth): Shape) -> Result<Blueprint> {
+        let size = Size { depth: Some(depth as u64), width: Some(width as u64), ..Size::default() };
+        store::blueprint(&self.meta, &size)
     }
 
     /// The sizes of a step and their weights `λ`, largest first: widths are drawn without repetition while there are
     /// enough, depths evenly.
     fn sizes(&self, step: u64) -> Vec<(Shape, f64)> {
-        let nested = &self.nested;
-        let mut sizes = BTreeMap::from([(self.full, nested.full_weight)]);
+        let (nested, config) = (&self.nested, &self.meta.config);
+        let mut sizes = BTreeMap::from([((config.width(), config.depth()), nested.full_weight)]);
         if step >= nested.full_only_steps {
-            sizes.entry(self.smallest).or_insert(nested.smallest_weight);
+            let narrowest = nested.widths.iter().copied().min().unwrap_or(config.width());
+            sizes.entry((narrowest, nested.depths[0])).or_insert(nested.smallest_weight);
             let mut random = rng::stream(self.seed, &format!("sizes/{step}"));
             let mut widths = nested.widths.clone();
             random.shuffle(&mut widths);
@@ -125,9 +120,9 @@ impl Objective for NestedSharing {
         let mut larger = ancestor.clone();
         let mut terms = Vec::with_capacity(2 * sizes.len());
         for (k, (shape, lambda)) in sizes.iter().enumerate() {
-            let blueprint = &self.blueprints[shape];
+            let blueprint = self.blueprint(*shape)?;
             let config = blueprint.info.config;
-            let weights = expand(blueprint, weights, shard.images.device())?;
+            let weights = expand(&blueprint, weights, shard.images.device())?;
             let model = network(config, &weights, self.dtype)?;
             let paths = draw_paths(self.seed, self.drop_path, config.depth(), shard)?;
             let logits = model.forward_dropping(&shard.images, &paths).context("auxiliary model")?;

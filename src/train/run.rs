@@ -182,7 +182,7 @@ impl Run<'_> {
         let task = Task {
             objective: &StageSharing {
                 auxiliary: Blueprint::whole(info.clone()),
-                teacher: self.teacher(teacher, &config)?,
+                teacher: self.teacher(teacher, &config, cancel)?,
                 distillation,
                 drop_path: optim.drop_path,
                 seed: self.recipe.seed,
@@ -203,12 +203,12 @@ impl Run<'_> {
     }
 
     /// `teacher` for the images of this run.
-    fn teacher(&self, teacher: &Model, student: &VitConfig) -> Result<Teacher> {
+    fn teacher(&self, teacher: &Model, student: &VitConfig, cancel: &AtomicBool) -> Result<Teacher> {
         let network = Vit::new(teacher.info.config, &teacher.weights.to_device(&self.device)?)?;
         let loader = self.loader(&teacher.info.preprocessing, student)?;
         let optim = &self.recipe.optim;
         let images = optim.length.steps(loader.batches_per_epoch() as u64) * optim.batch as u64;
-        Teacher::new(network, &loader, images, self.threads)
+        Teacher::new(network, &loader, images, self.threads, cancel)
     }
 
     /// Learns the gene of the recipe from `teacher`, by SWS.
@@ -231,7 +231,7 @@ impl Run<'_> {
         let auxiliary = store::blueprint(&meta, &Size::default())?;
         let json = serde_json::to_string(&meta).expect("a record of finite numbers and text serialises");
         let identity = self.identity(&json, &teacher.weights)?;
-        let (vit, optim) = (self.teacher(teacher, &meta.config)?, &self.recipe.optim);
+        let (vit, optim) = (self.teacher(teacher, &meta.config, cancel)?, &self.recipe.optim);
         let objective: Box<dyn Objective> = match &gene.nested {
             None => Box::new(StageSharing::new(auxiliary.clone(), vit, gene, optim, self.recipe.seed)),
             Some(nested) => Box::new(NestedSharing::new(&meta, nested, vit, gene, optim, self.recipe.seed)?),

@@ -1,6 +1,6 @@
 //! The ancestor's answers: computed with every batch, or once for every view of every image.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use candle_core::Tensor;
 
@@ -39,8 +39,14 @@ impl Teacher {
     /// makes few views of an image, they fit in memory, and the run asks for each more than once on average.
     ///
     /// # Errors
-    /// Those of an evaluation.
-    pub fn new(network: Vit, loader: &Loader, images: u64, threads: usize) -> Result<Self> {
+    /// Those of an evaluation; [`Error::Cancelled`] once `cancel` is set.
+    pub fn new(
+        network: Vit,
+        loader: &Loader,
+        images: u64,
+        threads: usize,
+        cancel: &AtomicBool,
+    ) -> Result<Self> {
         let classes = network.config().classes();
         let values = |views: u8| loader.items().saturating_mul(usize::from(views));
         match loader.views() {
@@ -48,7 +54,7 @@ impl Teacher {
                 if images > values(views) as u64
                     && values(views).saturating_mul(classes * size_of::<f32>()) <= MAX_BYTES =>
             {
-                LogitTable::new(&network, loader, views, threads).map(Self::Logits)
+                LogitTable::new(&network, loader, views, threads, cancel).map(Self::Logits)
             }
             _ => Ok(Self::Network(Box::new(network))),
         }
@@ -67,8 +73,8 @@ impl Teacher {
 }
 
 impl LogitTable {
-    fn new(network: &Vit, loader: &Loader, views: u8, threads: usize) -> Result<Self> {
-        let logits = |view| evaluate::logits(network, &Arc::new(loader.view(view)), threads);
+    fn new(network: &Vit, loader: &Loader, views: u8, threads: usize, cancel: &AtomicBool) -> Result<Self> {
+        let logits = |view| evaluate::logits_unless(network, &Arc::new(loader.view(view)), threads, cancel);
         let views = (0..views).map(logits).collect::<Result<_>>()?;
         let mut rows = vec![None; loader.dataset().len()];
         for (row, item) in (0u32..).zip(loader.view(0).epoch(0).order()) {

@@ -8,6 +8,7 @@ use std::{
 use candle_core::Device;
 use genebank::{
     data::{Augment, Dataset, DatasetPair, Loader, Split},
+    error::Error,
     gene::{Learngene, Size},
     tensor::Weights,
     train::{
@@ -111,6 +112,27 @@ fn one_gene_learns_every_width_it_sells() {
 }
 
 #[test]
+fn a_width_that_is_sold_twice_is_refused_before_training() {
+    let mut recipe = recipe(60);
+    let teacher = Model::fresh(&recipe, &data().train).unwrap();
+    let mut gene = gene_recipe();
+    gene.nested.as_mut().unwrap().widths = vec![8, 8, 16];
+    recipe.gene = Some(gene.clone());
+    let data = data();
+    let run = Run {
+        recipe: &recipe,
+        data: &data,
+        threads: 1,
+        device: Device::Cpu,
+        checkpoint: None,
+        watch_held_out: false,
+    };
+    let mut steps = 0;
+    let error = run.learn(&gene, &teacher, &AtomicBool::new(false), &mut |_| steps += 1).unwrap_err();
+    assert!(error.to_string().contains("hold one twice") && steps == 0, "{error}");
+}
+
+#[test]
 fn a_table_of_answers_holds_what_the_teacher_says() {
     let (data, recipe) = (data(), recipe(1));
     let model = Model::fresh(&recipe, &data.train).unwrap();
@@ -120,7 +142,10 @@ fn a_table_of_answers_holds_what_the_teacher_says() {
         Loader::new(dataset.clone(), indices.clone(), 40, 1, augment, preprocessing).unwrap()
     };
     let flips = loader(recipe.augment);
-    let teacher = |loader: &Loader, images| Teacher::new(model.vit().unwrap(), loader, images, 2).unwrap();
+    let go_on = AtomicBool::new(false);
+    let made =
+        |loader: &Loader, images, cancel| Teacher::new(model.vit().unwrap(), loader, images, 2, cancel);
+    let teacher = |loader: &Loader, images| made(loader, images, &go_on).unwrap();
     // Computing two views of every image pays from the third pass on.
     let passes = |n: usize| (n * flips.items()) as u64;
     assert!(matches!(teacher(&flips, passes(2)), Teacher::Network(_)));
@@ -128,6 +153,8 @@ fn a_table_of_answers_holds_what_the_teacher_says() {
     assert!(matches!(teacher(&crops, passes(9)), Teacher::Network(_)));
     let table = teacher(&flips, passes(3));
     assert!(matches!(table, Teacher::Logits(_)));
+    let cancelled = made(&flips, passes(3), &AtomicBool::new(true)).unwrap_err();
+    assert!(matches!(cancelled, Error::Cancelled));
     let batch = Arc::new(flips).prefetch(1, 2, 1).unwrap().next().unwrap();
     assert!(batch.views.contains(&0) && batch.views.contains(&1), "some are mirrored");
     let shard = Shard {

@@ -115,7 +115,7 @@ async fn what_a_choice_costs_is_what_the_model_has() {
     let bank = Arc::new(Bank::open(bank_config(models.path())).unwrap());
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let budget = Budget { bytes: Some(200_000), dtype, ..Budget::default() };
-        for choice in bank.choose(GENE, &budget, 20).unwrap().sizes {
+        for choice in bank.choose(GENE, budget.clone(), 20).await.unwrap().sizes {
             let size = Size {
                 depth: Some(choice.depth.into()),
                 width: Some(choice.width.into()),
@@ -215,14 +215,17 @@ async fn every_way_gives_the_same_choices() {
     let client = Client::connect(&server.url()).await.unwrap();
     let bank = Bank::open(bank_config(&server.models())).unwrap();
     let budget = Budget { macs: Some(macs_of(9, 24)), memory: Some(1 << 20), batch: 2, ..Budget::default() };
-    let near = bank.choose("", &budget, 30).unwrap();
+    let near = bank.choose("", budget.clone(), 30).await.unwrap();
     assert_eq!(client.plan_model(GENE, &budget, 30).await.unwrap(), near);
     let query = format!("max_macs={}&max_memory_bytes={}&batch=2&limit=30", macs_of(9, 24), 1 << 20);
     let far = server.get(&format!("/v1/plan?gene={GENE}&{query}")).await;
     // As text: reading a number back may lose its last bit.
     assert_eq!((far.status, far.body), (200, serde_json::to_vec(&near).unwrap()));
     let timed = Budget { latency: Some(latency(2.0)), dtype: Dtype::Bf16, ..Budget::default() };
-    assert_eq!(client.plan_model(GENE, &timed, 3).await.unwrap(), bank.choose(GENE, &timed, 3).unwrap());
+    assert_eq!(
+        client.plan_model(GENE, &timed, 3).await.unwrap(),
+        bank.choose(GENE, timed.clone(), 3).await.unwrap()
+    );
     let bare = client.plan_model("", &macs(macs_of(2, 8)), 1).await.unwrap();
     assert_eq!((bare.gene.as_str(), sizes(&bare)), (GENE, vec![(2, 8)]));
 }
