@@ -167,7 +167,9 @@ fn start(
     }
     match start.method {
         Method::Gene => Ok((gene.blueprint_for(size, target)?, of_gene())),
-        Method::Scratch => Ok((baselines::scratch(gene.meta(), size, start.seed)?, of_gene())),
+        Method::Scratch => {
+            Ok((baselines::scratch(gene.meta(), size, &Target::default(), start.seed)?, of_gene()))
+        }
         method @ (Method::FirstLayers | Method::Uniform) => {
             let ancestor = ancestor.ok_or_else(|| Error::NotFound {
                 what: "ancestor of gene",

@@ -23,7 +23,7 @@ use crate::{
     tensor::{TensorFile, hex, matrix_view, row_axes, sha256, weights::check_schema},
 };
 
-use super::{GeneMeta, Size, width};
+use super::{GeneMeta, Size, Target, width};
 
 /// Where the first values of a model come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -172,12 +172,12 @@ impl Ancestor {
     }
 }
 
-/// A network of a size of the gene `meta` that inherits nothing: seeded values.
+/// A network of a size of the gene `meta`, for `target`, that inherits nothing: seeded values.
 ///
 /// # Errors
-/// [`Error::OutOfRange`] or [`Error::Invalid`] for a size that is not a vision transformer's.
-pub fn scratch(meta: &GeneMeta, size: &Size, seed: u64) -> Result<Blueprint> {
-    let shape = super::store::blueprint(meta, size)?;
+/// [`Error::OutOfRange`] or [`Error::Invalid`] for a size or target that is not a vision transformer's.
+pub fn scratch(meta: &GeneMeta, size: &Size, target: &Target, seed: u64) -> Result<Blueprint> {
+    let shape = super::learngene::blueprint_of(meta, "", size, target)?;
     let mut blueprint = Blueprint::fresh(ModelInfo { origin: None, ..shape.info }, seed);
     blueprint.entries.iter_mut().for_each(|entry| entry.dtype = size.dtype);
     blueprint.identity = Canonical::new("genebank.scratch")

@@ -9,7 +9,7 @@ use crate::{
     blueprint::expand,
     data::Split,
     error::{Error, Result},
-    gene::{Learngene, Method, Size, baselines},
+    gene::{Head, Learngene, Method, Size, Target, baselines},
     tensor::{Weights, codec, hex, sha256},
     train::{
         Event, Length, Optim, Recipe, finetune,
@@ -192,15 +192,30 @@ impl<'a> Cells<'a> {
         Ok(Model { info: ancestor.info().clone(), weights })
     }
 
+    /// The classes of the data: the gene's own, or a head of which rows that the gene knows are kept.
+    fn target(&self, cell: &Cell<'_>) -> Target {
+        let labels = self.study.data.train.class_names();
+        let other = labels != self.gene(cell).meta().labels;
+        let head = other.then(|| Head { labels: labels.to_vec(), seed: cell.seed });
+        Target { head, ..Target::default() }
+    }
+
     /// The model before training.
     fn start(&self, cell: &Cell<'_>) -> Result<Model> {
-        let size = Size { depth: Some(cell.depth as u64), width: Some(cell.width as u64), ..Size::default() };
-        let ancestor = self.study.ancestor;
-        let (blueprint, file) = match cell.arm.method {
-            Method::Gene => (self.gene(cell).blueprint(&size)?, self.gene(cell).file()),
-            Method::Scratch => {
-                (baselines::scratch(self.gene(cell).meta(), &size, cell.seed)?, self.gene(cell).file())
-            }
+        // Whether a width that was not trained is of use is what a study may ask.
+        let (depth, width) = (Some(cell.depth as u64), Some(cell.width as u64));
+        let size = Size { depth, width, allow_untrained_width: true, ..Size::default() };
+        let (gene, ancestor, target) = (self.gene(cell), self.study.ancestor, self.target(cell));
+        let method = cell.arm.method;
+        let selects = matches!(method, Method::FirstLayers | Method::Uniform);
+        let of_ancestor = selects || cell.arm.taught_by == TaughtBy::Ancestor;
+        if of_ancestor && target.head.is_some() {
+            let reason = "it has the ancestor's classes, and the data have others";
+            return Err(Error::invalid(format!("arm \"{}\"", cell.arm.name), reason));
+        }
+        let (blueprint, file) = match method {
+            Method::Gene => (gene.blueprint_for(&size, &target)?, gene.file()),
+            Method::Scratch => (baselines::scratch(gene.meta(), &size, &target, cell.seed)?, gene.file()),
             method @ (Method::FirstLayers | Method::Uniform) => {
                 (ancestor.blueprint(method, &size)?, ancestor.file())
             }
@@ -237,8 +252,12 @@ impl<'a> Cells<'a> {
         };
         let data = self.study.data.train.digest();
         let mut name = format!("{start}-d{depth}-w{width}-e{epochs}");
-        let mut parts =
-            format!("{data}\n{from}\n{name}\n{}", if arm.method == Method::Gene { 0 } else { seed });
+        let target = self.target(cell);
+        let drawn = arm.method != Method::Gene || target.head.is_some();
+        let mut parts = format!("{data}\n{from}\n{name}\n{}", if drawn { seed } else { 0 });
+        if let Some(head) = target.head {
+            parts += &format!("\n{:?}", head.labels);
+        }
         if epochs > 0 {
             let recipe = serde_json::to_string(&self.recipe(cell)?)
                 .map_err(|e| Error::invalid("recipe", e.to_string()))?;

@@ -6,6 +6,7 @@
 
 mod cell;
 mod plan;
+mod plot;
 mod report;
 
 use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
@@ -62,8 +63,10 @@ impl<'a> Study<'a> {
                 }
             }
         }
-        let ancestor = measure(&cells.ancestor()?, self.data, Split::Test, self.threads)?.share();
-        report::write(self, &rows, ancestor)?;
+        let knows = self.ancestor.info().labels == self.data.train.class_names();
+        let accuracy =
+            || measure(&cells.ancestor()?, self.data, Split::Test, self.threads).map(|all| all.share());
+        report::write(self, &rows, knows.then(accuracy).transpose()?)?;
         Ok(rows)
     }
 

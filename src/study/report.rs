@@ -1,11 +1,7 @@
-//! The table (CSV and Markdown) and the plot of a study.
+//! The table of a study, as CSV and Markdown.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-};
+use std::{collections::BTreeSet, fmt::Write as _};
 
-use plotters::prelude::*;
 use serde::Serialize;
 
 use crate::{
@@ -13,7 +9,7 @@ use crate::{
     tensor::codec,
 };
 
-use super::{Cell, Finished, Method, Study};
+use super::{Cell, Finished, Method, Study, plot};
 
 /// One line of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -72,26 +68,21 @@ impl Row {
 }
 
 /// A column of the table: rows of one arm and length.
-type Series<'a> = (String, Vec<&'a Row>);
+pub(super) type Series<'a> = (String, Vec<&'a Row>);
 
-pub(super) fn write(study: &Study<'_>, rows: &[Row], ancestor: f64) -> Result<()> {
+/// Writes the table and the plot; `ancestor` is its accuracy on the test set, where it knows the classes of the data.
+pub(super) fn write(study: &Study<'_>, rows: &[Row], ancestor: Option<f64>) -> Result<()> {
     let columns = series(rows, |row| {
         if row.epochs == 0 { row.arm.clone() } else { format!("{}, {}", row.arm, plural(row.epochs)) }
     });
     let file = |name: &str, text: &str| codec::write_atomic(&study.output.join(name), [text.as_bytes()]);
     file("table.csv", &csv(rows))?;
     file("table.md", &markdown(&columns, ancestor))?;
-    let one_width = rows.iter().all(|row| row.width == rows[0].width);
-    let lines = series(rows, |row| {
-        let of = if one_width { String::new() } else { format!(", width {}", row.width) };
-        let after = if row.epochs == 0 { String::new() } else { format!(", {}", plural(row.epochs)) };
-        format!("{}{of}{after}", row.arm)
-    });
-    file("plot.svg", &plot(&lines, ancestor).map_err(|reason| Error::invalid("plot", reason))?)
+    file("plot.svg", &plot::svg(rows, ancestor).map_err(|reason| Error::invalid("plot", reason))?)
 }
 
 /// The rows by what `name` gives, in the order in which the names first come.
-fn series(rows: &[Row], name: impl Fn(&Row) -> String) -> Vec<Series<'_>> {
+pub(super) fn series(rows: &[Row], name: impl Fn(&Row) -> String) -> Vec<Series<'_>> {
     let mut series: Vec<Series<'_>> = Vec::new();
     for row in rows {
         let name = name(row);
@@ -103,7 +94,7 @@ fn series(rows: &[Row], name: impl Fn(&Row) -> String) -> Vec<Series<'_>> {
     series
 }
 
-fn plural(epochs: u32) -> String {
+pub(super) fn plural(epochs: u32) -> String {
     format!("{epochs} epoch{}", if epochs == 1 { "" } else { "s" })
 }
 
@@ -137,7 +128,7 @@ fn figure(rows: &[&Row], depth: usize, width: usize) -> Option<String> {
     }
 }
 
-fn markdown(columns: &[Series<'_>], ancestor: f64) -> String {
+fn markdown(columns: &[Series<'_>], ancestor: Option<f64>) -> String {
     let rows = columns.iter().flat_map(|(_, rows)| rows.iter());
     let sizes: BTreeSet<_> = rows.map(|row| (row.width, row.depth)).collect();
     let mut text = "| width | depth |".to_owned();
@@ -155,80 +146,7 @@ fn markdown(columns: &[Series<'_>], ancestor: f64) -> String {
         }
         text.push('\n');
     }
-    let _ = writeln!(text, "\nAccuracy on the test set, per cent. Ancestor: {:.2}.", ancestor * 100.0);
+    let beside = ancestor.map_or_else(String::new, |share| format!(" Ancestor: {:.2}.", share * 100.0));
+    let _ = writeln!(text, "\nAccuracy on the test set, per cent.{beside}");
     text
-}
-
-fn plot(series: &[Series<'_>], ancestor: f64) -> std::result::Result<String, String> {
-    let mut svg = String::new();
-    draw(&mut svg, series, ancestor).map_err(|e| e.to_string())?;
-    Ok(svg)
-}
-
-fn draw(
-    svg: &mut String,
-    series: &[Series<'_>],
-    ancestor: f64,
-) -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let rows = || series.iter().flat_map(|(_, rows)| rows.iter());
-    let depths = rows().fold((usize::MAX, 0), |(a, b), row| (a.min(row.depth), b.max(row.depth)));
-    let least = rows().fold(ancestor, |least, row| least.min(row.test));
-    let bottom = ((least * 100.0 - 1.0) / 2.0).floor() * 2.0;
-    let area = SVGBackend::with_string(svg, (820, 480)).into_drawing_area();
-    area.fill(&WHITE)?;
-    let (left, right) = (depths.0 as f64 - 0.5, depths.1 as f64 + 0.5);
-    let mut chart = ChartBuilder::on(&area)
-        .margin(16)
-        .x_label_area_size(44)
-        .y_label_area_size(56)
-        .build_cartesian_2d(left..right, bottom..(ancestor * 100.0 + 2.0))?;
-    chart
-        .configure_mesh()
-        .x_desc("depth (transformer blocks)")
-        .y_desc("test accuracy, %")
-        .x_labels(depths.1 - depths.0 + 1)
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| format!("{y:.0}"))
-        .light_line_style(WHITE)
-        .bold_line_style(RGBColor(225, 225, 225))
-        .label_style(("sans-serif", 15))
-        .draw()?;
-    let level = ancestor * 100.0;
-    chart
-        .draw_series(DashedLineSeries::new([(left, level), (right, level)], 6, 5, BLACK.stroke_width(1)))?
-        .label("ancestor")
-        .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], BLACK));
-    // Okabe & Ito's palette, told apart by everyone.
-    let colours = [
-        RGBColor(0, 114, 178),
-        RGBColor(0, 158, 115),
-        RGBColor(230, 159, 0),
-        RGBColor(213, 94, 0),
-        RGBColor(86, 180, 233),
-        RGBColor(204, 121, 167),
-    ];
-    for ((name, rows), colour) in series.iter().zip(colours.into_iter().cycle()) {
-        let mut points: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-        for row in rows {
-            points.entry(row.depth).or_default().push(row.test * 100.0);
-        }
-        let mean = |(depth, found): (usize, Vec<f64>)| {
-            (depth as f64, found.iter().sum::<f64>() / found.len() as f64)
-        };
-        let points: Vec<_> = points.into_iter().map(mean).collect();
-        chart
-            .draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-        chart.draw_series(points.into_iter().map(|point| Circle::new(point, 4, colour.filled())))?;
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
-        .background_style(WHITE.mix(0.9))
-        .border_style(RGBColor(200, 200, 200))
-        .label_font(("sans-serif", 15))
-        .draw()?;
-    area.present()?;
-    Ok(())
 }

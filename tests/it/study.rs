@@ -1,6 +1,9 @@
 //! A study of seconds: it finishes every cell once, writes table and plot, and stores quality in the gene.
 
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
 
 use genebank::{
     gene::{Learngene, store},
@@ -75,14 +78,40 @@ batch = 100
 learning_rate = 3e-3
 "#;
 
-fn genebank(folder: &Path, arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_genebank"))
+/// Classes that the gene does not have, from a folder of images.
+const OTHER: &str = r#"
+data = "fashion-folder"
+gene = "tiny"
+ancestor = "work/ancestor.safetensors"
+
+[[arms]]
+name = "gene"
+sizes = [[2, 8]]
+epochs = [0, 2]
+recipe = "small.toml"
+learning_rates = [1e-3]
+
+[[arms]]
+name = "scratch"
+method = "scratch"
+sizes = [[2, 8]]
+epochs = [2]
+recipe = "small.toml"
+learning_rates = [1e-3]
+"#;
+
+fn output(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_genebank"))
         .current_dir(folder)
         .args(arguments)
         .env("GENEBANK_DATA", sample_data())
         .env_remove("GENEBANK_MODELS")
         .output()
-        .unwrap();
+        .unwrap()
+}
+
+fn genebank(folder: &Path, arguments: &[&str]) -> String {
+    let output = output(folder, arguments);
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap() + std::str::from_utf8(&output.stderr).unwrap()
 }
@@ -122,4 +151,35 @@ fn a_study_goes_on_where_it_stopped_and_fills_the_gene() {
     let gene = Learngene::open(&folder.join(format!("{GENE}.safetensors"))).unwrap();
     assert_eq!(gene.meta().quality.len(), 4 + 1);
     assert!(gene.quality(3, 8, 0).is_some() && gene.quality(2, 24, 1).is_some());
+}
+
+#[test]
+fn a_study_on_other_classes_measures_what_has_their_head() {
+    let meta = fashion_meta();
+    let models = models(&store::render(meta.clone(), &weights(&meta), 7).unwrap().1);
+    let folder = models.path();
+    let small = SCRATCH.replace("batch = 100", "batch = 6");
+    for (name, text) in [("scratch.toml", SCRATCH), ("small.toml", &small)] {
+        write_atomic(&folder.join(name), [text.as_bytes()]).unwrap();
+    }
+    genebank(folder, &["train", "scratch.toml", "-o", "work/ancestor.safetensors"]);
+    let run = |plan: &str| {
+        write_atomic(&folder.join("plan.toml"), [plan.as_bytes()]).unwrap();
+        output(folder, &["study", "plan.toml", "-o", "out", "--models", "."])
+    };
+    let measured = run(OTHER);
+    assert!(measured.status.success(), "{measured:?}");
+    assert_eq!(std::fs::read_to_string(folder.join("out/table.csv")).unwrap().lines().count(), 1 + 3);
+    let markdown = std::fs::read_to_string(folder.join("out/table.md")).unwrap();
+    assert!(!markdown.contains("Ancestor"), "it has other classes: {markdown}");
+
+    let refused = [
+        ("method = \"scratch\"", "method = \"first-layers\"", "classes"),
+        ("method = \"scratch\"", "method = \"scratch\"\ntaught_by = \"ancestor\"", "classes"),
+    ];
+    for (from, to, word) in refused {
+        let output = run(&OTHER.replace(from, to));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(word), "{to}: {said}");
+    }
 }

@@ -1,0 +1,40 @@
+"""What fashion-any costs to learn, and what models learned alone cost, in multiply-accumulates of training.
+
+    python recipes/any_size_cost.py docs/results/any-size/table.csv
+
+A training step counts three forward passes (one forward, two of its size backward). Both ways need the ancestor, and both
+ask it once for the answers to every image and its mirror image. Reads the multiply-accumulates of each size from the table.
+"""
+
+import csv
+import sys
+
+IMAGES, EPOCHS, ANCESTOR_EPOCHS, VIEWS = 55_000, 20, 12, 2
+WIDTHS, DEPTHS, DRAWS = (24, 48, 72, 96), range(3, 17), 2
+FULL, SMALLEST, ANCESTOR = (8, 96), (3, 24), (16, 96)
+
+
+def main(table):
+    with open(table, newline="") as file:
+        macs = {(int(row["depth"]), int(row["width"])): int(row["macs"]) for row in csv.DictReader(file)}
+    grid = [(depth, width) for width in WIDTHS for depth in DEPTHS]
+    mean = sum(macs[size] for size in grid) / len(grid)
+    answers = VIEWS * IMAGES * macs[ANCESTOR]
+    passes = 3 * EPOCHS * IMAGES
+    ancestor = 3 * ANCESTOR_EPOCHS * IMAGES * macs[ANCESTOR]
+    # Draws that repeat the full or the smallest size cost less than is counted here.
+    gene = answers + passes * (macs[FULL] + macs[SMALLEST] + DRAWS * mean)
+    alone = answers + passes * mean
+    print(f"ancestor            {ancestor / 1e12:8.1f} T multiply-accumulates")
+    print(f"gene                {gene / 1e12:8.1f}")
+    print(f"one size alone      {alone / 1e12:8.1f}   mean of the {len(grid)} sizes of the grid")
+    for count in (10, len(grid)):
+        ratio = count * alone / gene
+        beside = (ancestor + count * alone) / (ancestor + gene)
+        print(f"{count:3} sizes alone    {count * alone / 1e12:8.1f}   {ratio:.2f} of the gene; with the ancestor {beside:.2f}")
+    print(f"break-even          {gene / alone:8.1f} sizes that are learned from the same ancestor")
+    print(f"without a teacher   {(ancestor + gene) / (passes * mean):8.1f} sizes that need no ancestor")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
