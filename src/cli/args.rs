@@ -46,6 +46,8 @@ pub enum Command {
     Eval(Eval),
     /// Measure a gene's models over depths and tuning epochs, beside controls from scratch
     Study(Study),
+    /// Write a gene of seeded values in any shape, to measure a server with; it has learned nothing
+    Synthesize(Synthesize),
 }
 
 /// Where genes are.
@@ -414,4 +416,41 @@ pub struct Plan {
     /// Where genes are.
     #[command(flatten)]
     pub models: Models,
+}
+
+/// `synthesize`.
+#[derive(Debug, Clone, Args)]
+pub struct Synthesize {
+    /// Gene file to write, NAME.safetensors
+    pub output: PathBuf,
+    /// Height and width of an image, pixels
+    #[arg(long, value_name = "PIXELS", default_value_t = 224)]
+    pub image_size: usize,
+    /// Height and width of a patch, pixels
+    #[arg(long, value_name = "PIXELS", default_value_t = 16)]
+    pub patch_size: usize,
+    /// Colour channels
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub channels: usize,
+    /// Classes of the head
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub classes: usize,
+    /// Transformer blocks of the auxiliary model; four times as many are served. The defaults are the shape of DeiT-B
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub depth: usize,
+    /// Embedding dimension
+    #[arg(long, value_name = "N", default_value_t = 768)]
+    pub width: usize,
+    /// Attention heads
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub heads: usize,
+    /// Stages, over which the blocks are spread evenly
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub stages: usize,
+    /// Narrower widths that are served too, with commas between
+    #[arg(long, value_name = "WIDTHS", value_delimiter = ',')]
+    pub widths: Vec<usize>,
+    /// Seed of the values
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
 }

@@ -49,5 +49,6 @@ fn command(command: Command) -> Result<()> {
         Command::Finetune(options) => commands::train::finetune(&options),
         Command::Eval(options) => commands::eval::run(&options),
         Command::Study(options) => commands::study::run(&options),
+        Command::Synthesize(options) => commands::synthesize::run(&options),
     }
 }

@@ -39,7 +39,7 @@ fn message(gene: &str, budget: &Budget, limit: usize) -> Result<proto::PlanModel
         max_milliseconds: latency.as_ref().map(|latency| latency.milliseconds),
         latencies: latency.iter().flat_map(|latency| latency.table.rows().iter().map(row)).collect(),
         batch: *batch,
-        dtype: super::element_type(*dtype).into(),
+        dtype: super::convert::element_type(*dtype).into(),
         limit: u32::try_from(limit).unwrap_or(u32::MAX),
     })
 }

@@ -8,6 +8,7 @@ pub mod forecast;
 pub mod learngene;
 pub mod meta;
 pub mod store;
+pub mod synthetic;
 pub mod target;
 pub mod width;
 
@@ -16,4 +17,5 @@ pub use depth::DepthRule;
 pub use forecast::{Forecast, Forecasts};
 pub use learngene::{Learngene, Size};
 pub use meta::{GeneMeta, Probe, Quality};
+pub use synthetic::Synthetic;
 pub use target::{Head, Target};

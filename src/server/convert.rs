@@ -10,6 +10,8 @@ use crate::{
     tensor::Dtype,
 };
 
+use super::download::Part;
+
 /// Limits of a chunk, bytes: above the cost of a message, below the 4 MiB that clients accept by default.
 const CHUNK_BYTES: (usize, usize) = (64 << 10, 3 << 20);
 /// Chunk of a request that names none, bytes.
@@ -50,6 +52,18 @@ pub(super) fn model_request(message: proto::InitModelRequest) -> Result<(ModelRe
     };
     let start = Start { method: start_method(method)?, seed: method_seed };
     Ok((ModelRequest { gene, size, target, start, tune: fine_tune.map(tune).transpose()? }, chunk_bytes))
+}
+
+/// What a call for the rest of a model asks for.
+pub(super) fn download_request(message: proto::DownloadModelRequest) -> Result<(ModelRequest, Part)> {
+    let proto::DownloadModelRequest { model, identity, offset } = message;
+    let model = model.ok_or_else(|| Error::invalid("model", "give the request that began the download"))?;
+    if identity.len() != 64 || !identity.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        let reason = "must be the 64 hexadecimal digits of ModelHeader.identity";
+        return Err(Error::invalid("identity", reason));
+    }
+    let (request, chunk_bytes) = model_request(model)?;
+    Ok((request, Part { chunk_bytes, offset, identity: Some(identity) }))
 }
 
 pub(super) fn element_type(value: i32) -> Result<Dtype> {

@@ -1,4 +1,4 @@
-//! The stream of `InitModel`: header, progress while tuning, chunks, digest.
+//! The stream of `InitModel` and `DownloadModel`: header, progress while tuning, chunks, digest.
 //!
 //! The producer is one async function that is polled by the stream itself: it runs only as far as the client
 //! reads, and dropping the stream drops all of it, a tuning job's handle included.
@@ -15,6 +15,7 @@ use tonic::Status;
 
 use crate::{
     bank::{Delivery, ModelSummary, Plan},
+    blueprint::Artifact,
     error::{Error, Result},
     proto::{self, init_model_response::Event},
 };
@@ -28,17 +29,44 @@ pub(super) struct Download {
     failure: Option<Error>,
 }
 
+/// Which bytes of a model, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Largest chunk, bytes.
+    pub(super) chunk_bytes: usize,
+    /// First byte.
+    pub(super) offset: u64,
+    /// What the model must be, for a client that has the bytes before `offset`.
+    pub(super) identity: Option<String>,
+}
+
+impl Part {
+    /// Checks that it is a part of `artifact`.
+    fn check(&self, artifact: &Artifact) -> Result<()> {
+        let found = artifact.identity().to_string();
+        if let Some(identity) = self.identity.as_ref().filter(|identity| **identity != found) {
+            return Err(Error::NotFound { what: "model", name: identity.clone(), known: found });
+        }
+        let (size, offset) = (artifact.size_bytes(), self.offset);
+        if offset > size {
+            let (of, limit) = ("the model".to_owned(), format!("0..={size}"));
+            return Err(Error::OutOfRange { what: "offset", found: offset, of, limit });
+        }
+        Ok(())
+    }
+}
+
 /// Begins the stream of `delivery`.
-pub(super) fn start(plan: Plan, delivery: Delivery, chunk_bytes: usize, digests: Digests) -> Download {
+pub(super) fn start(plan: Plan, delivery: Delivery, part: Part, digests: Digests) -> Download {
     let (sender, messages) = mpsc::channel(1);
-    let producer = produce(plan, delivery, chunk_bytes, digests, sender);
+    let producer = produce(plan, delivery, part, digests, sender);
     Download { producer: Some(Box::pin(producer)), messages, failure: None }
 }
 
 async fn produce(
     plan: Plan,
     delivery: Delivery,
-    chunk_bytes: usize,
+    part: Part,
     digests: Digests,
     out: mpsc::Sender<Event>,
 ) -> Result<()> {
@@ -55,6 +83,7 @@ async fn produce(
             job.finish().await?
         }
     };
+    part.check(&artifact)?;
     let size_bytes = artifact.size_bytes();
     let manifest = digests.manifest(&artifact).await?;
     let identity = artifact.identity().to_string();
@@ -66,7 +95,7 @@ async fn produce(
         tokio::spawn(async move { digests.sha256(&artifact).await })
     };
     let digest = AbortOnDropHandle::new(digest);
-    for (offset, data) in artifact.chunks(0..size_bytes, chunk_bytes) {
+    for (offset, data) in artifact.chunks(part.offset..size_bytes, part.chunk_bytes) {
         send(Event::Chunk(proto::Chunk { offset, data })).await?;
     }
     let sha256 = digest.await.map_err(|_| Error::Cancelled)??;

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use axum::{Router, middleware};
 use tonic::{Request, Response, Status, service::Routes};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::{
-    bank::Bank,
+    bank::{Bank, ModelRequest},
     error::{Error, Result},
     proto::{
         self,
@@ -14,7 +15,14 @@ use crate::{
     },
 };
 
-use super::{convert, digests::Digests, download, plan, status::status};
+use super::{
+    convert,
+    deadline::deadline,
+    digests::Digests,
+    download::{self, Download, Part},
+    frame, plan,
+    status::status,
+};
 
 /// The service under its name in health checks.
 pub(super) type Service = GeneBankServer<Handlers>;
@@ -26,16 +34,18 @@ pub(super) struct Handlers {
     digests: Digests,
 }
 
-/// The service with health and reflection.
-pub(super) fn routes(bank: Arc<Bank>, digests: Digests, health: HealthServer<impl Health>) -> Result<Routes> {
+/// The service with health and reflection; a call's own deadline holds for each.
+pub(super) fn routes(bank: Arc<Bank>, digests: Digests, health: HealthServer<impl Health>) -> Result<Router> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Error::invalid("protocol", error.to_string()))?;
-    let service =
-        Service::new(Handlers { bank, digests }).max_decoding_message_size(proto::MAX_REQUEST_BYTES);
-    Ok(Routes::new(service).add_service(health).add_service(reflection).prepare())
+    let handlers = Handlers { bank, digests };
+    let generated = Service::new(handlers.clone()).max_decoding_message_size(proto::MAX_REQUEST_BYTES);
+    let routes = Routes::new(generated.clone()).add_service(health).add_service(reflection).prepare();
+    let framed = frame::routes(handlers, generated);
+    Ok(routes.into_axum_router().merge(framed).layer(middleware::from_fn(deadline)))
 }
 
 #[tonic::async_trait]
@@ -71,9 +81,24 @@ impl GeneBank for Handlers {
         request: Request<proto::InitModelRequest>,
     ) -> Result<Response<Self::InitModelStream>, Status> {
         let (request, chunk_bytes) = convert::model_request(request.into_inner()).map_err(status)?;
-        let plan = self.bank.plan(&request).map_err(status)?;
+        self.stream(&request, Part { chunk_bytes, offset: 0, identity: None }).await
+    }
+
+    type DownloadModelStream = download::Download;
+
+    async fn download_model(
+        &self,
+        request: Request<proto::DownloadModelRequest>,
+    ) -> Result<Response<Self::DownloadModelStream>, Status> {
+        let (request, part) = convert::download_request(request.into_inner()).map_err(status)?;
+        self.stream(&request, part).await
+    }
+}
+
+impl Handlers {
+    async fn stream(&self, request: &ModelRequest, part: Part) -> Result<Response<Download>, Status> {
+        let plan = self.bank.plan(request).map_err(status)?;
         let delivery = self.bank.deliver(&plan).await.map_err(status)?;
-        let digests = self.digests.clone();
-        Ok(Response::new(download::start(plan, delivery, chunk_bytes, digests)))
+        Ok(Response::new(download::start(plan, delivery, part, self.digests.clone())))
     }
 }

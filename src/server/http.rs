@@ -16,7 +16,6 @@ use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
 use crate::{
     bank::{Bank, GeneSummary, ModelRequest, Plan},
@@ -48,7 +47,7 @@ pub(super) struct State {
 }
 
 /// Every route of the port.
-pub(super) fn router(state: State, grpc: Routes) -> Router {
+pub(super) fn router(state: State, grpc: Router) -> Router {
     Router::new()
         .route("/v1/genes", get(genes))
         .route("/v1/models/{gene}/{file}", get(model))
@@ -58,7 +57,7 @@ pub(super) fn router(state: State, grpc: Routes) -> Router {
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(middleware::from_fn(without_body))
         .with_state(state)
-        .merge(grpc.into_axum_router())
+        .merge(grpc)
         .fallback(unknown)
 }
 

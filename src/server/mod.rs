@@ -5,8 +5,10 @@
 
 mod body;
 mod convert;
+mod deadline;
 mod digests;
 mod download;
+mod frame;
 mod grpc;
 mod http;
 mod listen;

@@ -1,6 +1,9 @@
 //! The client believes nothing that it has not checked.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use genebank::{
     bank::ModelRequest,
@@ -19,8 +22,14 @@ use crate::support::entries;
 
 type Script = Vec<Result<proto::InitModelResponse, Status>>;
 
-/// A server that says what it was told to say.
-struct Scripted(Script);
+/// A server that says what it was told to say, and of rests from an offset on.
+#[derive(Default)]
+struct Scripted {
+    whole: Script,
+    rest: Script,
+    /// Offsets that were asked for.
+    offsets: Arc<Mutex<Vec<u64>>>,
+}
 
 #[tonic::async_trait]
 impl GeneBank for Scripted {
@@ -48,16 +57,36 @@ impl GeneBank for Scripted {
         &self,
         _: Request<proto::InitModelRequest>,
     ) -> Result<Response<Self::InitModelStream>, Status> {
-        Ok(Response::new(tokio_stream::iter(self.0.clone())))
+        Ok(Response::new(tokio_stream::iter(self.whole.clone())))
+    }
+
+    type DownloadModelStream = Self::InitModelStream;
+
+    async fn download_model(
+        &self,
+        request: Request<proto::DownloadModelRequest>,
+    ) -> Result<Response<Self::DownloadModelStream>, Status> {
+        let proto::DownloadModelRequest { model, identity, offset } = request.into_inner();
+        assert_eq!((model.is_some(), identity), (true, identity_of_all()));
+        self.offsets.lock().unwrap().push(offset);
+        Ok(Response::new(tokio_stream::iter(self.rest.clone())))
     }
 }
 
+fn identity_of_all() -> String {
+    "0a".repeat(32)
+}
+
 async fn receive(script: Script, path: &Path) -> Result<Summary, Error> {
+    receive_from(Scripted { whole: script, ..Default::default() }, path).await
+}
+
+async fn receive_from(server: Scripted, path: &Path) -> Result<Summary, Error> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let server = tonic::transport::Server::builder().add_service(GeneBankServer::new(Scripted(script)));
+    let server = tonic::transport::Server::builder().add_service(GeneBankServer::new(server));
     let task = tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
-    let client = Client::connect(&url).await?;
+    let client = Client::connect(&url).await?.with_retries(1);
     assert_eq!(client.genes().await.unwrap_err().kind(), Kind::Internal);
     let result = client.init_model(&ModelRequest::default(), path, |_| {}).await;
     task.abort();
@@ -65,7 +94,7 @@ async fn receive(script: Script, path: &Path) -> Result<Summary, Error> {
 }
 
 fn header(size_bytes: u64) -> Event {
-    Event::Header(ModelHeader { size_bytes, ..Default::default() })
+    Event::Header(ModelHeader { size_bytes, identity: identity_of_all(), ..Default::default() })
 }
 
 fn chunk(offset: u64, data: &'static [u8]) -> Event {
@@ -124,8 +153,75 @@ async fn a_stream_that_breaks_its_word_leaves_the_old_file() {
         assert_eq!(std::fs::read(&path).unwrap(), b"old", "{what}");
         assert_eq!(entries(folder.path()), ["m"], "{what}");
     }
-    let mut broken = script(full());
-    broken.push(Err(Status::resource_exhausted("later")));
-    assert_eq!(receive(broken, &path).await.unwrap_err().kind(), Kind::Overloaded);
+    let mut refused = script(full());
+    refused.push(Err(Status::invalid_argument("no")));
+    assert_eq!(receive(refused, &path).await.unwrap_err().kind(), Kind::Invalid);
     assert_eq!(entries(folder.path()), ["m"]);
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_gone_on_with_at_the_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    let mut whole = script(vec![header(4), chunk(0, b"ab")]);
+    whole.push(Err(Status::unavailable("lost")));
+    let rest = script(vec![header(4), chunk(2, b"cd"), completed(b"abcd", 4)]);
+    let offsets = Arc::<Mutex<Vec<u64>>>::default();
+    let server = Scripted { whole: whole.clone(), rest, offsets: offsets.clone() };
+    receive_from(server, &path).await.unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"abcd");
+    assert_eq!(
+        (entries(folder.path()), offsets.lock().unwrap().as_slice()),
+        (vec!["m".to_owned()], &[2][..])
+    );
+
+    // A rest of another model is none.
+    let other =
+        Event::Header(ModelHeader { size_bytes: 5, identity: identity_of_all(), ..Default::default() });
+    let rest = script(vec![other, chunk(2, b"cde"), completed(b"abcde", 5)]);
+    let error = receive_from(Scripted { whole, rest, ..Default::default() }, &path).await.unwrap_err();
+    assert_eq!((error.kind(), entries(folder.path())), (Kind::DataLoss, vec!["m".to_owned()]), "{error}");
+}
+
+#[tokio::test]
+async fn bytes_of_a_killed_run_are_not_asked_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    let part = folder.path().join(format!(".m.{}.part", identity_of_all()));
+    let whole = script(vec![header(4), chunk(0, b"abcd"), completed(b"abcd", 4)]);
+    for (left, rest, asked) in [
+        ("a", vec![header(4), chunk(1, b"bcd"), completed(b"abcd", 4)], &[1][..]),
+        ("abcd", vec![header(4), completed(b"abcd", 4)], &[4]),
+        // What lies there is not of this file: all of it is asked for.
+        ("xy", vec![header(4), chunk(2, b"cd"), completed(b"abcd", 4)], &[2]),
+        ("", vec![], &[]),
+    ] {
+        codec::write_atomic(&part, [left.as_bytes()]).unwrap();
+        let offsets = Arc::<Mutex<Vec<u64>>>::default();
+        let server = Scripted { whole: whole.clone(), rest: script(rest), offsets: offsets.clone() };
+        receive_from(server, &path).await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"abcd", "{left}");
+        assert_eq!(offsets.lock().unwrap().as_slice(), asked, "{left}");
+        assert_eq!(entries(folder.path()), ["m"], "{left}");
+        std::fs::remove_file(&path).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_arrived_before_the_last_try_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    let name = format!(".m.{}.part", identity_of_all());
+    for lost in [Status::unavailable("lost"), Status::resource_exhausted("later")] {
+        let mut whole = script(vec![header(4), chunk(0, b"ab")]);
+        whole.push(Err(lost.clone()));
+        let offsets = Arc::<Mutex<Vec<u64>>>::default();
+        let server = Scripted { whole, rest: vec![Err(lost)], offsets: offsets.clone() };
+        receive_from(server, &path).await.unwrap_err();
+        // One try that `retries` allows, after the one that bytes had earned.
+        assert_eq!(offsets.lock().unwrap().as_slice(), [2, 2]);
+        assert_eq!(entries(folder.path()), [name.as_str()]);
+        assert_eq!(std::fs::read(folder.path().join(&name)).unwrap(), b"ab");
+        std::fs::remove_file(folder.path().join(&name)).unwrap();
+    }
 }

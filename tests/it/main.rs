@@ -8,6 +8,7 @@ mod cli;
 mod client;
 mod conformance;
 mod data;
+mod frames;
 mod golden;
 mod hostile;
 mod http;

@@ -78,8 +78,14 @@ async fn embedded(options: &args::Init, request: &ModelRequest) -> Result<Summar
 }
 
 fn report(event: Event) {
-    if let Event::Progress(Progress { step, total_steps, loss }) = event {
-        output::talk(format_args!("tuning: step {step} of {total_steps}, loss {loss:.4}"));
+    match event {
+        Event::Progress(Progress { step, total_steps, loss }) => {
+            output::talk(format_args!("tuning: step {step} of {total_steps}, loss {loss:.4}"));
+        }
+        Event::Retry { reason, pause } => {
+            output::talk(format_args!("trying again in {:.1} s: {reason}", pause.as_secs_f64()));
+        }
+        Event::Header(_) | Event::Received { .. } => {}
     }
 }
 

@@ -8,6 +8,7 @@ pub(super) mod plan;
 pub(super) mod serve;
 pub(super) mod study;
 mod subject;
+pub(super) mod synthesize;
 pub(super) mod train;
 
 use tokio::runtime::{Builder, Runtime};

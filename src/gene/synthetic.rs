@@ -1,0 +1,129 @@
+//! Genes that have learned nothing: seeded values in any shape, to measure a server with.
+
+use bytes::Bytes;
+use candle_core::{Device, Tensor};
+
+use crate::{
+    blueprint::{Preprocessing, model::FAMILY},
+    error::{Context, Error, Result},
+    nn::{VitConfig, config::NORM_EPS},
+    tensor::{Weight, Weights, codec},
+};
+
+use super::{
+    GeneMeta, Learngene, Probe,
+    meta::{FORMAT, MAX_DEPTH, Pooling},
+    store,
+};
+
+/// Shape of a synthetic gene.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Synthetic {
+    /// Name.
+    pub name: String,
+    /// Shape of the auxiliary model.
+    pub config: VitConfig,
+    /// Stages, over which layers are spread evenly.
+    pub stages: usize,
+    /// Narrower widths that are served too.
+    pub widths: Vec<usize>,
+    /// Seed of the values.
+    pub seed: u64,
+}
+
+impl Synthetic {
+    /// The gene and its file.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for a file that is too large; [`Error::Corrupt`] where the shape is no gene's.
+    pub fn render(&self) -> Result<(Learngene, Bytes)> {
+        let Self { name, config, stages, widths, seed } = self;
+        let config = *config;
+        let layers = |stage: usize| config.depth() * (stage + 1) / stages - config.depth() * stage / stages;
+        let mut trained_widths = [widths.as_slice(), &[config.width()]].concat();
+        trained_widths.sort_unstable();
+        trained_widths.dedup();
+        let meta = GeneMeta {
+            format: FORMAT,
+            name: name.clone(),
+            family: FAMILY.to_owned(),
+            config,
+            stages: (0..*stages).map(layers).collect(),
+            trained_widths,
+            width_norms: false,
+            depth_range: [1, (4 * config.depth()).min(MAX_DEPTH)],
+            head_dim: config.head_dim(),
+            norm_eps: NORM_EPS,
+            pooling: Pooling::Token,
+            preprocessing: Preprocessing {
+                mean: vec![0.5; config.channels()],
+                std: vec![0.5; config.channels()],
+            },
+            labels: (0..config.classes()).map(|class| format!("class {class}")).collect(),
+            licence: "CC0-1.0".to_owned(),
+            data: "none".to_owned(),
+            teacher: "none".to_owned(),
+            recipe: format!("seeded values, seed {seed}: nothing was learned"),
+            probe: Probe { seed: 0, batch: 1, logits: vec![0.0; config.classes()] },
+            quality: Vec::new(),
+        };
+        meta.check(&format!("synthetic gene \"{name}\""))?;
+        let specs = meta.schema();
+        let bytes = specs.iter().map(|spec| 4 * spec.shape(&config).iter().product::<usize>() as u64).sum();
+        if bytes > codec::MAX_FILE_BYTES {
+            let limit = format!("up to {}", codec::MAX_FILE_BYTES);
+            return Err(Error::OutOfRange {
+                what: "bytes",
+                found: bytes,
+                of: format!("gene \"{name}\""),
+                limit,
+            });
+        }
+        let value = |spec: &crate::nn::ParamSpec| {
+            let shape = spec.shape(&config);
+            let values = spec.init.values(*seed, &spec.name, shape.iter().product());
+            let weight =
+                Tensor::from_vec(values, shape, &Device::Cpu).and_then(|tensor| Weight::new(&tensor));
+            Ok((spec.name.clone(), weight.context(&spec.name)?))
+        };
+        let weights: Weights = specs.iter().map(value).collect::<Result<_>>()?;
+        store::render(meta, &weights, 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::config::RawVitConfig;
+
+    #[test]
+    fn a_synthetic_gene_is_a_gene() {
+        let raw = RawVitConfig {
+            image_size: 8,
+            patch_size: 4,
+            channels: 1,
+            classes: 3,
+            depth: 7,
+            width: 24,
+            heads: 3,
+            mlp_ratio: 4,
+        };
+        let config = VitConfig::try_from(raw).unwrap();
+        let synthetic = |stages, widths: &[usize]| Synthetic {
+            name: "s".into(),
+            config,
+            stages,
+            widths: widths.into(),
+            seed: 1,
+        };
+        let (gene, bytes) = synthetic(3, &[8]).render().unwrap();
+        assert_eq!(
+            (gene.meta().stages.as_slice(), gene.meta().trained_widths.as_slice()),
+            (&[2, 2, 3][..], &[8, 24][..])
+        );
+        assert_eq!(bytes, synthetic(3, &[8]).render().unwrap().1);
+        for wrong in [synthetic(0, &[]), synthetic(8, &[]), synthetic(2, &[9])] {
+            wrong.render().unwrap_err();
+        }
+    }
+}

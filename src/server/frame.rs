@@ -1,0 +1,270 @@
+//! `InitModel` and `DownloadModel` without a copy of the weights: gRPC frames around slices of memory.
+//!
+//! The generated service encodes each message into a buffer of its own, so every chunk is copied once. Here only the few
+//! bytes before a chunk's data are made; the data follow as the slice that they are. On the wire both are the same, byte
+//! for byte. The generated service stays: it takes what is compressed or framed for a browser, and is what this is
+//! tested against.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, header},
+    response::Response,
+    routing::post,
+};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use hyper::body::{Body as HttpBody, Frame};
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint},
+};
+use tokio_stream::Stream;
+use tonic::Status;
+use tower::ServiceExt as _;
+
+use crate::proto::{self, gene_bank_server::GeneBank as _, init_model_response::Event};
+
+use super::{
+    download::Download,
+    grpc::{Handlers, Service},
+};
+
+/// Metadata of a call that wants the generated service, which copies: to compare, or to find a fault.
+const FRAMES: &str = "genebank-frames";
+/// Flag of compression and length.
+const PREFIX_BYTES: usize = 5;
+
+/// The methods that are answered here, and the generated service that they fall back on.
+pub(super) fn routes(handlers: Handlers, generated: Service) -> Router {
+    Router::new()
+        .route("/genebank.v1.GeneBank/InitModel", post(init_model))
+        .route("/genebank.v1.GeneBank/DownloadModel", post(download_model))
+        .with_state(Framed { handlers, generated })
+}
+
+#[derive(Debug, Clone)]
+struct Framed {
+    handlers: Handlers,
+    generated: Service,
+}
+
+async fn init_model(State(framed): State<Framed>, request: Request) -> Response {
+    framed.answer(request, async |handlers, message| handlers.init_model(message).await).await
+}
+
+async fn download_model(State(framed): State<Framed>, request: Request) -> Response {
+    framed.answer(request, async |handlers, message| handlers.download_model(message).await).await
+}
+
+impl Framed {
+    /// Decodes the one message of a call and frames what `method` answers.
+    async fn answer<M: prost::Message + Default>(
+        self,
+        request: Request,
+        method: impl AsyncFnOnce(Handlers, tonic::Request<M>) -> Result<tonic::Response<Download>, Status>,
+    ) -> Response {
+        if !is_plain(request.headers()) {
+            let Ok(response) = self.generated.oneshot(request).await;
+            return response.map(Body::new);
+        }
+        let message = match message(request.into_body()).await {
+            Ok(message) => message,
+            Err(status) => return status.into_http(),
+        };
+        match method(self.handlers, tonic::Request::new(message)).await {
+            Ok(messages) => {
+                let mut response = Response::new(Body::new(Frames::new(messages.into_inner())));
+                let grpc = HeaderValue::from_static("application/grpc");
+                response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+                response
+            }
+            Err(status) => status.into_http(),
+        }
+    }
+}
+
+/// Whether a call is framed as here: not compressed, not for a browser, and not told otherwise.
+fn is_plain(headers: &HeaderMap) -> bool {
+    let is = |name: &str, known: &[&str]| {
+        headers.get(name).is_none_or(|value| known.iter().any(|known| value.as_bytes() == known.as_bytes()))
+    };
+    is("content-type", &["application/grpc", "application/grpc+proto"])
+        && is("grpc-encoding", &["identity"])
+        && !headers.contains_key(FRAMES)
+}
+
+/// The one message of a call.
+async fn message<M: prost::Message + Default>(body: Body) -> Result<M, Status> {
+    let limit = proto::MAX_REQUEST_BYTES;
+    let mut bytes = axum::body::to_bytes(body, PREFIX_BYTES + limit).await.map_err(|_| {
+        Status::out_of_range(format!("the message is beyond the limit of {limit} bytes, or was cut"))
+    })?;
+    if bytes.len() < PREFIX_BYTES {
+        return Err(Status::internal(format!("a message of {} bytes has no frame", bytes.len())));
+    }
+    let (compressed, length) = (bytes.get_u8(), bytes.get_u32() as usize);
+    if compressed != 0 {
+        return Err(Status::unimplemented("a compressed message without grpc-encoding"));
+    }
+    if length != bytes.len() {
+        let reason = format!("the frame announces {length} bytes and holds {}", bytes.len());
+        return Err(Status::internal(reason));
+    }
+    M::decode(bytes).map_err(|error| Status::internal(error.to_string()))
+}
+
+/// Messages as frames of a response body, with the status in the trailers.
+struct Frames<S> {
+    messages: S,
+    /// The chunk whose head was given last.
+    data: Option<Bytes>,
+    ended: bool,
+}
+
+impl<S> Frames<S> {
+    const fn new(messages: S) -> Self {
+        Self { messages, data: None, ended: false }
+    }
+}
+
+impl<S> HttpBody for Frames<S>
+where
+    S: Stream<Item = Result<proto::InitModelResponse, Status>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(data) = self.data.take() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let status = match ready!(Pin::new(&mut self.messages).poll_next(context)) {
+            Some(Ok(message)) => {
+                let (head, data) = framed(message);
+                self.data = data;
+                return Poll::Ready(Some(Ok(Frame::data(head))));
+            }
+            Some(Err(status)) => status,
+            None => Status::ok(""),
+        };
+        self.ended = true;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers(&status)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
+
+/// A status as the trailers of a call.
+pub(super) fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // It fails for text that no header can hold, which is encoded before.
+    if status.add_header(&mut trailers).is_err() {
+        trailers.insert("grpc-status", HeaderValue::from_static("2"));
+    }
+    trailers
+}
+
+/// The bytes of a message up to its data, and the data.
+fn framed(message: proto::InitModelResponse) -> (Bytes, Option<Bytes>) {
+    let Some(Event::Chunk(proto::Chunk { offset, data })) = message.event else {
+        let mut frame = prefix(message.encoded_len());
+        message.encode_raw(&mut frame);
+        return (frame.freeze(), None);
+    };
+    // message Chunk { uint64 offset = 1; bytes data = 2; }; a field that is zero or empty is left out.
+    let mut fields = BytesMut::new();
+    if offset != 0 {
+        encode_key(1, WireType::Varint, &mut fields);
+        encode_varint(offset, &mut fields);
+    }
+    if !data.is_empty() {
+        encode_key(2, WireType::LengthDelimited, &mut fields);
+        encode_varint(data.len() as u64, &mut fields);
+    }
+    // message InitModelResponse { oneof event { Chunk chunk = 3; } }
+    let mut chunk = BytesMut::new();
+    encode_key(3, WireType::LengthDelimited, &mut chunk);
+    encode_varint((fields.len() + data.len()) as u64, &mut chunk);
+    let mut frame = prefix(chunk.len() + fields.len() + data.len());
+    frame.extend_from_slice(&chunk);
+    frame.extend_from_slice(&fields);
+    (frame.freeze(), Some(data).filter(|data| !data.is_empty()))
+}
+
+/// The start of the frame of a message of `length` bytes.
+fn prefix(length: usize) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(64);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).expect("a chunk is at most 3 MiB, a header holds a few names"));
+    frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn bytes((head, data): (Bytes, Option<Bytes>)) -> Vec<u8> {
+        [head.as_ref(), data.as_deref().unwrap_or_default()].concat()
+    }
+
+    fn generated(message: &proto::InitModelResponse) -> Vec<u8> {
+        let body = message.encode_to_vec();
+        [&[0][..], &(body.len() as u32).to_be_bytes(), &body].concat()
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_those_of_the_generated_service(offset in any::<u64>(), length in 0usize..100_000, zero: bool) {
+            let chunk = proto::Chunk {
+                offset: if zero { 0 } else { offset },
+                data: Bytes::from((0..length).map(|i| i as u8).collect::<Vec<_>>()),
+            };
+            let message = proto::InitModelResponse { event: Some(Event::Chunk(chunk)) };
+            prop_assert_eq!(bytes(framed(message.clone())), generated(&message));
+        }
+    }
+
+    #[test]
+    fn what_holds_no_data_is_encoded_as_it_is() {
+        let header = proto::ModelHeader { gene: "a".into(), depth: 3, ..Default::default() };
+        for event in [None, Some(Event::Header(header)), Some(Event::Completed(proto::Completed::default()))]
+        {
+            let message = proto::InitModelResponse { event };
+            assert_eq!(bytes(framed(message.clone())), generated(&message));
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_that_are_none_are_refused() {
+        let frame = |flag: u8, length: u32, body: &[u8]| [&[flag][..], &length.to_be_bytes(), body].concat();
+        let whole = proto::InitModelRequest { depth: Some(4), ..Default::default() }.encode_to_vec();
+        let read = async |bytes: Vec<u8>| message::<proto::InitModelRequest>(Body::from(bytes)).await;
+        assert_eq!(read(frame(0, whole.len() as u32, &whole)).await.unwrap().depth, Some(4));
+        for (bytes, code) in [
+            (vec![0; 4], tonic::Code::Internal),
+            (frame(1, whole.len() as u32, &whole), tonic::Code::Unimplemented),
+            (frame(0, u32::MAX, &whole), tonic::Code::Internal),
+            (frame(0, 1, &whole), tonic::Code::Internal),
+            (frame(0, 2, &[0xff, 0xff]), tonic::Code::Internal),
+            (frame(0, 0, &vec![0; proto::MAX_REQUEST_BYTES + 1]), tonic::Code::OutOfRange),
+        ] {
+            assert_eq!(read(bytes).await.unwrap_err().code(), code);
+        }
+    }
+}
