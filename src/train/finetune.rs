@@ -3,9 +3,12 @@
 //! Source: Xia et al. 2024 (SWS, arXiv 2404.16897), the published tuning recipe: labels only, no warm-up, cosine
 //! decay, a learning rate far below the one from scratch (a high one throws the inheritance away).
 
-use crate::{data::Augment, error::Result};
+use crate::{
+    data::{Augment, DatasetPair, Split},
+    error::Result,
+};
 
-use super::{Length, Optim, Recipe};
+use super::{Length, Optim, Recipe, run::SPLIT_SEED};
 
 /// Changes when the same request would lead to another recipe, or the same recipe to other bits.
 pub const RECIPE_VERSION: u64 = 3;
@@ -16,15 +19,19 @@ pub const MAX_EPOCHS: u32 = 100;
 /// Peak learning rate where none is given: the best of three on held-out images (docs/results/sws).
 pub const LEARNING_RATE: f64 = 1e-3;
 
-/// The recipe of a tuning.
+/// Images of a step, or as many as are trained on where there are fewer.
+const BATCH: usize = 128;
+
+/// The recipe of a tuning on `data`.
 ///
 /// # Errors
 /// [`crate::error::Error::Invalid`] for a learning rate that is not a positive number.
-pub fn recipe(data: &str, length: Length, learning_rate: Option<f64>, seed: u64) -> Result<Recipe> {
+pub fn recipe(data: &DatasetPair, length: Length, learning_rate: Option<f64>, seed: u64) -> Result<Recipe> {
     let learning_rate = learning_rate.unwrap_or(LEARNING_RATE);
+    let (_, images) = data.select(Split::Train, SPLIT_SEED);
     let optim = Optim {
         length,
-        batch: 128,
+        batch: images.len().clamp(1, BATCH),
         learning_rate,
         min_learning_rate: learning_rate * 0.02,
         warmup_steps: 0,
@@ -38,5 +45,13 @@ pub fn recipe(data: &str, length: Length, learning_rate: Option<f64>, seed: u64)
     };
     optim.check()?;
     let augment = Augment { crop_padding: 0, flip: true, erase: None };
-    Ok(Recipe { data: data.to_owned(), seed, model: None, start: None, optim, augment, gene: None })
+    Ok(Recipe {
+        data: data.train.name().to_owned(),
+        seed,
+        model: None,
+        start: None,
+        optim,
+        augment,
+        gene: None,
+    })
 }

@@ -88,7 +88,6 @@ ancestor = "work/ancestor.safetensors"
 name = "gene"
 sizes = [[2, 8]]
 epochs = [0, 2]
-recipe = "small.toml"
 learning_rates = [1e-3]
 
 [[arms]]

@@ -60,8 +60,8 @@ pub(in crate::cli) fn finetune(options: &args::Finetune) -> Result<()> {
         (Some(epochs), _) => Length::Epochs(epochs),
         (None, steps) => Length::Steps(steps.unwrap_or(0)),
     };
-    let recipe = finetune::recipe(&options.dataset, length, options.lr, options.seed)?;
-    let data = open_data(&recipe.data, &options.run)?;
+    let data = open_data(&options.dataset, &options.run)?;
+    let recipe = finetune::recipe(&data, length, options.lr, options.seed)?;
     let model = subject::model(&options.subject, data.train.class_names())?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.run, None, true)?;
