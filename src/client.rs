@@ -2,6 +2,7 @@
 
 mod convert;
 mod download;
+mod expected;
 mod partial;
 mod plan;
 
@@ -12,6 +13,8 @@ use tonic::{
     Status,
     transport::{Channel, Endpoint},
 };
+
+pub use expected::Expected;
 
 use crate::{
     bank::{GeneSummary, ModelSummary, Progress},

@@ -180,6 +180,13 @@ pub struct Init {
     /// Seed of order and augmentation while tuning
     #[arg(long, default_value_t = 0, requires = "tune_dataset")]
     pub seed: u64,
+    /// Record identity and digests of what was written in this file [default with --locked or without a value:
+    /// genebank.lock]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "genebank.lock")]
+    pub lock: Option<PathBuf>,
+    /// Write what the lock file says of this output, to the byte, or fail. The lock file stays as it is
+    #[arg(long)]
+    pub locked: bool,
     /// Print what was written as JSON on standard output
     #[arg(long)]
     pub json: bool,

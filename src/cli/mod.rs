@@ -3,6 +3,7 @@
 pub mod args;
 mod commands;
 mod config;
+mod lock;
 mod map;
 mod output;
 mod progress;

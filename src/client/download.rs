@@ -13,7 +13,7 @@ use crate::{
     tensor::codec,
 };
 
-use super::{Client, Event, Summary, convert, partial::Partial};
+use super::{Client, Event, Expected, Summary, convert, partial::Partial};
 
 /// First pause before another try; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -48,10 +48,34 @@ impl Client {
         &self,
         request: &ModelRequest,
         path: &Path,
+        on_event: impl FnMut(Event),
+    ) -> Result<Summary> {
+        self.download(request, path, None, on_event).await
+    }
+
+    /// As [`Client::init_model`], for a model that was had before: another one is not written.
+    ///
+    /// # Errors
+    /// Those of [`Client::init_model`], and [`Error::Invalid`] where identity or bytes differ.
+    pub async fn init_locked(
+        &self,
+        request: &ModelRequest,
+        path: &Path,
+        expected: &Expected,
+        on_event: impl FnMut(Event),
+    ) -> Result<Summary> {
+        self.download(request, path, Some(expected), on_event).await
+    }
+
+    async fn download(
+        &self,
+        request: &ModelRequest,
+        path: &Path,
+        expected: Option<&Expected>,
         mut on_event: impl FnMut(Event),
     ) -> Result<Summary> {
-        let mut download =
-            Download { client: self, request: convert::message(request)?, path, model: None, file: None };
+        let request = convert::message(request)?;
+        let mut download = Download { client: self, request, path, expected, model: None, file: None };
         let (mut tries, mut most) = (0, 0);
         loop {
             let outcome = download.run(&mut on_event).await;
@@ -96,6 +120,7 @@ struct Download<'a> {
     client: &'a Client,
     request: proto::InitModelRequest,
     path: &'a Path,
+    expected: Option<&'a Expected>,
     /// What the last header said, and the manifest.
     model: Option<(ModelSummary, String)>,
     /// Present from the first chunk on.
@@ -185,6 +210,10 @@ impl Download<'_> {
             }
             return Ok(());
         }
+        // Before tuning the identity is that of what will be tuned.
+        if let Some(expected) = self.expected.filter(|_| !manifest.is_empty()) {
+            expected.check_identity(&model.identity)?;
+        }
         on_event(Event::Header(model.clone()));
         self.model = Some((model, manifest));
         Ok(())
@@ -242,6 +271,10 @@ impl Download<'_> {
         };
         let found = partial.sha256();
         if found == sha256 {
+            if let Some(Err(error)) = self.expected.map(|expected| expected.check_sha256(&found)) {
+                blocking(move || partial.remove()).await?;
+                return Err(error);
+            }
             blocking(move || partial.finish()).await?;
             return Ok(Some(Summary { model, manifest, sha256 }));
         }

@@ -15,6 +15,7 @@ mod http;
 mod kill;
 mod laws;
 mod learning;
+mod lock;
 mod nested;
 mod plan;
 mod retarget;

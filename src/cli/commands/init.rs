@@ -4,8 +4,12 @@ use std::{path::Path, sync::Arc};
 
 use crate::{
     bank::{Bank, Delivery, ModelRequest, ModelSummary, Progress},
-    cli::{args, config, output},
-    client::{Client, Event, Summary},
+    cli::{
+        args, config,
+        lock::{self, Lock},
+        output,
+    },
+    client::{Client, Event, Expected, Summary},
     error::{Error, Result},
     tensor::hex,
 };
@@ -15,28 +19,46 @@ const STDOUT: &str = "-";
 
 pub(in crate::cli) fn run(options: &args::Init) -> Result<()> {
     let request = config::request(options)?;
-    if options.json && options.output == Path::new(STDOUT) {
-        return Err(Error::invalid("--json", "standard output is taken by the model"));
+    if options.output == Path::new(STDOUT) && (options.json || options.locked || options.lock.is_some()) {
+        return Err(Error::invalid("-o -", "--json, --lock and --locked need a file"));
     }
+    let path = options.lock.clone().unwrap_or_else(|| lock::DEFAULT.into());
+    let locks = options.locked || options.lock.is_some();
+    let lock = locks.then(|| Lock::open(&path)).transpose()?;
+    let expected = match &lock {
+        Some(lock) if options.locked => Some(lock.expected(&options.output)?.clone()),
+        _ => None,
+    };
     let work = async {
         match &options.server {
-            Some(url) => remote(url, &request, &options.output).await,
-            None => embedded(options, &request).await,
+            Some(url) => remote(url, &request, &options.output, expected.as_ref()).await,
+            None => embedded(options, &request, expected.as_ref()).await,
         }
     };
     let summary = super::small_runtime()?.block_on(async {
         tokio::select! {
             summary = work => summary,
-            // Dropping the work takes its temporary files with it.
             _ = tokio::signal::ctrl_c() => Err(Error::Cancelled),
         }
     })?;
+    if let Some(mut lock) = lock.filter(|_| !options.locked) {
+        lock.put(&options.output, &summary);
+        lock.write(&path)?;
+    }
     output::talk(sentence(&summary));
     if options.json { output::json(&summary) } else { Ok(()) }
 }
 
-async fn remote(url: &str, request: &ModelRequest, path: &Path) -> Result<Summary> {
+async fn remote(
+    url: &str,
+    request: &ModelRequest,
+    path: &Path,
+    expected: Option<&Expected>,
+) -> Result<Summary> {
     let client = Client::connect(url).await?;
+    if let Some(expected) = expected {
+        return client.init_locked(request, path, expected, report).await;
+    }
     if path != Path::new(STDOUT) {
         return client.init_model(request, path, report).await;
     }
@@ -49,7 +71,11 @@ async fn remote(url: &str, request: &ModelRequest, path: &Path) -> Result<Summar
     Ok(summary)
 }
 
-async fn embedded(options: &args::Init, request: &ModelRequest) -> Result<Summary> {
+async fn embedded(
+    options: &args::Init,
+    request: &ModelRequest,
+    expected: Option<&Expected>,
+) -> Result<Summary> {
     let bank = Arc::new(Bank::open(config::bank(options.bank.clone(), None)?)?);
     let plan = bank.plan(request)?;
     let artifact = match bank.deliver(&plan).await? {
@@ -61,20 +87,19 @@ async fn embedded(options: &args::Init, request: &ModelRequest) -> Result<Summar
             job.finish().await?
         }
     };
+    let (identity, sha256) = (artifact.identity().to_string(), hex(artifact.sha256()));
+    if let Some(expected) = expected {
+        expected.check_identity(&identity)?;
+        expected.check_sha256(&sha256)?;
+    }
     if options.output == Path::new(STDOUT) {
         output::bytes(artifact.parts().map(AsRef::as_ref))?;
     } else {
         artifact.write(&options.output)?;
     }
-    Ok(Summary {
-        model: ModelSummary {
-            identity: artifact.identity().to_string(),
-            size_bytes: artifact.size_bytes(),
-            ..ModelSummary::of(&plan)
-        },
-        manifest: hex(artifact.manifest()),
-        sha256: hex(artifact.sha256()),
-    })
+    let size_bytes = artifact.size_bytes();
+    let model = ModelSummary { identity, size_bytes, ..ModelSummary::of(&plan) };
+    Ok(Summary { model, manifest: hex(artifact.manifest()), sha256 })
 }
 
 fn report(event: Event) {

@@ -1,0 +1,107 @@
+//! The lock file of `init`: what each output was, so that another run writes the same bytes or fails.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    client::{Expected, Summary},
+    error::{Error, Result},
+    tensor::codec,
+};
+
+/// Where nothing is said.
+pub(super) const DEFAULT: &str = "genebank.lock";
+/// Version of the file.
+const VERSION: u32 = 1;
+/// Longest file that is read, bytes.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// A lock file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Lock {
+    version: u32,
+    /// By output.
+    #[serde(default, rename = "model", skip_serializing_if = "Vec::is_empty")]
+    models: Vec<Locked>,
+}
+
+/// One output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Locked {
+    output: String,
+    gene: String,
+    depth: u32,
+    width: u32,
+    size_bytes: u64,
+    manifest: String,
+    #[serde(flatten)]
+    expected: Expected,
+}
+
+impl Lock {
+    /// Reads the file at `path`; where there is none, nothing is locked.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Invalid`] where it is no lock file of this version.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let invalid = |reason: String| Error::invalid(path.display().to_string(), reason);
+        let length = match std::fs::metadata(path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self { version: VERSION, models: Vec::new() });
+            }
+            Err(error) => return Err(Error::io(path)(error)),
+        };
+        if length > MAX_BYTES {
+            return Err(invalid(format!("{length} bytes are beyond the limit of {MAX_BYTES}")));
+        }
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let lock: Self = toml::from_str(&text).map_err(|error| invalid(error.to_string()))?;
+        if lock.version != VERSION {
+            return Err(invalid(format!("version {} is not {VERSION}", lock.version)));
+        }
+        Ok(lock)
+    }
+
+    /// What `output` must be.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where it is not locked.
+    pub(super) fn expected(&self, output: &Path) -> Result<&Expected> {
+        let name = output.display().to_string();
+        let locked = self.models.iter().find(|locked| locked.output == name);
+        locked.map(|locked| &locked.expected).ok_or_else(|| {
+            let known: Vec<_> = self.models.iter().map(|locked| locked.output.as_str()).collect();
+            Error::NotFound { what: "locked output", name, known: known.join(", ") }
+        })
+    }
+
+    /// Locks `output` to what was written.
+    pub(super) fn put(&mut self, output: &Path, summary: &Summary) {
+        let Summary { model, manifest, sha256 } = summary;
+        let output = output.display().to_string();
+        self.models.retain(|locked| locked.output != output);
+        self.models.push(Locked {
+            output,
+            gene: model.gene.clone(),
+            depth: model.depth,
+            width: model.width,
+            size_bytes: model.size_bytes,
+            manifest: manifest.clone(),
+            expected: Expected { identity: model.identity.clone(), sha256: sha256.clone() },
+        });
+        self.models.sort_by(|a, b| a.output.cmp(&b.output));
+    }
+
+    /// Writes the file whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let text = toml::to_string(self).map_err(|error| Error::invalid("lock", error.to_string()))?;
+        let head = "# Written by genebank init --lock; genebank init --locked writes these bytes or fails.\n";
+        codec::write_atomic(path, [head.as_bytes(), text.as_bytes()])
+    }
+}
