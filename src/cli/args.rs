@@ -7,12 +7,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    bank::budget::DEFAULT_CHOICES,
+    bank::{budget::DEFAULT_CHOICES, quantity},
     gene::{DepthRule, Method},
     tensor::Dtype,
 };
-
-use super::quantity;
 
 /// Initialised transformers of any depth and width from compact learngenes.
 #[derive(Debug, Parser)]

@@ -6,7 +6,6 @@ mod config;
 mod map;
 mod output;
 mod progress;
-mod quantity;
 
 use std::{ffi::OsString, process::ExitCode};
 
