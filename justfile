@@ -26,9 +26,10 @@ deny:
 ci:
     .ci/run
 
-# Writes tests/golden again from timm; needs torch, timm and safetensors.
+# Writes tests/golden again from timm and transformers; needs torch and safetensors too.
 golden:
     python tests/golden/generate.py
+    python tests/golden/vit_checkpoint.py
 
 # Benchmarks.
 bench:

@@ -127,6 +127,11 @@ impl Bank {
         self.registry.get(name).map(|gene| self.summary(gene))
     }
 
+    /// The name of the gene that `name` means: itself, or the default one's where it is empty.
+    pub fn named<'a>(&'a self, name: &'a str) -> &'a str {
+        if name.is_empty() { self.registry.default_name() } else { name }
+    }
+
     fn summary(&self, gene: &Learngene) -> GeneSummary {
         GeneSummary::of(gene, gene.meta().name == self.registry.default_name())
     }

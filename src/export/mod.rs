@@ -61,7 +61,7 @@ impl Layout {
     /// `preprocessor_config.json` of a model in this layout.
     pub fn preprocessor(self, info: &ModelInfo) -> String {
         document(&match self {
-            Self::Timm => timm::preprocessor(),
+            Self::Timm => timm::preprocessor(info),
             Self::Transformers => transformers::preprocessor(info),
         })
     }

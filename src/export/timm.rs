@@ -15,38 +15,48 @@ const FACTORY: &str = "vit_tiny_patch16_224";
 /// `config.json`.
 pub(super) fn config(info: &ModelInfo) -> Value {
     let config = &info.config;
-    let (side, channels, classes) = (config.image_size(), config.channels(), config.classes());
     json!({
         "architecture": FACTORY,
-        "num_classes": classes,
+        "num_classes": config.classes(),
         "num_features": config.width(),
         "global_pool": "token",
         "model_args": {
-            "img_size": side,
+            "img_size": config.image_size(),
             "patch_size": config.patch_size(),
-            "in_chans": channels,
+            "in_chans": config.channels(),
             "embed_dim": config.width(),
             "depth": config.depth(),
             "num_heads": config.heads(),
             "mlp_ratio": config.mlp_ratio(),
         },
-        "pretrained_cfg": {
-            "input_size": [channels, side, side],
-            "fixed_input_size": true,
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": decimals(&info.preprocessing.mean),
-            "std": decimals(&info.preprocessing.std),
-            "num_classes": classes,
-            "first_conv": schema::PATCHES,
-            "classifier": schema::HEAD,
-        },
+        "pretrained_cfg": pretrained_cfg(info),
         "label_names": info.labels,
     })
 }
 
-/// `preprocessor_config.json`: transformers' processor for timm models, which reads `pretrained_cfg`.
-pub(super) fn preprocessor() -> Value {
-    json!({ "image_processor_type": "TimmWrapperImageProcessor" })
+/// `preprocessor_config.json`: transformers' processor for timm models. Versions before 5 take its configuration from
+/// this file, later ones from `config.json`.
+pub(super) fn preprocessor(info: &ModelInfo) -> Value {
+    json!({
+        "image_processor_type": "TimmWrapperImageProcessor",
+        "architecture": FACTORY,
+        "pretrained_cfg": pretrained_cfg(info),
+    })
+}
+
+/// What the weights expect of their input, and where the first and last layer are.
+fn pretrained_cfg(info: &ModelInfo) -> Value {
+    let (config, preprocessing) = (&info.config, &info.preprocessing);
+    json!({
+        "input_size": [config.channels(), config.image_size(), config.image_size()],
+        "fixed_input_size": true,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": decimals(&preprocessing.mean),
+        "std": decimals(&preprocessing.std),
+        "num_classes": config.classes(),
+        "first_conv": schema::PATCHES,
+        "classifier": schema::HEAD,
+    })
 }

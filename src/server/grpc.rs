@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tonic::{Request, Response, Status, service::Routes};
+use tonic::{Request, Response, Status, metadata::MetadataValue, service::Routes};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::{
@@ -14,7 +14,13 @@ use crate::{
     },
 };
 
-use super::{convert, digests::Digests, download, plan, status::status};
+use super::{
+    auth::{Access, Guard},
+    convert,
+    digests::Digests,
+    download, plan,
+    status::status,
+};
 
 /// The service under its name in health checks.
 pub(super) type Service = GeneBankServer<Handlers>;
@@ -24,17 +30,30 @@ pub(super) type Service = GeneBankServer<Handlers>;
 pub(super) struct Handlers {
     bank: Arc<Bank>,
     digests: Digests,
+    access: Arc<Access>,
+}
+
+impl Handlers {
+    fn guard<T>(&self, request: &Request<T>) -> Result<Guard<'_>, Status> {
+        let given = request.metadata().get("authorization").map(MetadataValue::as_encoded_bytes);
+        self.access.guard(given).map_err(status)
+    }
 }
 
 /// The service with health and reflection.
-pub(super) fn routes(bank: Arc<Bank>, digests: Digests, health: HealthServer<impl Health>) -> Result<Routes> {
+pub(super) fn routes(
+    bank: Arc<Bank>,
+    digests: Digests,
+    access: Arc<Access>,
+    health: HealthServer<impl Health>,
+) -> Result<Routes> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Error::invalid("protocol", error.to_string()))?;
     let service =
-        Service::new(Handlers { bank, digests }).max_decoding_message_size(proto::MAX_REQUEST_BYTES);
+        Service::new(Handlers { bank, digests, access }).max_decoding_message_size(proto::MAX_REQUEST_BYTES);
     Ok(Routes::new(service).add_service(health).add_service(reflection).prepare())
 }
 
@@ -44,8 +63,10 @@ impl GeneBank for Handlers {
         &self,
         request: Request<proto::ListGenesRequest>,
     ) -> Result<Response<proto::ListGenesResponse>, Status> {
+        let guard = self.guard(&request)?;
         let proto::ListGenesRequest {} = request.into_inner();
-        let genes = self.bank.genes().into_iter().map(convert::gene).collect();
+        let seen = self.bank.genes().into_iter().filter(|gene| guard.sees(&gene.name));
+        let genes = seen.map(convert::gene).collect();
         Ok(Response::new(proto::ListGenesResponse { genes }))
     }
 
@@ -53,7 +74,9 @@ impl GeneBank for Handlers {
         &self,
         request: Request<proto::GetGeneRequest>,
     ) -> Result<Response<proto::Gene>, Status> {
+        let guard = self.guard(&request)?;
         let proto::GetGeneRequest { gene } = request.into_inner();
+        guard.admit(self.bank.named(&gene)).map_err(status)?;
         self.bank.gene(&gene).map(convert::gene).map(Response::new).map_err(status)
     }
 
@@ -61,7 +84,8 @@ impl GeneBank for Handlers {
         &self,
         request: Request<proto::PlanModelRequest>,
     ) -> Result<Response<proto::PlanModelResponse>, Status> {
-        plan::answer(&self.bank, request.into_inner()).await.map(Response::new).map_err(status)
+        let guard = self.guard(&request)?;
+        plan::answer(&self.bank, guard, request.into_inner()).await.map(Response::new).map_err(status)
     }
 
     type InitModelStream = download::Download;
@@ -70,7 +94,9 @@ impl GeneBank for Handlers {
         &self,
         request: Request<proto::InitModelRequest>,
     ) -> Result<Response<Self::InitModelStream>, Status> {
+        let guard = self.guard(&request)?;
         let (request, chunk_bytes) = convert::model_request(request.into_inner()).map_err(status)?;
+        guard.admit(self.bank.named(&request.gene)).map_err(status)?;
         let plan = self.bank.plan(&request).map_err(status)?;
         let delivery = self.bank.deliver(&plan).await.map_err(status)?;
         let digests = self.digests.clone();

@@ -7,11 +7,10 @@ use axum::{
     body::Body,
     extract::{Path, Query, Request, State as Extract, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
-    middleware::{self, Next},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::body::Body as _;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -26,10 +25,12 @@ use crate::{
 };
 
 use super::{
+    auth::Access,
     digests::Digests,
     file::{self, Content, Facts},
     hub::{self, Hub},
     plan,
+    request::{authorization, short, without_body},
     status::Problem,
 };
 
@@ -39,13 +40,15 @@ pub(super) struct State {
     pub(super) bank: Arc<Bank>,
     /// Digests of files.
     pub(super) digests: Digests,
+    /// Which genes are private.
+    pub(super) access: Arc<Access>,
     /// Cancelled once the server is to end.
     pub(super) stop: CancellationToken,
 }
 
 /// Every route of the port.
 pub(super) fn router(state: State, grpc: Routes) -> Router {
-    let hub = hub::router(Hub::new(state.bank.clone(), state.digests.clone()));
+    let hub = hub::router(Hub::new(state.bank.clone(), state.digests.clone(), state.access.clone()));
     Router::new()
         .route("/v1/genes", get(genes))
         .route("/v1/models/{gene}/{file}", get(model))
@@ -58,14 +61,6 @@ pub(super) fn router(state: State, grpc: Routes) -> Router {
         .merge(hub)
         .merge(grpc.into_axum_router())
         .fallback(unknown)
-}
-
-/// No route takes a body, so none is read.
-pub(super) async fn without_body(request: Request, next: Next) -> Response {
-    if request.body().is_end_stream() {
-        return next.run(request).await;
-    }
-    Problem::from(Error::invalid("body", "no body is expected")).into_response()
 }
 
 async fn unknown(request: Request) -> Response {
@@ -88,8 +83,13 @@ async fn ready(Extract(state): Extract<State>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn genes(Extract(state): Extract<State>) -> Json<Vec<GeneSummary>> {
-    Json(state.bank.genes())
+async fn genes(
+    Extract(state): Extract<State>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<GeneSummary>>, Problem> {
+    let (guard, mut genes) = (state.access.guard(authorization(&headers))?, state.bank.genes());
+    genes.retain(|gene| guard.sees(&gene.name));
+    Ok(Json(genes))
 }
 
 #[derive(Debug, Deserialize)]
@@ -119,6 +119,7 @@ async fn model(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|rejection| Error::invalid("query", rejection.body_text()))?;
+    state.access.guard(authorization(&headers))?.admit(&gene)?;
     let layout = query.layout.as_deref().map(str::parse).transpose()?.unwrap_or_default();
     let plan = state.bank.plan(&request(&gene, &file, &query)?)?.in_layout(layout)?;
     if wants_digest(&query)? {
@@ -196,9 +197,4 @@ async fn digest(state: &State, plan: &Plan) -> Result<Response> {
 
 fn not_found(what: &'static str, name: &str, known: &str) -> Error {
     Error::NotFound { what, name: short(name), known: known.to_owned() }
-}
-
-/// A client's text as it comes back to it.
-pub(super) fn short(text: &str) -> String {
-    text.chars().take(80).collect()
 }

@@ -11,6 +11,7 @@ mod data;
 mod golden;
 mod hostile;
 mod http;
+mod hub;
 mod kill;
 mod laws;
 mod learning;

@@ -11,7 +11,10 @@ use serde_json::Value;
 use crate::{
     bank::{catalog::Listed, quantity, repository::OWNER},
     error::{Error, Result},
-    server::{http::short, status::HubProblem},
+    server::{
+        request::{authorization, short},
+        status::HubProblem,
+    },
 };
 
 use super::{Hub, info};
@@ -47,12 +50,14 @@ pub(super) async fn list(
 ) -> Result<Response, HubProblem> {
     let query = query.unwrap_or_default();
     let search = Search::read(&query)?;
-    let mut found = hub.bank.catalog().filter(|listed| search.finds(listed)).skip(search.cursor);
-    let page: Vec<Value> = found
-        .by_ref()
-        .take(search.limit)
-        .map(|listed| info::summary(&listed.name, listed.parameters))
-        .collect();
+    let guard = hub.access.guard(authorization(&headers))?;
+    let seen = |listed: &Listed| guard.sees(&listed.name.gene) && search.finds(listed);
+    let mut found = hub.bank.catalog().filter(seen).skip(search.cursor);
+    let line = |Listed { name, parameters }| {
+        let private = hub.access.is_private(&name.gene);
+        info::summary(&name, parameters, private)
+    };
+    let page: Vec<Value> = found.by_ref().take(search.limit).map(line).collect();
     let next = found.next().map(|_| search.cursor + page.len());
     let mut response = Json(page).into_response();
     if let Some(link) = next.and_then(|next| link(&uri, &headers, &query, next)) {

@@ -15,7 +15,7 @@ use crate::{
     },
     error::{Error, Result},
     export::Layout,
-    server::{http::short, status::HubProblem},
+    server::{request::short, status::HubProblem},
 };
 
 use super::{Hub, catalog::flag, place::Place};
@@ -26,7 +26,7 @@ pub(super) const DATE: &str = "1970-01-01T00:00:00.000Z";
 pub(super) const TASK: &str = "image-classification";
 
 /// What is known of a repository by its name alone.
-pub(super) fn summary(name: &RepositoryName, parameters: u64) -> Value {
+pub(super) fn summary(name: &RepositoryName, parameters: u64, private: bool) -> Value {
     let id = format!("{OWNER}/{name}");
     let element = name.dtype.safetensors_name();
     json!({
@@ -34,7 +34,7 @@ pub(super) fn summary(name: &RepositoryName, parameters: u64) -> Value {
         "id": id,
         "modelId": id,
         "author": OWNER,
-        "private": false,
+        "private": private,
         "gated": false,
         "disabled": false,
         "downloads": 0,
@@ -75,7 +75,7 @@ pub(super) async fn model(
     }
     let snapshot = &place.snapshot;
     let (repository, info) = (&snapshot.repository, &snapshot.repository.plan.blueprint.info);
-    let mut model = summary(&repository.name, repository.plan.blueprint.parameters());
+    let mut model = summary(&repository.name, repository.plan.blueprint.parameters(), place.private);
     let siblings: Vec<_> = if blobs {
         snapshot.objects(&hub).await?.iter().map(super::snapshot::Object::sibling).collect()
     } else {

@@ -3,6 +3,7 @@
 //! A repository is a request ([`crate::bank::repository`]), its commit the request's identity. Weights go by their real
 //! SHA-256, small files by git's name for them, as clients that verify a download expect. No redirect, no Xet.
 
+mod account;
 mod catalog;
 mod info;
 mod place;
@@ -29,8 +30,9 @@ use crate::{
 
 use self::snapshot::Snapshot;
 use super::{
+    auth::Access,
     digests::Digests,
-    http::{short, without_body},
+    request::{short, without_body},
     status::{HubProblem, Problem},
 };
 
@@ -47,26 +49,23 @@ const TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
 pub(super) struct Hub {
     bank: Arc<Bank>,
     digests: Digests,
+    access: Arc<Access>,
     /// By name; only those that exist are kept, so that a client cannot fill it with names.
     snapshots: Cache<String, Arc<Snapshot>>,
 }
 
 impl Hub {
-    pub(super) fn new(bank: Arc<Bank>, digests: Digests) -> Self {
+    pub(super) fn new(bank: Arc<Bank>, digests: Digests, access: Arc<Access>) -> Self {
         let weigh =
             |_: &String, snapshot: &Arc<Snapshot>| u32::try_from(snapshot.bytes()).unwrap_or(u32::MAX);
         let snapshots = Cache::builder().max_capacity(SNAPSHOT_BYTES).weigher(weigh).build();
-        Self { bank, digests, snapshots }
+        Self { bank, digests, access, snapshots }
     }
 
-    /// The repository of this owner and name.
-    async fn snapshot(&self, owner: &str, name: &str) -> Result<Arc<Snapshot>> {
-        let name = RepositoryName::parse(owner, name)?;
-        let make = async {
-            let bank = self.bank.clone();
-            Ok(Arc::new(Snapshot::new(bank.repository(name.clone())?)))
-        };
-        Ok(self.snapshots.try_get_with(name.to_string(), make).await.map_err(Error::Shared)?)
+    /// The repository called `name`.
+    async fn snapshot(&self, name: RepositoryName) -> Result<Arc<Snapshot>> {
+        let make = async { Ok(Arc::new(Snapshot::new(self.bank.repository(name.clone())?))) };
+        self.snapshots.try_get_with(name.to_string(), make).await.map_err(Error::Shared)
     }
 }
 
@@ -74,6 +73,7 @@ impl Hub {
 pub(super) fn router(hub: Hub) -> Router {
     Router::new()
         .route("/{owner}/{name}/resolve/{revision}/{*path}", get(resolve::file))
+        .route("/api/whoami-v2", get(account::whoami))
         .route("/api/models", get(catalog::list))
         .route("/api/models/{owner}/{name}", get(info::model))
         .route("/api/models/{owner}/{name}/revision/{revision}", get(info::model))

@@ -9,9 +9,11 @@ use axum::{
 use serde::Deserialize;
 
 use crate::{
-    bank::repository::BRANCH,
+    bank::{RepositoryName, repository::BRANCH},
     error::{Error, Result},
 };
+
+use crate::server::request::authorization;
 
 use super::{Hub, HubProblem, Snapshot};
 
@@ -30,6 +32,8 @@ struct Segments {
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) snapshot: Arc<Snapshot>,
+    /// Not everyone may have it.
+    pub(super) private: bool,
     /// The revision is the commit itself: what was answered stays true.
     pub(super) pinned: bool,
     /// Path in the repository; empty: its root.
@@ -43,10 +47,13 @@ impl FromRequestParts<Hub> for Place {
         let Path(segments) = Path::<Segments>::from_request_parts(parts, hub)
             .await
             .map_err(|rejection| Error::invalid("path", rejection.body_text()))?;
-        let snapshot = hub.snapshot(&segments.owner, &segments.name).await?;
+        let name = RepositoryName::parse(&segments.owner, &segments.name)?;
+        hub.access.guard(authorization(&parts.headers))?.admit(&name.gene)?;
+        let private = hub.access.is_private(&name.gene);
+        let snapshot = hub.snapshot(name).await?;
         let revision = segments.revision.as_deref().unwrap_or(BRANCH);
         let pinned = snapshot.repository.is_pinned_by(revision)?;
-        Ok(Self { snapshot, pinned, path: segments.path.unwrap_or_default() })
+        Ok(Self { snapshot, private, pinned, path: segments.path.unwrap_or_default() })
     }
 }
 

@@ -15,6 +15,8 @@ use super::{Hub, place::Place};
 
 /// For what a full commit names: it never changes.
 const FOREVER: &str = "public, max-age=31536000, immutable";
+/// The same of a private gene, which no cache between may give to others.
+const FOREVER_PRIVATE: &str = "private, max-age=31536000, immutable";
 /// For what a branch or a tag names.
 const ASK_AGAIN: &str = "no-cache";
 
@@ -36,7 +38,11 @@ pub(super) async fn file(
     };
     let answer = file::answer(&method, &headers, facts, content).await;
     let mut response = answer.map_err(|problem| place.problem(problem))?;
-    let caching = if place.pinned { FOREVER } else { ASK_AGAIN };
+    let caching = match (place.pinned, place.private) {
+        (true, false) => FOREVER,
+        (true, true) => FOREVER_PRIVATE,
+        (false, _) => ASK_AGAIN,
+    };
     let name = format!("inline; filename=\"{}\"", object.path);
     response.headers_mut().extend([
         place.commit(),

@@ -9,7 +9,7 @@ use sha1::{Digest as _, Sha1};
 use crate::{
     bank::{Repository, repository::WEIGHTS},
     error::{Error, Result},
-    server::http::short,
+    server::request::short,
     tensor::hex,
 };
 

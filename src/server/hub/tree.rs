@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::{
     error::{Error, Kind, Result},
     server::{
-        http::short,
+        request::short,
         status::{HubProblem, Problem},
     },
 };
