@@ -30,6 +30,11 @@ ci:
 golden:
     python tests/golden/generate.py
     python tests/golden/vit_checkpoint.py
+    cargo test --test it golden_repositories -- --ignored
+
+# Stock Hub clients of this Python against the program that was built last.
+interop:
+    python tests/interop/hub.py
 
 # Benchmarks.
 bench:

@@ -20,7 +20,7 @@ use crate::{
 use super::{Hub, info};
 
 /// Models of a page of a request that names no number.
-const DEFAULT_PAGE: usize = 100;
+const DEFAULT_PAGE: usize = 50;
 /// Most models of a page.
 const MAX_PAGE: usize = 500;
 /// Filters on what no model here has.
