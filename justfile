@@ -26,9 +26,15 @@ deny:
 ci:
     .ci/run
 
-# Writes tests/golden again from timm; needs torch, timm and safetensors.
+# Writes tests/golden again from timm and transformers; needs torch and safetensors too.
 golden:
     python tests/golden/generate.py
+    python tests/golden/vit_checkpoint.py
+    cargo test --test it golden_repositories -- --ignored
+
+# Stock Hub clients of this Python against the program that was built last.
+interop:
+    python tests/interop/hub.py
 
 # Benchmarks.
 bench:

@@ -22,6 +22,33 @@ pub enum Error {
         /// Names that exist, for the reader.
         known: String,
     },
+    /// A repository of the Hub protocol does not exist.
+    #[error("repository \"{name}\" does not exist: {reason}")]
+    NoRepository {
+        /// Owner and name that were asked for.
+        name: String,
+        /// Why not, and which exist.
+        reason: String,
+    },
+    /// A repository of the Hub protocol has no such revision. The Hub's own words come first.
+    #[error("Invalid rev id: {name} (known: {known})")]
+    NoRevision {
+        /// The revision that was asked for.
+        name: String,
+        /// Revisions that exist.
+        known: String,
+    },
+    /// What is private was asked for without a token.
+    #[error("{what} \"{name}\" is private: give a token")]
+    NoToken {
+        /// Sort of thing, for example `gene`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A token that this server does not know. In the Hub's own words.
+    #[error("Invalid credentials in Authorization header")]
+    BadToken,
     /// A number is outside its limits.
     #[error("{what} {found} is beyond {of} ({limit})")]
     OutOfRange {
@@ -141,6 +168,14 @@ pub enum Kind {
     Invalid,
     /// Ask for something that exists.
     NotFound,
+    /// Ask for a repository that exists.
+    NoRepository,
+    /// Ask for a revision that exists.
+    NoRevision,
+    /// Give a token.
+    NoToken,
+    /// Give another token.
+    BadToken,
     /// Wait and repeat.
     Overloaded,
     /// Nothing: the caller ended it.
@@ -158,8 +193,8 @@ pub struct Codes {
     pub grpc: i32,
     /// HTTP status.
     pub http: u16,
-    /// `X-Error-Code` of the Hub protocol.
-    pub hub: &'static str,
+    /// `X-Error-Code` of the Hub protocol: what its clients tell apart. Others go by the status alone.
+    pub hub: Option<&'static str>,
     /// Exit code of the program.
     pub exit: u8,
     /// Stable word in `problem+json`, gRPC metadata and logs.
@@ -168,24 +203,39 @@ pub struct Codes {
 
 impl Kind {
     /// Every kind, in table order.
-    pub const ALL: [Self; 6] =
-        [Self::Invalid, Self::NotFound, Self::Overloaded, Self::Cancelled, Self::DataLoss, Self::Internal];
+    pub const ALL: [Self; 10] = [
+        Self::Invalid,
+        Self::NotFound,
+        Self::NoRepository,
+        Self::NoRevision,
+        Self::NoToken,
+        Self::BadToken,
+        Self::Overloaded,
+        Self::Cancelled,
+        Self::DataLoss,
+        Self::Internal,
+    ];
 
     /// The one table: kind to gRPC code, HTTP status, Hub code, exit code.
     pub const fn codes(self) -> Codes {
+        const fn row(grpc: i32, http: u16, hub: Option<&'static str>, exit: u8, word: &'static str) -> Codes {
+            Codes { grpc, http, hub, exit, word }
+        }
         match self {
-            Self::Invalid => Codes { grpc: 3, http: 400, hub: "BadRequest", exit: 2, word: "invalid" },
-            Self::NotFound => Codes { grpc: 5, http: 404, hub: "EntryNotFound", exit: 3, word: "not-found" },
-            Self::Overloaded => {
-                Codes { grpc: 8, http: 429, hub: "TooManyRequests", exit: 4, word: "overloaded" }
-            }
-            Self::Cancelled => Codes { grpc: 1, http: 499, hub: "Cancelled", exit: 1, word: "cancelled" },
-            Self::DataLoss => Codes { grpc: 15, http: 500, hub: "DataLoss", exit: 1, word: "data-loss" },
-            Self::Internal => Codes { grpc: 13, http: 500, hub: "Internal", exit: 1, word: "internal" },
+            Self::Invalid => row(3, 400, None, 2, "invalid"),
+            Self::NotFound => row(5, 404, Some("EntryNotFound"), 3, "not-found"),
+            Self::NoRepository => row(5, 404, Some("RepoNotFound"), 3, "no-repository"),
+            Self::NoRevision => row(5, 404, Some("RevisionNotFound"), 3, "no-revision"),
+            Self::NoToken => row(16, 401, Some("RepoNotFound"), 2, "no-token"),
+            Self::BadToken => row(16, 401, None, 2, "bad-token"),
+            Self::Overloaded => row(8, 429, None, 4, "overloaded"),
+            Self::Cancelled => row(1, 499, None, 1, "cancelled"),
+            Self::DataLoss => row(15, 500, None, 1, "data-loss"),
+            Self::Internal => row(13, 500, None, 1, "internal"),
         }
     }
 
-    /// The kind whose gRPC code is `code`; unknown codes are [`Kind::Internal`].
+    /// The first kind whose gRPC code is `code`; unknown codes are [`Kind::Internal`].
     pub fn from_grpc(code: i32) -> Self {
         Self::ALL.into_iter().find(|kind| kind.codes().grpc == code).unwrap_or(Self::Internal)
     }
@@ -197,6 +247,10 @@ impl Error {
         match self {
             Self::Shared(error) => error.kind(),
             Self::NotFound { .. } => Kind::NotFound,
+            Self::NoRepository { .. } => Kind::NoRepository,
+            Self::NoRevision { .. } => Kind::NoRevision,
+            Self::NoToken { .. } => Kind::NoToken,
+            Self::BadToken => Kind::BadToken,
             Self::OutOfRange { .. } | Self::Invalid { .. } => Kind::Invalid,
             Self::MissingTensor { .. }
             | Self::UnexpectedTensor { .. }
@@ -248,9 +302,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_its_own_grpc_code_and_word() {
+    fn every_kind_has_its_own_word_and_is_known_by_its_grpc_code() {
         for (i, a) in Kind::ALL.into_iter().enumerate() {
-            assert_eq!(Kind::from_grpc(a.codes().grpc), a);
+            let (codes, found) = (a.codes(), Kind::from_grpc(a.codes().grpc).codes());
+            assert_eq!((found.grpc, found.http, found.exit), (codes.grpc, codes.http, codes.exit));
             for b in &Kind::ALL[i + 1..] {
                 assert_ne!(a.codes().word, b.codes().word);
             }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod client;
 pub mod data;
 pub mod error;
+pub mod export;
 pub mod gene;
 pub mod nn;
 pub mod proto;

@@ -266,7 +266,7 @@ impl Work {
         let weights = expand(&blueprint, &stored, &Device::Cpu)?;
         let model = Model { info: blueprint.info, weights };
         let rate = self.tune.learning_rate_e9.map(|rate| rate as f64 * 1e-9);
-        let recipe = finetune::recipe(&self.data, self.tune.length, rate, self.tune.seed)?;
+        let recipe = finetune::recipe_on(&self.data, self.tune.length, rate, self.tune.seed)?;
         let run = Run {
             recipe: &recipe,
             data: &self.data,

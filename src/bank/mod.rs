@@ -2,11 +2,14 @@
 //! the one way to its bytes.
 
 pub mod budget;
+pub mod catalog;
 pub mod cost;
 pub mod jobs;
 pub mod latency;
 pub mod plan;
+pub mod quantity;
 pub mod registry;
+pub mod repository;
 pub mod summary;
 
 use std::{path::PathBuf, sync::Arc};
@@ -17,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::{
     blueprint::{Artifact, Identity, Slices, assemble::assemble},
     error::{Error, Kind, Result},
+    export::Layout,
     gene::Learngene,
     tensor::Dtype,
 };
@@ -29,6 +33,7 @@ pub use plan::{ModelRequest, Plan, Tune};
 
 pub use crate::train::Length;
 pub use registry::Registry;
+pub use repository::{Repository, RepositoryName};
 pub use summary::{GeneSummary, ModelSummary};
 
 /// What a bank needs to open.
@@ -60,8 +65,9 @@ pub enum Delivery {
     Tuning(Job),
 }
 
-/// Gene digest, width, dtype, and the sizes of image and patch.
-type SlicesKey = (String, usize, Dtype, [usize; 2]);
+/// Gene digest, width, dtype, layout, and the sizes of image and patch. A layout cuts tensors in its own way, so what
+/// it makes is counted on its own.
+type SlicesKey = (String, usize, Dtype, Layout, [usize; 2]);
 
 /// Genes in memory, and everything that is made from them.
 #[derive(Debug)]
@@ -85,7 +91,7 @@ impl Bank {
         let kib = |bytes: u64| u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let slices = Cache::builder()
             .max_capacity(config.cache_bytes / 2 / 1024)
-            .weigher(move |(_, width, dtype, _): &SlicesKey, slices: &Arc<Slices>| {
+            .weigher(move |(_, width, dtype, ..): &SlicesKey, slices: &Arc<Slices>| {
                 kib(slices.most_owned_bytes(*width, *dtype))
             })
             .build();
@@ -119,6 +125,11 @@ impl Bank {
     /// [`Error::NotFound`].
     pub fn gene(&self, name: &str) -> Result<GeneSummary> {
         self.registry.get(name).map(|gene| self.summary(gene))
+    }
+
+    /// The name of the gene that `name` means: itself, or the default one's where it is empty.
+    pub fn named<'a>(&'a self, name: &'a str) -> &'a str {
+        if name.is_empty() { self.registry.default_name() } else { name }
     }
 
     fn summary(&self, gene: &Learngene) -> GeneSummary {
@@ -200,7 +211,7 @@ impl Bank {
     async fn slices(&self, plan: &Plan) -> Arc<Slices> {
         let (stored, config) = (&plan.stored, &plan.blueprint.info.config);
         let images = [config.image_size(), config.patch_size()];
-        let key = (stored.digest.clone(), config.width(), plan.dtype, images);
+        let key = (stored.digest.clone(), config.width(), plan.dtype, plan.layout, images);
         let slices = || Slices::new(stored.file.clone(), stored.width);
         self.slices.get_with(key, async { Arc::new(slices().with_resized(&plan.blueprint)) }).await
     }

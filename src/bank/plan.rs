@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc};
 use crate::{
     blueprint::{Blueprint, Inheritance},
     error::{Error, Result},
+    export::Layout,
     gene::{Ancestor, Learngene, Method, Size, Start, Target, baselines},
     tensor::{Dtype, TensorFile},
     train::{Length, finetune},
@@ -85,6 +86,8 @@ pub struct Plan {
     pub blueprint: Blueprint,
     /// Element type of the file.
     pub dtype: Dtype,
+    /// How its tensors are named and laid out.
+    pub layout: Layout,
     /// Tuning on the server.
     pub tune: Option<Tune>,
     /// Measured accuracy at this size on the gene's test set; absent where the model is to be tuned, or is for
@@ -117,6 +120,7 @@ impl Plan {
         let as_measured = gene.meta().is_for(&blueprint.info);
         Ok(Self {
             dtype: request.size.dtype,
+            layout: Layout::Timm,
             tune: request.tune.clone(),
             expected_accuracy: match request.tune {
                 None if !as_measured || request.start.method != Method::Gene => None,
@@ -130,6 +134,17 @@ impl Plan {
             stored,
             blueprint,
         })
+    }
+
+    /// The same model in `layout`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it is to be tuned, which is done in timm's layout, and those of [`Layout::of`].
+    pub fn in_layout(self, layout: Layout) -> Result<Self> {
+        if self.tune.is_some() && layout != Layout::Timm {
+            return Err(Error::invalid("layout", format!("{layout} is for models that are not tuned")));
+        }
+        Ok(Self { blueprint: layout.of(self.blueprint)?, layout, ..self })
     }
 
     /// Tensors by where their values come from.

@@ -122,6 +122,42 @@ pub enum Source {
     },
 }
 
+impl Source {
+    /// The values of these rows of the tensor's matrix view; absent where they cannot be named without the others.
+    pub fn rows(&self, rows: Span) -> Option<Self> {
+        match self {
+            Self::Pieces(pieces) => {
+                let mut first = 0;
+                let within = pieces.iter().filter_map(|piece| {
+                    let (start, end) = (first, first + piece.rows.len());
+                    first = end;
+                    let (from, to) = (rows.start.max(start), rows.end.min(end));
+                    let at = piece.rows.start;
+                    (from < to).then(|| Piece {
+                        rows: Span::new(at + from - start, at + to - start),
+                        ..piece.clone()
+                    })
+                });
+                Some(Self::Pieces(within.collect()))
+            }
+            Self::Selected { tensor, of, rows: chosen, cols } => {
+                let rows = chosen.get(rows.start..rows.end)?.to_vec();
+                Some(Self::Selected { tensor: tensor.clone(), of: *of, rows, cols: cols.clone() })
+            }
+            Self::Fresh { .. } | Self::Resized { .. } | Self::Rows { .. } => None,
+        }
+    }
+
+    /// Whether values are drawn, from a stream that is keyed by the tensor's name.
+    pub fn draws(&self) -> bool {
+        match self {
+            Self::Fresh { .. } => true,
+            Self::Rows { rows, .. } => Row::count_fresh(rows) > 0,
+            Self::Pieces(_) | Self::Selected { .. } | Self::Resized { .. } => false,
+        }
+    }
+}
+
 /// One row of [`Source::Rows`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {

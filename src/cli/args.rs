@@ -7,12 +7,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    bank::budget::DEFAULT_CHOICES,
+    bank::{budget::DEFAULT_CHOICES, quantity},
     gene::{DepthRule, Method},
     tensor::Dtype,
 };
-
-use super::quantity;
 
 /// Initialised transformers of any depth and width from compact learngenes.
 #[derive(Debug, Parser)]
@@ -87,7 +85,7 @@ pub struct BankOptions {
 #[derive(Debug, Clone, Args)]
 pub struct Serve {
     /// Address to listen on. Port 0 picks a free one, which is printed. Beyond loopback, everyone who reaches the
-    /// port gets every gene
+    /// port gets every gene that --tokens does not make private
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "GENEBANK_LISTEN")]
     pub listen: SocketAddr,
     /// Gene of requests that name none. Without it: the first in name order
@@ -96,6 +94,11 @@ pub struct Serve {
     /// Allow --data with an address beyond loopback: everyone who reaches the port can then start tuning jobs
     #[arg(long)]
     pub allow_remote_tuning: bool,
+    /// TOML file of private genes and of the tokens that open them: `private = ["GENE"]`, and `[[token]]` tables of
+    /// `name` and `sha256`, the SHA-256 of the token in hex. Without it every gene is open to all, and tokens are
+    /// ignored
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
     /// How long open downloads may go on after SIGTERM or ctrl-c; then they are cut
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub grace: u64,

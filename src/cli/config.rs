@@ -55,7 +55,7 @@ pub(super) fn bank(options: args::BankOptions, default_gene: Option<String>) -> 
 
 /// What a server needs to start.
 pub(super) fn server(options: args::Serve) -> Result<server::Config> {
-    let args::Serve { listen, default_gene, allow_remote_tuning, grace, bank: options } = options;
+    let args::Serve { listen, default_gene, allow_remote_tuning, tokens, grace, bank: options } = options;
     if options.data.is_some() && !listen.ip().is_loopback() && !allow_remote_tuning {
         let reason = format!(
             "everyone who reaches {listen} could start tuning jobs; add --allow-remote-tuning to accept that"
@@ -67,6 +67,7 @@ pub(super) fn server(options: args::Serve) -> Result<server::Config> {
         grace: Duration::from_secs(grace),
         limits: server::Limits::default(),
         bank: bank(options, default_gene)?,
+        access: tokens.as_deref().map(server::Access::open).transpose()?.unwrap_or_default(),
     })
 }
 

@@ -7,7 +7,6 @@ mod lock;
 mod map;
 mod output;
 mod progress;
-mod quantity;
 
 use std::{ffi::OsString, process::ExitCode};
 

@@ -79,10 +79,30 @@ pub const PATCH_KERNEL: &str = "patch_embed.proj.weight";
 pub const NORM: &str = "norm";
 /// Prefix of the classifier.
 pub const HEAD: &str = "head";
+/// Prefix of the blocks.
+pub const BLOCKS: &str = "blocks";
+/// Prefix in a block of the norm before attention.
+pub const NORM1: &str = "norm1";
+/// Prefix in a block of the fused projection to query, key and value, in this order.
+pub const QKV: &str = "attn.qkv";
+/// Prefix in a block of the projection after attention.
+pub const PROJ: &str = "attn.proj";
+/// Prefix in a block of the norm before the MLP.
+pub const NORM2: &str = "norm2";
+/// Prefix in a block of the first matrix of the MLP.
+pub const FC1: &str = "mlp.fc1";
+/// Prefix in a block of the second matrix of the MLP.
+pub const FC2: &str = "mlp.fc2";
 
 /// Name of parameter `parameter` of block `index`.
 pub fn block_name(index: usize, parameter: &str) -> String {
-    format!("blocks.{index}.{parameter}")
+    format!("{BLOCKS}.{index}.{parameter}")
+}
+
+/// Block and parameter of a name that [`block_name`] makes.
+pub fn in_block(name: &str) -> Option<(usize, &str)> {
+    let (index, parameter) = name.strip_prefix(BLOCKS)?.strip_prefix('.')?.split_once('.')?;
+    Some((index.parse().ok()?, parameter))
 }
 
 /// Parameters before the blocks, in timm's order.
@@ -114,21 +134,27 @@ pub fn stem(config: &VitConfig) -> Vec<ParamSpec> {
 /// Parameters of one block without its prefix, in timm's order.
 pub fn block(config: &VitConfig) -> Vec<ParamSpec> {
     use Axis::{Hidden, Qkv, Width};
-    let vector = ParamSpec::vector;
-    vec![
-        vector("norm1.weight", Width, Init::Ones),
-        vector("norm1.bias", Width, Init::Zeros),
-        ParamSpec::matrix("attn.qkv.weight", Qkv, Width, config),
-        vector("attn.qkv.bias", Qkv, Init::Zeros),
-        ParamSpec::matrix("attn.proj.weight", Width, Width, config),
-        vector("attn.proj.bias", Width, Init::Zeros),
-        vector("norm2.weight", Width, Init::Ones),
-        vector("norm2.bias", Width, Init::Zeros),
-        ParamSpec::matrix("mlp.fc1.weight", Hidden, Width, config),
-        vector("mlp.fc1.bias", Hidden, Init::Zeros),
-        ParamSpec::matrix("mlp.fc2.weight", Width, Hidden, config),
-        vector("mlp.fc2.bias", Width, Init::Zeros),
+    let norm = |module: &str| {
+        [
+            ParamSpec::vector(&format!("{module}.weight"), Width, Init::Ones),
+            ParamSpec::vector(&format!("{module}.bias"), Width, Init::Zeros),
+        ]
+    };
+    let linear = |module: &str, rows: Axis, cols: Axis| {
+        [
+            ParamSpec::matrix(&format!("{module}.weight"), rows, cols, config),
+            ParamSpec::vector(&format!("{module}.bias"), rows, Init::Zeros),
+        ]
+    };
+    [
+        norm(NORM1),
+        linear(QKV, Qkv, Width),
+        linear(PROJ, Width, Width),
+        norm(NORM2),
+        linear(FC1, Hidden, Width),
+        linear(FC2, Width, Hidden),
     ]
+    .concat()
 }
 
 /// Parameters after the blocks, in timm's order.

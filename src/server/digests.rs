@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use crate::{
-    blueprint::Artifact,
+    bank::{Bank, Plan},
+    blueprint::{Artifact, Identity},
     error::{Error, Result},
     tensor::hex,
 };
@@ -13,17 +15,22 @@ use crate::{
 /// Digests of one kind that are computed at the same time; further ones wait for their turn.
 const AT_ONCE: usize = 2;
 
+/// Digests that are remembered: about 200 bytes each.
+const REMEMBERED: u64 = 65_536;
+
 /// Permits by kind: a header waits for a manifest, and must not wait behind digests of whole files.
 #[derive(Debug, Clone)]
 pub(super) struct Digests {
     manifests: Arc<Semaphore>,
     files: Arc<Semaphore>,
+    /// SHA-256 of files by identity: it outlives the file in memory, so that nothing is rendered again for a name.
+    known: Cache<Identity, Arc<str>>,
 }
 
 impl Digests {
     pub(super) fn new() -> Self {
         let permits = || Arc::new(Semaphore::new(AT_ONCE));
-        Self { manifests: permits(), files: permits() }
+        Self { manifests: permits(), files: permits(), known: Cache::new(REMEMBERED) }
     }
 
     /// Hex of the artifact's manifest.
@@ -40,6 +47,13 @@ impl Digests {
             Some(sha256) => Ok(hex(sha256)),
             None => compute(&self.files, artifact, Artifact::sha256).await,
         }
+    }
+
+    /// Hex of the SHA-256 of the untuned file of `plan`, which is rendered if it was not digested before. Concurrent
+    /// calls for one identity share the work.
+    pub(super) async fn of_plan(&self, bank: &Arc<Bank>, plan: &Plan) -> Result<Arc<str>> {
+        let digest = async { self.sha256(&bank.fetch(plan).await?).await.map(Arc::from) };
+        Ok(self.known.try_get_with(plan.blueprint.identity, digest).await?)
     }
 }
 

@@ -26,7 +26,7 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 use tokio_stream::Stream;
-use tonic::Status;
+use tonic::{Extensions, Status, metadata::MetadataMap};
 use tower::ServiceExt as _;
 
 use crate::proto::{self, gene_bank_server::GeneBank as _, init_model_response::Event};
@@ -74,11 +74,14 @@ impl Framed {
             let Ok(response) = self.generated.oneshot(request).await;
             return response.map(Body::new);
         }
-        let message = match message(request.into_body()).await {
+        let (parts, body) = request.into_parts();
+        let message = match message(body).await {
             Ok(message) => message,
             Err(status) => return status.into_http(),
         };
-        match method(self.handlers, tonic::Request::new(message)).await {
+        let metadata = MetadataMap::from_headers(parts.headers);
+        let request = tonic::Request::from_parts(metadata, Extensions::new(), message);
+        match method(self.handlers, request).await {
             Ok(messages) => {
                 let mut response = Response::new(Body::new(Frames::new(messages.into_inner())));
                 let grpc = HeaderValue::from_static("application/grpc");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Router, middleware};
-use tonic::{Request, Response, Status, service::Routes};
+use tonic::{Request, Response, Status, metadata::MetadataValue, service::Routes};
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
 };
 
 use super::{
+    auth::{Access, Guard},
     convert,
     deadline::deadline,
     digests::Digests,
@@ -32,16 +33,29 @@ pub(super) type Service = GeneBankServer<Handlers>;
 pub(super) struct Handlers {
     bank: Arc<Bank>,
     digests: Digests,
+    access: Arc<Access>,
+}
+
+impl Handlers {
+    fn guard<T>(&self, request: &Request<T>) -> Result<Guard<'_>, Status> {
+        let given = request.metadata().get("authorization").map(MetadataValue::as_encoded_bytes);
+        self.access.guard(given).map_err(status)
+    }
 }
 
 /// The service with health and reflection; a call's own deadline holds for each.
-pub(super) fn routes(bank: Arc<Bank>, digests: Digests, health: HealthServer<impl Health>) -> Result<Router> {
+pub(super) fn routes(
+    bank: Arc<Bank>,
+    digests: Digests,
+    access: Arc<Access>,
+    health: HealthServer<impl Health>,
+) -> Result<Router> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Error::invalid("protocol", error.to_string()))?;
-    let handlers = Handlers { bank, digests };
+    let handlers = Handlers { bank, digests, access };
     let generated = Service::new(handlers.clone()).max_decoding_message_size(proto::MAX_REQUEST_BYTES);
     let routes = Routes::new(generated.clone()).add_service(health).add_service(reflection).prepare();
     let framed = frame::routes(handlers, generated);
@@ -54,8 +68,10 @@ impl GeneBank for Handlers {
         &self,
         request: Request<proto::ListGenesRequest>,
     ) -> Result<Response<proto::ListGenesResponse>, Status> {
+        let guard = self.guard(&request)?;
         let proto::ListGenesRequest {} = request.into_inner();
-        let genes = self.bank.genes().into_iter().map(convert::gene).collect();
+        let seen = self.bank.genes().into_iter().filter(|gene| guard.sees(&gene.name));
+        let genes = seen.map(convert::gene).collect();
         Ok(Response::new(proto::ListGenesResponse { genes }))
     }
 
@@ -63,7 +79,9 @@ impl GeneBank for Handlers {
         &self,
         request: Request<proto::GetGeneRequest>,
     ) -> Result<Response<proto::Gene>, Status> {
+        let guard = self.guard(&request)?;
         let proto::GetGeneRequest { gene } = request.into_inner();
+        guard.admit(self.bank.named(&gene)).map_err(status)?;
         self.bank.gene(&gene).map(convert::gene).map(Response::new).map_err(status)
     }
 
@@ -71,7 +89,8 @@ impl GeneBank for Handlers {
         &self,
         request: Request<proto::PlanModelRequest>,
     ) -> Result<Response<proto::PlanModelResponse>, Status> {
-        plan::answer(&self.bank, request.into_inner()).await.map(Response::new).map_err(status)
+        let guard = self.guard(&request)?;
+        plan::answer(&self.bank, guard, request.into_inner()).await.map(Response::new).map_err(status)
     }
 
     type InitModelStream = download::Download;
@@ -80,8 +99,9 @@ impl GeneBank for Handlers {
         &self,
         request: Request<proto::InitModelRequest>,
     ) -> Result<Response<Self::InitModelStream>, Status> {
+        let guard = self.guard(&request)?;
         let (request, chunk_bytes) = convert::model_request(request.into_inner()).map_err(status)?;
-        self.stream(&request, Part { chunk_bytes, offset: 0, identity: None }).await
+        self.stream(guard, &request, Part { chunk_bytes, offset: 0, identity: None }).await
     }
 
     type DownloadModelStream = download::Download;
@@ -90,13 +110,20 @@ impl GeneBank for Handlers {
         &self,
         request: Request<proto::DownloadModelRequest>,
     ) -> Result<Response<Self::DownloadModelStream>, Status> {
+        let guard = self.guard(&request)?;
         let (request, part) = convert::download_request(request.into_inner()).map_err(status)?;
-        self.stream(&request, part).await
+        self.stream(guard, &request, part).await
     }
 }
 
 impl Handlers {
-    async fn stream(&self, request: &ModelRequest, part: Part) -> Result<Response<Download>, Status> {
+    async fn stream(
+        &self,
+        guard: Guard<'_>,
+        request: &ModelRequest,
+        part: Part,
+    ) -> Result<Response<Download>, Status> {
+        guard.admit(self.bank.named(&request.gene)).map_err(status)?;
         let plan = self.bank.plan(request).map_err(status)?;
         let delivery = self.bank.deliver(&plan).await.map_err(status)?;
         Ok(Response::new(download::start(plan, delivery, part, self.digests.clone())))

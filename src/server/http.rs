@@ -7,34 +7,31 @@ use axum::{
     body::Body,
     extract::{Path, Query, Request, State as Extract, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
-    middleware::{self, Next},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::body::Body as _;
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bank::{Bank, GeneSummary, ModelRequest, Plan},
-    blueprint::Artifact,
+    bank::{Bank, GeneSummary, ModelRequest, Plan, repository},
     error::{Error, Result},
     gene::{Head, Size, Start, Target},
     tensor::hex,
 };
 
 use super::{
-    body::Slices,
+    auth::Access,
     digests::Digests,
+    file::{self, Content, Facts},
+    hub::{self, Hub},
     plan,
-    range::{self, Asked},
+    request::{authorization, short, without_body},
     status::Problem,
 };
-
-/// Slices of at most this many bytes go to the socket: the best size that was measured for HTTP/1.1.
-const CHUNK_BYTES: usize = 256 << 10;
 
 /// What the handlers share.
 #[derive(Debug, Clone)]
@@ -42,12 +39,15 @@ pub(super) struct State {
     pub(super) bank: Arc<Bank>,
     /// Digests of files.
     pub(super) digests: Digests,
+    /// Which genes are private.
+    pub(super) access: Arc<Access>,
     /// Cancelled once the server is to end.
     pub(super) stop: CancellationToken,
 }
 
 /// Every route of the port.
 pub(super) fn router(state: State, grpc: Router) -> Router {
+    let hub = hub::router(Hub::new(state.bank.clone(), state.digests.clone(), state.access.clone()));
     Router::new()
         .route("/v1/genes", get(genes))
         .route("/v1/models/{gene}/{file}", get(model))
@@ -57,22 +57,18 @@ pub(super) fn router(state: State, grpc: Router) -> Router {
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(middleware::from_fn(without_body))
         .with_state(state)
+        .merge(hub)
         .merge(grpc)
         .fallback(unknown)
-}
-
-/// No route takes a body, so none is read.
-async fn without_body(request: Request, next: Next) -> Response {
-    if request.body().is_end_stream() {
-        return next.run(request).await;
-    }
-    Problem::from(Error::invalid("body", "no body is expected")).into_response()
 }
 
 async fn unknown(request: Request) -> Response {
     let content_type = request.headers().get(header::CONTENT_TYPE);
     if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
         return tonic::Status::unimplemented("no such method").into_http::<Body>();
+    }
+    if hub::speaks_of(request.uri().path()) {
+        return hub::unknown(request.uri().path());
     }
     Problem::from(not_found("path", request.uri().path(), "/v1/genes, /v1/models/{gene}/{file}, /v1/plan"))
         .into_response()
@@ -86,14 +82,20 @@ async fn ready(Extract(state): Extract<State>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn genes(Extract(state): Extract<State>) -> Json<Vec<GeneSummary>> {
-    Json(state.bank.genes())
+async fn genes(
+    Extract(state): Extract<State>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<GeneSummary>>, Problem> {
+    let (guard, mut genes) = (state.access.guard(authorization(&headers))?, state.bank.genes());
+    genes.retain(|gene| guard.sees(&gene.name));
+    Ok(Json(genes))
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ModelQuery {
     dtype: Option<String>,
+    layout: Option<String>,
     rule: Option<String>,
     #[serde(default)]
     allow_untrained_width: bool,
@@ -116,27 +118,24 @@ async fn model(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|rejection| Error::invalid("query", rejection.body_text()))?;
-    let plan = state.bank.plan(&request(&gene, &file, &query)?)?;
+    state.access.guard(authorization(&headers))?.admit(&gene)?;
+    let layout = query.layout.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+    let plan = state.bank.plan(&request(&gene, &file, &query)?)?.in_layout(layout)?;
     if wants_digest(&query)? {
         return Ok(digest(&state, &plan).await?);
     }
     let etag = etag(&plan, &gene, &file);
-    match conditional(&method, &headers, &etag, plan.size_bytes())? {
-        Answer::NotModified => Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response()),
-        Answer::Head => Ok(whole(plan.size_bytes(), etag, Body::empty())),
-        Answer::Whole => {
-            let artifact = state.bank.fetch(&plan).await?;
-            let size = artifact.size_bytes();
-            Ok(whole(size, etag, Body::new(Slices::new(artifact.chunks(0..size, CHUNK_BYTES), size))))
-        }
-        Answer::Part(part) => Ok(partial(state.bank.fetch(&plan).await?, part, etag)),
-    }
+    let facts = Facts { etag, size: plan.size_bytes(), content_type: file::BINARY };
+    let content = async { state.bank.fetch(&plan).await.map(Content::Model) };
+    file::answer(&method, &headers, facts, content).await
 }
 
 /// `d{depth}-w{width}.safetensors` and the query as a request.
 fn request(gene: &str, file: &str, query: &ModelQuery) -> Result<ModelRequest> {
     let ModelQuery { dtype, rule, allow_untrained_width, digest: _, .. } = query;
-    let (depth, width) = sizes(file)
+    let (depth, width) = file
+        .strip_suffix(".safetensors")
+        .and_then(repository::sizes)
         .ok_or_else(|| not_found("file", file, "d{depth}-w{width}.safetensors with numbers up to 2^64"))?;
     let size = Size {
         depth: Some(depth),
@@ -167,16 +166,6 @@ fn head(labels: Option<&str>, seed: Option<u64>) -> Result<Option<Head>> {
     Ok(Some(Head { labels, seed: seed.unwrap_or(0) }))
 }
 
-fn sizes(file: &str) -> Option<(u64, u64)> {
-    let (depth, width) = file.strip_suffix(".safetensors")?.strip_prefix('d')?.split_once("-w")?;
-    Some((canonical(depth)?, canonical(width)?))
-}
-
-/// A number in the one form that it has: a file has one name.
-fn canonical(text: &str) -> Option<u64> {
-    text.parse().ok().filter(|number: &u64| number.to_string() == text)
-}
-
 fn wants_digest(query: &ModelQuery) -> Result<bool> {
     match query.digest.as_deref() {
         None => Ok(false),
@@ -194,64 +183,6 @@ fn etag(plan: &Plan, gene: &str, file: &str) -> HeaderValue {
     HeaderValue::try_from(format!("\"{}\"", hex(&digest))).expect("quoted hex is a header value")
 }
 
-/// What a request gets by its method and conditions.
-enum Answer {
-    NotModified,
-    Head,
-    Whole,
-    Part(std::ops::Range<u64>),
-}
-
-fn conditional(
-    method: &Method,
-    headers: &HeaderMap,
-    etag: &HeaderValue,
-    size: u64,
-) -> Result<Answer, Problem> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let own = etag.to_str().unwrap_or_default();
-    let matches = |list: &str| {
-        list.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == own)
-    };
-    if text(header::IF_NONE_MATCH).is_some_and(matches) {
-        return Ok(Answer::NotModified);
-    }
-    // A range is defined for GET only, and counts only while the file is the one that the client has a part of.
-    if method == Method::HEAD {
-        return Ok(Answer::Head);
-    }
-    let range = text(header::RANGE).filter(|_| text(header::IF_RANGE).is_none_or(|tag| tag == own));
-    match range.map(|value| range::asked(value, size)) {
-        None | Some(Asked::Whole) => Ok(Answer::Whole),
-        Some(Asked::Part(part)) => Ok(Answer::Part(part)),
-        Some(Asked::Unsatisfiable) => Err(Problem::unsatisfiable(size)),
-    }
-}
-
-fn whole(size: u64, etag: HeaderValue, body: Body) -> Response {
-    file(StatusCode::OK, size, etag, body)
-}
-
-fn partial(artifact: Arc<Artifact>, part: std::ops::Range<u64>, etag: HeaderValue) -> Response {
-    let (size, length) = (artifact.size_bytes(), part.end - part.start);
-    let content_range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
-    let body = Body::new(Slices::new(artifact.chunks(part, CHUNK_BYTES), length));
-    let mut response = file(StatusCode::PARTIAL_CONTENT, length, etag, body);
-    let content_range = HeaderValue::try_from(content_range).expect("numbers are a header value");
-    response.headers_mut().insert(header::CONTENT_RANGE, content_range);
-    response
-}
-
-fn file(status: StatusCode, length: u64, etag: HeaderValue, body: Body) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
-        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
-        (header::CONTENT_LENGTH, length.into()),
-        (header::ETAG, etag),
-    ];
-    (status, headers, body).into_response()
-}
-
 async fn digest(state: &State, plan: &Plan) -> Result<Response> {
     let artifact = state.bank.fetch(plan).await?;
     let answer = json!({
@@ -265,9 +196,4 @@ async fn digest(state: &State, plan: &Plan) -> Result<Response> {
 
 fn not_found(what: &'static str, name: &str, known: &str) -> Error {
     Error::NotFound { what, name: short(name), known: known.to_owned() }
-}
-
-/// A client's text as it comes back to it.
-fn short(text: &str) -> String {
-    text.chars().take(80).collect()
 }

@@ -3,18 +3,24 @@
 //! `Config` → [`Config::build`] → [`App`] → [`App::serve`]. The socket is bound first, so that a taken port fails
 //! before genes are read; requests are answered last, once every gene is loaded.
 
+mod auth;
 mod body;
 mod convert;
 mod deadline;
 mod digests;
 mod download;
+mod file;
 mod frame;
 mod grpc;
 mod http;
+mod hub;
 mod listen;
 mod plan;
 mod range;
+mod request;
 mod status;
+
+pub use auth::Access;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -37,6 +43,8 @@ pub struct Config {
     pub limits: Limits,
     /// Genes, caches and work at the same time.
     pub bank: bank::Config,
+    /// Private genes and the tokens that open them.
+    pub access: Access,
 }
 
 /// What one client can take from the others.
@@ -70,7 +78,9 @@ impl Config {
         let bank = tokio::task::spawn_blocking(move || Bank::open(self.bank))
             .await
             .map_err(|_| Error::Cancelled)??;
-        Ok(App { listener, local, bank: Arc::new(bank), grace: self.grace, limits: self.limits })
+        self.access.check(&bank)?;
+        let (bank, access) = (Arc::new(bank), Arc::new(self.access));
+        Ok(App { listener, local, bank, access, grace: self.grace, limits: self.limits })
     }
 }
 
@@ -80,6 +90,7 @@ pub struct App {
     listener: TcpListener,
     local: SocketAddr,
     bank: Arc<Bank>,
+    access: Arc<Access>,
     grace: Duration,
     limits: Limits,
 }
@@ -99,8 +110,9 @@ impl App {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<grpc::Service>().await;
         let digests = digests::Digests::new();
-        let grpc = grpc::routes(self.bank.clone(), digests.clone(), health_service)?;
-        let router = http::router(http::State { bank: self.bank, digests, stop: stop.clone() }, grpc);
+        let grpc = grpc::routes(self.bank.clone(), digests.clone(), self.access.clone(), health_service)?;
+        let state = http::State { bank: self.bank, digests, access: self.access, stop: stop.clone() };
+        let router = http::router(state, grpc);
         let draining = async {
             stop.cancelled().await;
             health.set_not_serving::<grpc::Service>().await;

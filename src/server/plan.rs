@@ -3,6 +3,7 @@
 use axum::{
     Json,
     extract::{Query, State as Extract, rejection::QueryRejection},
+    http::HeaderMap,
 };
 use serde::Deserialize;
 
@@ -16,14 +17,16 @@ use crate::{
     proto,
 };
 
-use super::{convert, http::State, status::Problem};
+use super::{auth::Guard, convert, http::State, request::authorization, status::Problem};
 
 /// Answers a call.
 pub(super) async fn answer(
     bank: &Bank,
+    guard: Guard<'_>,
     message: proto::PlanModelRequest,
 ) -> Result<proto::PlanModelResponse> {
     let (gene, budget, limit) = request(message)?;
+    guard.admit(bank.named(&gene))?;
     bank.choose(&gene, budget, limit).await.map(response)
 }
 
@@ -119,10 +122,12 @@ pub(super) struct PlanQuery {
 pub(super) async fn get(
     Extract(state): Extract<State>,
     query: Result<Query<PlanQuery>, QueryRejection>,
+    headers: HeaderMap,
 ) -> Result<Json<Choices>, Problem> {
     let Query(query) = query.map_err(|rejection| Error::invalid("query", rejection.body_text()))?;
     let PlanQuery { gene, max_parameters, max_macs, max_bytes, max_memory_bytes, batch, dtype, limit } =
         query;
+    state.access.guard(authorization(&headers))?.admit(state.bank.named(&gene))?;
     let budget = Budget {
         parameters: max_parameters,
         macs: max_macs,

@@ -16,6 +16,10 @@ const MAX_MESSAGE_BYTES: usize = 2048;
 /// Key of the gRPC metadata that carries [`crate::error::Codes::word`].
 const ERROR_KIND: &str = "error-kind";
 
+/// Headers of an error of the Hub protocol.
+const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
+const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
+
 /// What a client is told. A failure of ours goes to the log, not to the client.
 fn message(error: &Error) -> String {
     // Paths and causes of these are this machine's.
@@ -53,7 +57,7 @@ pub(super) struct Problem {
     status: StatusCode,
     kind: &'static str,
     detail: String,
-    header: Option<(HeaderName, HeaderValue)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 #[derive(Serialize)]
@@ -71,13 +75,65 @@ impl Problem {
         Self { status: StatusCode::METHOD_NOT_ALLOWED, ..Error::invalid("method", "use GET or HEAD").into() }
     }
 
+    /// A body beyond the limit.
+    pub(super) fn too_large(limit: usize) -> Self {
+        let error = Error::invalid("body", format!("it is longer than {limit} bytes"));
+        Self { status: StatusCode::PAYLOAD_TOO_LARGE, ..error.into() }
+    }
+
     /// A range without a byte of the file.
     pub(super) fn unsatisfiable(size: u64) -> Self {
         let error = Error::invalid("range", format!("no byte of it is in the file of {size} bytes"));
         let range = HeaderValue::try_from(format!("bytes */{size}")).expect("a number is a header value");
-        let header = Some((header::CONTENT_RANGE, range));
-        Self { status: StatusCode::RANGE_NOT_SATISFIABLE, header, ..error.into() }
+        let headers = vec![(header::CONTENT_RANGE, range)];
+        Self { status: StatusCode::RANGE_NOT_SATISFIABLE, headers, ..error.into() }
     }
+}
+
+/// An error as a response of the Hub protocol: the same table, told in headers.
+#[derive(Debug)]
+pub(super) struct HubProblem {
+    problem: Problem,
+    code: Option<&'static str>,
+}
+
+impl HubProblem {
+    /// Adds a header, for example the commit in which there is no such file.
+    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.problem.headers.push((name, value));
+        self
+    }
+}
+
+impl From<Error> for HubProblem {
+    fn from(error: Error) -> Self {
+        Self { code: error.kind().codes().hub, problem: error.into() }
+    }
+}
+
+impl From<Problem> for HubProblem {
+    fn from(problem: Problem) -> Self {
+        Self { problem, code: None }
+    }
+}
+
+impl IntoResponse for HubProblem {
+    fn into_response(self) -> Response {
+        let Problem { status, detail, headers, .. } = self.problem;
+        let body = serde_json::json!({ "error": detail }).to_string();
+        let mut response = (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+        let map = response.headers_mut();
+        map.extend(headers);
+        map.extend(self.code.map(|code| (ERROR_CODE, HeaderValue::from_static(code))));
+        map.insert(ERROR_MESSAGE, printable(&detail));
+        response
+    }
+}
+
+/// Text as the value of a header: clients print it, and read it in one encoding or another.
+fn printable(text: &str) -> HeaderValue {
+    let ascii: String = text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
+    HeaderValue::try_from(ascii).expect("printable ASCII is a header value")
 }
 
 impl From<Error> for Problem {
@@ -87,7 +143,10 @@ impl From<Error> for Problem {
             status: StatusCode::from_u16(codes.http).expect("the table holds statuses"),
             kind: codes.word,
             detail: message(&error),
-            header: retry_after(&error).map(|seconds| (header::RETRY_AFTER, seconds.into())),
+            headers: retry_after(&error)
+                .map(|seconds| (header::RETRY_AFTER, seconds.into()))
+                .into_iter()
+                .collect(),
         }
     }
 }
@@ -105,7 +164,7 @@ impl IntoResponse for Problem {
         let mut response = (self.status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.extend(self.header);
+        headers.extend(self.headers);
         response
     }
 }
@@ -119,7 +178,11 @@ mod tests {
         let name = "x".repeat(10_000);
         vec![
             Error::invalid("depth", "é".repeat(10_000)),
-            Error::NotFound { what: "gene", name, known: String::new() },
+            Error::NotFound { what: "gene", name: name.clone(), known: String::new() },
+            Error::NoRepository { name: "\u{e9}\n".to_owned(), reason: name.clone() },
+            Error::NoRevision { name, known: String::new() },
+            Error::NoToken { what: "gene", name: "x".to_owned() },
+            Error::BadToken,
             Error::from(Arc::new(Error::Overloaded { what: "renders", limit: 4, retry_after_s: 7 })),
             Error::Cancelled,
             Error::corrupt("a", "b"),
@@ -143,6 +206,15 @@ mod tests {
             assert_eq!(response.headers()["content-type"], "application/problem+json");
             let retry = response.headers().get("retry-after").map(|v| v.to_str().unwrap().to_owned());
             assert_eq!(retry, (codes.word == "overloaded").then(|| "7".to_owned()));
+        }
+        for error in errors() {
+            let codes = error.kind().codes();
+            let response = HubProblem::from(error).into_response();
+            assert_eq!(response.status().as_u16(), codes.http);
+            let code = response.headers().get(ERROR_CODE).map(|code| code.to_str().unwrap());
+            assert_eq!(code, codes.hub);
+            let message = response.headers()[ERROR_MESSAGE].to_str().unwrap();
+            assert!(message.len() <= MAX_MESSAGE_BYTES && !message.contains("secret"));
         }
     }
 }

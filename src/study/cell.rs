@@ -227,7 +227,7 @@ impl<'a> Cells<'a> {
     fn recipe(&self, cell: &Cell<'_>) -> Result<Recipe> {
         let (length, rate) = (Length::Epochs(cell.epochs.max(1)), cell.learning_rate_e9.max(1) as f64 * 1e-9);
         let Some(base) = cell.arm.recipe.as_ref().and_then(|path| self.recipes.get(path)) else {
-            return finetune::recipe(self.study.data, length, Some(rate), cell.seed);
+            return finetune::recipe_on(self.study.data, length, Some(rate), cell.seed);
         };
         let optim = Optim {
             length,

@@ -22,16 +22,15 @@ pub const LEARNING_RATE: f64 = 1e-3;
 /// Images of a step, or as many as are trained on where there are fewer.
 const BATCH: usize = 128;
 
-/// The recipe of a tuning on `data`.
+/// The recipe of a tuning on the data set called `data`.
 ///
 /// # Errors
 /// [`crate::error::Error::Invalid`] for a learning rate that is not a positive number.
-pub fn recipe(data: &DatasetPair, length: Length, learning_rate: Option<f64>, seed: u64) -> Result<Recipe> {
+pub fn recipe(data: &str, length: Length, learning_rate: Option<f64>, seed: u64) -> Result<Recipe> {
     let learning_rate = learning_rate.unwrap_or(LEARNING_RATE);
-    let (_, images) = data.select(Split::Train, SPLIT_SEED);
     let optim = Optim {
         length,
-        batch: images.len().clamp(1, BATCH),
+        batch: BATCH,
         learning_rate,
         min_learning_rate: learning_rate * 0.02,
         warmup_steps: 0,
@@ -45,13 +44,21 @@ pub fn recipe(data: &DatasetPair, length: Length, learning_rate: Option<f64>, se
     };
     optim.check()?;
     let augment = Augment { crop_padding: 0, flip: true, erase: None };
-    Ok(Recipe {
-        data: data.train.name().to_owned(),
-        seed,
-        model: None,
-        start: None,
-        optim,
-        augment,
-        gene: None,
-    })
+    Ok(Recipe { data: data.to_owned(), seed, model: None, start: None, optim, augment, gene: None })
+}
+
+/// The recipe of a tuning on `data`: a step has no more images than are trained on.
+///
+/// # Errors
+/// As [`recipe`].
+pub fn recipe_on(
+    data: &DatasetPair,
+    length: Length,
+    learning_rate: Option<f64>,
+    seed: u64,
+) -> Result<Recipe> {
+    let mut recipe = recipe(data.train.name(), length, learning_rate, seed)?;
+    let (_, images) = data.select(Split::Train, SPLIT_SEED);
+    recipe.optim.batch = images.len().clamp(1, BATCH);
+    Ok(recipe)
 }

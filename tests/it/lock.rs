@@ -113,7 +113,8 @@ fn a_lock_holds_over_a_server() {
     let text = std::fs::read_to_string(&lock).unwrap();
     let at = text.find("sha256 = \"").unwrap() + "sha256 = \"".len();
     let digit = if text[at..].starts_with('0') { "1" } else { "0" };
-    codec::write_atomic(&lock, [text[..at].as_bytes(), digit.as_bytes(), text[at + 1..].as_bytes()]).unwrap();
+    codec::write_atomic(&lock, [&text.as_bytes()[..at], digit.as_bytes(), &text.as_bytes()[at + 1..]])
+        .unwrap();
     let refused = with(&["--depth", "4", "--locked"]);
     assert_eq!(code(&refused), 2, "{refused:?}");
     assert!(said(&refused).contains("gave other bytes"), "{refused:?}");

@@ -12,6 +12,7 @@ mod frames;
 mod golden;
 mod hostile;
 mod http;
+mod hub;
 mod kill;
 mod laws;
 mod learning;

@@ -14,7 +14,7 @@ use genebank::{
         VitConfig,
         config::{NORM_EPS, RawVitConfig},
     },
-    server::{Config, Limits},
+    server::{Access, Config, Limits},
     tensor::{Weights, codec},
 };
 use tempfile::TempDir;
@@ -143,8 +143,13 @@ impl Server {
 
     /// Over a bank of its own.
     pub(crate) async fn on(limits: Limits, models: TempDir, bank: bank::Config) -> Self {
+        Self::guarded(limits, models, bank, Access::default()).await
+    }
+
+    /// Over a bank of its own with private genes.
+    pub(crate) async fn guarded(limits: Limits, models: TempDir, bank: bank::Config, access: Access) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
-        let config = Config { listen, grace: Duration::from_secs(2), limits, bank };
+        let config = Config { listen, grace: Duration::from_secs(2), limits, bank, access };
         let app = config.build().await.unwrap();
         let (address, stop) = (app.local_addr(), CancellationToken::new());
         tokio::spawn(app.serve(stop.clone()));

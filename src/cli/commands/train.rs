@@ -61,7 +61,7 @@ pub(in crate::cli) fn finetune(options: &args::Finetune) -> Result<()> {
         (None, steps) => Length::Steps(steps.unwrap_or(0)),
     };
     let data = open_data(&options.dataset, &options.run)?;
-    let recipe = finetune::recipe(&data, length, options.lr, options.seed)?;
+    let recipe = finetune::recipe_on(&data, length, options.lr, options.seed)?;
     let model = subject::model(&options.subject, data.train.class_names())?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.run, None, true)?;

@@ -5,14 +5,32 @@ const THOUSANDS: [(&str, u64); 3] = [("k", 1_000), ("M", 1_000_000), ("G", 1_000
 /// Factors of 1024, for bytes.
 const BINARY: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
+/// Factors as the Hub writes numbers of parameters.
+const HUB: [(&str, u64); 4] =
+    [("K", 1_000), ("M", 1_000_000), ("B", 1_000_000_000), ("T", 1_000_000_000_000)];
+
 /// A count with a suffix k, M or G.
-pub(super) fn count(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What would be right.
+pub fn count(text: &str) -> Result<u64, String> {
     scaled(text, &THOUSANDS)
         .ok_or_else(|| "use a number of at most 2^64 - 1, or one with k, M or G".to_owned())
 }
 
+/// A number of parameters with a suffix K, M, B or T.
+///
+/// # Errors
+/// What would be right.
+pub fn hub_parameters(text: &str) -> Result<u64, String> {
+    scaled(text, &HUB).ok_or_else(|| "use a number of at most 2^64 - 1, or one with K, M, B or T".to_owned())
+}
+
 /// Bytes with a suffix k, M, G, KiB, MiB or GiB.
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// What would be right.
+pub fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || "use a number of at most 2^64 - 1, or one with k, M, G, KiB, MiB or GiB".to_owned();
     scaled(text, &[BINARY, THOUSANDS].concat()).ok_or_else(wrong)
 }
@@ -50,6 +68,7 @@ mod tests {
             assert_eq!(count(text), Ok(number), "{text}");
             assert_eq!(bytes(text), Ok(number), "{text}");
         }
+        assert_eq!(hub_parameters("0.5B"), Ok(500_000_000));
         assert_eq!(bytes("1.5KiB"), Ok(1536));
         assert_eq!(bytes("20MiB"), Ok(20 << 20));
         assert_eq!(bytes("4GiB"), Ok(4 << 30));

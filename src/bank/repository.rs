@@ -1,0 +1,236 @@
+//! Models as repositories of the Hub protocol: their names, revisions and files.
+//!
+//! `genebank/{gene}-d{depth}-w{width}[-hf][-{dtype}]`: a repository is a request, so there are as many as there are
+//! sizes, and none is stored.
+
+use std::{collections::BTreeMap, fmt};
+
+use bytes::Bytes;
+
+use crate::{
+    error::{Error, Kind, Result},
+    export::{Layout, card::Card},
+    gene::Size,
+    tensor::Dtype,
+    train::{Length, finetune},
+};
+
+use super::{Bank, ModelRequest, Plan};
+
+/// Owner of every repository.
+pub const OWNER: &str = "genebank";
+/// Path of the weights in a repository.
+pub const WEIGHTS: &str = "model.safetensors";
+/// The branch.
+pub const BRANCH: &str = "main";
+
+/// Hex digits of a commit.
+const COMMIT_DIGITS: usize = 40;
+/// Hex digits of a tag.
+const TAG_DIGITS: usize = 12;
+/// Ending of the name of a repository in transformers' layout.
+const TRANSFORMERS_ENDING: &str = "-hf";
+/// The form of a name, for the reader of an error.
+const FORM: &str = "{gene}-d{depth}-w{width}[-hf][-f16|-bf16]";
+
+/// The name of a repository without its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositoryName {
+    /// Name of the gene.
+    pub gene: String,
+    /// Transformer blocks.
+    pub depth: u64,
+    /// Embedding dimension.
+    pub width: u64,
+    /// How tensors are laid out.
+    pub layout: Layout,
+    /// Element type of the file.
+    pub dtype: Dtype,
+}
+
+impl RepositoryName {
+    /// Reads `owner` and `name`, the latter from the right: a gene's name may hold anything but a size.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`] for another owner or form. A model has one name: numbers have no leading zero, and f32
+    /// is not written.
+    pub fn parse(owner: &str, name: &str) -> Result<Self> {
+        if owner != OWNER {
+            return Err(unknown(owner, name, format!("the owner of every repository is \"{OWNER}\"")));
+        }
+        Self::read(name).ok_or_else(|| unknown(owner, name, format!("names have the form {FORM}")))
+    }
+
+    fn read(name: &str) -> Option<Self> {
+        let shortened = [Dtype::F16, Dtype::Bf16]
+            .into_iter()
+            .find_map(|dtype| Some((name.strip_suffix(&dtype.to_string())?.strip_suffix('-')?, dtype)));
+        let (rest, dtype) = shortened.unwrap_or((name, Dtype::F32));
+        let (rest, layout) = rest
+            .strip_suffix(TRANSFORMERS_ENDING)
+            .map_or((rest, Layout::Timm), |rest| (rest, Layout::Transformers));
+        let at = rest.rfind("-d")?;
+        let (depth, width) = sizes(&rest[at + 1..])?;
+        Some(Self { gene: rest[..at].to_owned(), depth, width, layout, dtype })
+    }
+}
+
+impl fmt::Display for RepositoryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gene, depth, width, layout, dtype } = self;
+        write!(f, "{gene}-d{depth}-w{width}")?;
+        match layout {
+            Layout::Timm => {}
+            Layout::Transformers => f.write_str(TRANSFORMERS_ENDING)?,
+        }
+        match dtype {
+            Dtype::F32 => Ok(()),
+            Dtype::F16 | Dtype::Bf16 => write!(f, "-{dtype}"),
+        }
+    }
+}
+
+/// Depth and width of `d{depth}-w{width}`, each in the one form that a number has.
+pub fn sizes(text: &str) -> Option<(u64, u64)> {
+    let canonical = |text: &str| text.parse().ok().filter(|number: &u64| number.to_string() == text);
+    let (depth, width) = text.strip_prefix('d')?.split_once("-w")?;
+    Some((canonical(depth)?, canonical(width)?))
+}
+
+fn unknown(owner: &str, name: &str, reason: String) -> Error {
+    // A client's text comes back to it; a limit keeps messages short.
+    Error::NoRepository { name: format!("{owner}/{name}").chars().take(120).collect(), reason }
+}
+
+/// One model as a repository: what it is, and its small files.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    /// Its name.
+    pub name: RepositoryName,
+    /// The model that its weights are.
+    pub plan: Plan,
+    /// Every file but the weights, by path.
+    pub texts: BTreeMap<&'static str, Bytes>,
+}
+
+impl Repository {
+    fn new(name: RepositoryName, plan: Plan) -> Result<Self> {
+        let (info, meta) = (&plan.blueprint.info, plan.gene.meta());
+        let data = info.data.split_whitespace().next().unwrap_or_default();
+        let recipe = finetune::recipe(data, Length::Epochs(1), None, 0)?;
+        let tuning = toml::to_string(&recipe).map_err(|error| Error::invalid("recipe", error.to_string()))?;
+        let card = Card {
+            repository: &format!("{OWNER}/{name}"),
+            blueprint: &plan.blueprint,
+            layout: plan.layout,
+            dtype: plan.dtype,
+            size_bytes: plan.size_bytes(),
+            accuracy: plan.expected_accuracy,
+            teacher: &meta.teacher,
+            recipe: &meta.recipe,
+            tuning: &tuning,
+        };
+        let texts = BTreeMap::from([
+            ("README.md", Bytes::from(card.render())),
+            ("config.json", plan.layout.config(info, plan.dtype).into()),
+            ("preprocessor_config.json", plan.layout.preprocessor(info).into()),
+        ]);
+        Ok(Self { name, plan, texts })
+    }
+
+    /// The one commit: the first digits of the request's identity, so that the same request has the same commit.
+    pub fn commit(&self) -> String {
+        let mut digits = self.plan.blueprint.identity.to_string();
+        digits.truncate(COMMIT_DIGITS);
+        digits
+    }
+
+    /// The tag: the first digits of the gene's digest, the version of the gene.
+    pub fn tag(&self) -> &str {
+        &self.plan.gene.digest()[..TAG_DIGITS]
+    }
+
+    /// Whether `revision` names the commit by all its digits: what it stands for never changes.
+    ///
+    /// # Errors
+    /// [`Error::NoRevision`] for what is neither the branch, the tag nor the commit.
+    pub fn is_pinned_by(&self, revision: &str) -> Result<bool> {
+        let commit = self.commit();
+        if revision == commit {
+            return Ok(true);
+        }
+        if revision == BRANCH || revision == self.tag() {
+            return Ok(false);
+        }
+        let known = format!("{BRANCH}, {} and {commit}", self.tag());
+        Err(Error::NoRevision { name: revision.chars().take(80).collect(), known })
+    }
+}
+
+impl Bank {
+    /// The repository called `name`. No weight is touched.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`] where the gene does not exist or does not give the size.
+    pub fn repository(&self, name: RepositoryName) -> Result<Repository> {
+        let size =
+            Size { depth: Some(name.depth), width: Some(name.width), dtype: name.dtype, ..Size::default() };
+        // An empty name would mean the default gene.
+        let plan = match name.gene.as_str() {
+            "" => Err(Error::invalid("gene", "its name is empty")),
+            gene => self.plan(&ModelRequest { gene: gene.to_owned(), size, ..ModelRequest::default() }),
+        };
+        match plan.and_then(|plan| plan.in_layout(name.layout)) {
+            Ok(plan) => Repository::new(name, plan),
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => {
+                Err(unknown(OWNER, &name.to_string(), error.to_string()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_from_the_right_and_written_back() {
+        for (name, gene, layout, dtype) in [
+            ("fashion-s-d7-w96", "fashion-s", Layout::Timm, Dtype::F32),
+            ("x-hf-d7-w96-hf", "x-hf", Layout::Transformers, Dtype::F32),
+            ("a-d4-d7-w96-bf16", "a-d4", Layout::Timm, Dtype::Bf16),
+            ("a-d7-w96-hf-f16", "a", Layout::Transformers, Dtype::F16),
+        ] {
+            let read = RepositoryName::parse(OWNER, name).unwrap();
+            assert_eq!((read.gene.as_str(), read.layout, read.dtype), (gene, layout, dtype), "{name}");
+            assert_eq!((read.depth, read.width), (7, 96));
+            assert_eq!(read.to_string(), name);
+        }
+    }
+
+    #[test]
+    fn a_model_has_one_name() {
+        for name in [
+            "",
+            "fashion-s",
+            "a-d7",
+            "a-w96-d7",
+            "a-d07-w96",
+            "a-d7-w096",
+            "a-d+7-w96",
+            "a-d-7-w96",
+            "a-d7-w96-f32",
+            "a-d7-w96-f16-hf",
+            "a-d7-w96-hf-hf",
+            "a-d7-w96-linear",
+            "a-d99999999999999999999-w96",
+            "a-d7-w96 ",
+            "é-d7-wé",
+        ] {
+            let error = RepositoryName::parse(OWNER, name).unwrap_err();
+            assert_eq!(error.kind(), Kind::NoRepository, "{name}");
+        }
+        RepositoryName::parse("other", "a-d7-w96").unwrap_err();
+    }
+}

@@ -1,0 +1,98 @@
+//! What other programs expect of a model: names of tensors, configuration files, a model card.
+//!
+//! A layout is a view of a blueprint: entries get other names, and a fused one becomes slices of itself. No value
+//! changes, so the layouts of one model compute the same function.
+
+pub mod card;
+pub mod timm;
+pub mod transformers;
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    blueprint::{Blueprint, Canonical, ModelInfo},
+    error::{Error, Result},
+    tensor::Dtype,
+};
+
+/// For whom tensors are named and laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Layout {
+    /// timm's `VisionTransformer`; transformers reads it through its timm wrapper.
+    #[default]
+    Timm,
+    /// transformers' `ViTForImageClassification`.
+    Transformers,
+}
+
+impl Layout {
+    /// Every layout.
+    pub const ALL: [Self; 2] = [Self::Timm, Self::Transformers];
+
+    /// `blueprint`, which is in timm's layout, in this one. Its identity and record change with the layout.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where values are drawn: their streams are keyed by timm's names.
+    pub fn of(self, mut blueprint: Blueprint) -> Result<Blueprint> {
+        if self == Self::Timm {
+            return Ok(blueprint);
+        }
+        if let Some(entry) = blueprint.entries.iter().find(|entry| entry.source.draws()) {
+            let reason = format!("\"{}\" has fresh values, which only layout timm gives", entry.name);
+            return Err(Error::invalid("layout", reason));
+        }
+        blueprint.entries = transformers::entries(&blueprint)?;
+        let form = Canonical::new("genebank.layout").text(&blueprint.identity.to_string());
+        blueprint.identity = form.text(&self.to_string()).finish();
+        if let Some(origin) = &mut blueprint.info.origin {
+            origin.identity = blueprint.identity.to_string();
+        }
+        Ok(blueprint)
+    }
+
+    /// `config.json` of a model in this layout.
+    pub fn config(self, info: &ModelInfo, dtype: Dtype) -> String {
+        document(&match self {
+            Self::Timm => timm::config(info),
+            Self::Transformers => transformers::config(info, dtype),
+        })
+    }
+
+    /// `preprocessor_config.json` of a model in this layout.
+    pub fn preprocessor(self, info: &ModelInfo) -> String {
+        document(&match self {
+            Self::Timm => timm::preprocessor(info),
+            Self::Transformers => transformers::preprocessor(info),
+        })
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Timm => "timm",
+            Self::Transformers => "transformers",
+        })
+    }
+}
+
+impl FromStr for Layout {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|layout| layout.to_string() == text).ok_or_else(|| {
+            let shown: String = text.chars().take(80).collect();
+            Error::invalid("layout", format!("\"{shown}\" is not one of timm, transformers"))
+        })
+    }
+}
+
+/// A JSON file: keys in order, so that the same model has the same bytes.
+fn document(value: &serde_json::Value) -> String {
+    format!("{value:#}\n")
+}
+
+/// The decimal numbers that people wrote, not those of the nearest doubles.
+fn decimals(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|value| value.to_string().parse().unwrap_or(f64::from(*value))).collect()
+}

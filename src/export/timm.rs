@@ -1,0 +1,62 @@
+//! timm's `config.json`. Names of tensors are timm's already ([`crate::nn::schema`]).
+//!
+//! The architecture is only a factory: `model_args` gives it any depth, width, image and patch, so that no name has to
+//! be registered. transformers reads the same file through its timm wrapper.
+
+use serde_json::{Value, json};
+
+use crate::{blueprint::ModelInfo, nn::schema};
+
+use super::decimals;
+
+/// A registered vision transformer with a class token, learned positions and LayerNorm eps 1e-6.
+const FACTORY: &str = "vit_tiny_patch16_224";
+
+/// `config.json`.
+pub(super) fn config(info: &ModelInfo) -> Value {
+    let config = &info.config;
+    json!({
+        "architecture": FACTORY,
+        "num_classes": config.classes(),
+        "num_features": config.width(),
+        "global_pool": "token",
+        "model_args": {
+            "img_size": config.image_size(),
+            "patch_size": config.patch_size(),
+            "in_chans": config.channels(),
+            "embed_dim": config.width(),
+            "depth": config.depth(),
+            "num_heads": config.heads(),
+            "mlp_ratio": config.mlp_ratio(),
+        },
+        "pretrained_cfg": pretrained_cfg(info),
+        "label_names": info.labels,
+    })
+}
+
+/// `preprocessor_config.json`: transformers' processor for timm models. Versions before 5 take its configuration from
+/// this file, later ones from `config.json`.
+pub(super) fn preprocessor(info: &ModelInfo) -> Value {
+    json!({
+        "image_processor_type": "TimmWrapperImageProcessor",
+        "architecture": FACTORY,
+        "pretrained_cfg": pretrained_cfg(info),
+    })
+}
+
+/// What the weights expect of their input, and where the first and last layer are.
+fn pretrained_cfg(info: &ModelInfo) -> Value {
+    let (config, preprocessing) = (&info.config, &info.preprocessing);
+    json!({
+        "input_size": [config.channels(), config.image_size(), config.image_size()],
+        "fixed_input_size": true,
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": decimals(&preprocessing.mean),
+        "std": decimals(&preprocessing.std),
+        "num_classes": config.classes(),
+        "first_conv": schema::PATCHES,
+        "classifier": schema::HEAD,
+    })
+}

@@ -1,0 +1,162 @@
+//! transformers' `ViTForImageClassification`: names of tensors and configuration files.
+//!
+//! The names are those of its checkpoints, which every version reads; versions from 5 on rename them while loading.
+//! timm's fused projection becomes three, which are slices of its rows.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::{
+    blueprint::{Blueprint, Entry, ModelInfo, Span},
+    error::{Error, Result},
+    nn::{
+        config::NORM_EPS,
+        schema::{CLASS_TOKEN, FC1, FC2, HEAD, NORM, NORM1, NORM2, PATCHES, POSITIONS, PROJ, QKV, in_block},
+    },
+    tensor::{Dtype, matrix_view},
+};
+
+use super::decimals;
+
+/// Tensors that belong to no module.
+const TENSORS: [(&str, &str); 2] =
+    [(CLASS_TOKEN, "vit.embeddings.cls_token"), (POSITIONS, "vit.embeddings.position_embeddings")];
+/// Modules around the blocks.
+const MODULES: [(&str, &str); 3] =
+    [(PATCHES, "vit.embeddings.patch_embeddings.projection"), (NORM, "vit.layernorm"), (HEAD, "classifier")];
+/// Modules of a block.
+const LAYER: [(&str, &str); 5] = [
+    (NORM1, "layernorm_before"),
+    (PROJ, "attention.output.dense"),
+    (NORM2, "layernorm_after"),
+    (FC1, "intermediate.dense"),
+    (FC2, "output.dense"),
+];
+/// Parts of the fused projection of a block, in its order.
+const PARTS: [&str; 3] =
+    ["attention.attention.query", "attention.attention.key", "attention.attention.value"];
+
+/// The entries of `blueprint` under their names here.
+pub(super) fn entries(blueprint: &Blueprint) -> Result<Vec<Entry>> {
+    let mut entries = Vec::with_capacity(blueprint.entries.len() + 4 * blueprint.info.config.depth());
+    for entry in &blueprint.entries {
+        let names = names(&entry.name).ok_or_else(|| Error::UnexpectedTensor { name: entry.name.clone() })?;
+        match names.as_slice() {
+            [name] => entries.push(Entry { name: name.clone(), ..entry.clone() }),
+            names => entries.extend(parts(entry, names)?),
+        }
+    }
+    Ok(entries)
+}
+
+/// The names of timm's tensor `name`: one, or those of the parts of a fused one.
+fn names(name: &str) -> Option<Vec<String>> {
+    let known = |list: &[(&str, &'static str)], of: &str| {
+        list.iter().find(|(timm, _)| *timm == of).map(|(_, here)| *here)
+    };
+    if let Some(here) = known(&TENSORS, name) {
+        return Some(vec![here.to_owned()]);
+    }
+    let (module, parameter) = name.rsplit_once('.')?;
+    let Some((index, module)) = in_block(module) else {
+        return Some(vec![format!("{}.{parameter}", known(&MODULES, module)?)]);
+    };
+    let full = |module: &str| format!("vit.encoder.layer.{index}.{module}.{parameter}");
+    if module == QKV {
+        return Some(PARTS.map(full).to_vec());
+    }
+    Some(vec![full(known(&LAYER, module)?)])
+}
+
+/// `entry`, cut along its rows into as many equal parts as there are `names`.
+fn parts(entry: &Entry, names: &[String]) -> Result<Vec<Entry>> {
+    let rows = matrix_view(&entry.shape)[0] / names.len();
+    let part = |(index, name): (usize, &String)| {
+        let source = entry.source.rows(Span::new(index * rows, (index + 1) * rows)).ok_or_else(|| {
+            Error::invalid("layout", format!("\"{}\" cannot be cut into its parts", entry.name))
+        })?;
+        let shape = std::iter::once(rows).chain(entry.shape.iter().skip(1).copied()).collect();
+        Ok(Entry { name: name.clone(), shape, dtype: entry.dtype, source })
+    };
+    names.iter().enumerate().map(part).collect()
+}
+
+/// `config.json`.
+pub(super) fn config(info: &ModelInfo, dtype: Dtype) -> Value {
+    let config = &info.config;
+    let id2label: BTreeMap<_, _> =
+        info.labels.iter().enumerate().map(|(index, label)| (index.to_string(), label)).collect();
+    let label2id: BTreeMap<_, _> =
+        info.labels.iter().enumerate().map(|(index, label)| (label, index)).collect();
+    json!({
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "dtype": match dtype {
+            Dtype::F32 => "float32",
+            Dtype::F16 => "float16",
+            Dtype::Bf16 => "bfloat16",
+        },
+        "image_size": config.image_size(),
+        "patch_size": config.patch_size(),
+        "num_channels": config.channels(),
+        "encoder_stride": config.patch_size(),
+        "hidden_size": config.width(),
+        "num_hidden_layers": config.depth(),
+        "num_attention_heads": config.heads(),
+        "intermediate_size": config.mlp_ratio() * config.width(),
+        "hidden_act": "gelu",
+        "qkv_bias": true,
+        "layer_norm_eps": NORM_EPS,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.02,
+        "id2label": id2label,
+        "label2id": label2id,
+    })
+}
+
+/// `preprocessor_config.json`.
+pub(super) fn preprocessor(info: &ModelInfo) -> Value {
+    let side = info.config.image_size();
+    json!({
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": true,
+        "size": { "height": side, "width": side },
+        // Bilinear, in Pillow's numbering.
+        "resample": 2,
+        "do_rescale": true,
+        "rescale_factor": 1.0 / 255.0,
+        "do_normalize": true,
+        "image_mean": decimals(&info.preprocessing.mean),
+        "image_std": decimals(&info.preprocessing.std),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{VitConfig, config::RawVitConfig, schema};
+
+    #[test]
+    fn every_parameter_of_the_schema_has_a_name() {
+        let raw = RawVitConfig {
+            image_size: 8,
+            patch_size: 4,
+            channels: 3,
+            classes: 2,
+            depth: 2,
+            width: 8,
+            heads: 2,
+            mlp_ratio: 4,
+        };
+        let config = VitConfig::try_from(raw).unwrap();
+        let here: Vec<_> = schema::vit(&config).iter().flat_map(|spec| names(&spec.name).unwrap()).collect();
+        let distinct: std::collections::BTreeSet<_> = here.iter().collect();
+        // 4 + 4 around the blocks; 12 of a block, of which 2 are fused.
+        assert_eq!((here.len(), distinct.len()), (8 + 2 * 16, here.len()));
+        for name in ["blocks.x.norm1.weight", "blocks.0.norm3.weight", "fc_norm.weight", "pos"] {
+            assert_eq!(names(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Answering for one file: methods, conditions and ranges, whatever its bytes are kept in.
+
+use std::{ops::Range, sync::Arc};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+
+use crate::{blueprint::Artifact, error::Result};
+
+use super::{
+    body::Slices,
+    range::{self, Asked},
+    status::Problem,
+};
+
+/// Slices of at most this many bytes go to the socket: the best size that was measured for HTTP/1.1.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Content type of weights.
+pub(super) const BINARY: &str = "application/octet-stream";
+
+/// What is known of a file without its bytes.
+pub(super) struct Facts {
+    /// Quoted.
+    pub(super) etag: HeaderValue,
+    /// Length of the file, bytes.
+    pub(super) size: u64,
+    pub(super) content_type: &'static str,
+}
+
+/// The bytes of a file.
+pub(super) enum Content {
+    Text(Bytes),
+    Model(Arc<Artifact>),
+}
+
+impl Content {
+    fn body(self, part: Range<u64>) -> Body {
+        let length = part.end - part.start;
+        match self {
+            Self::Text(bytes) => Body::from(bytes.slice(part.start as usize..part.end as usize)),
+            Self::Model(artifact) => Body::new(Slices::new(artifact.chunks(part, CHUNK_BYTES), length)),
+        }
+    }
+}
+
+/// The response for a file of these `facts`; `content` is waited for where a body is sent.
+pub(super) async fn answer(
+    method: &Method,
+    headers: &HeaderMap,
+    facts: Facts,
+    content: impl Future<Output = Result<Content>> + Send,
+) -> Result<Response, Problem> {
+    let size = facts.size;
+    match asked(method, headers, &facts)? {
+        Answer::NotModified => Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, facts.etag)]).into_response()),
+        Answer::Head => Ok(response(StatusCode::OK, facts, size, Body::empty())),
+        Answer::Whole => {
+            let body = content.await?.body(0..size);
+            Ok(response(StatusCode::OK, facts, size, body))
+        }
+        Answer::Part(part) => {
+            let content_range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+            let content_range = HeaderValue::try_from(content_range).expect("numbers are a header value");
+            let (length, body) = (part.end - part.start, content.await?.body(part));
+            let mut response = response(StatusCode::PARTIAL_CONTENT, facts, length, body);
+            response.headers_mut().insert(header::CONTENT_RANGE, content_range);
+            Ok(response)
+        }
+    }
+}
+
+/// What a request gets by its method and conditions.
+enum Answer {
+    NotModified,
+    Head,
+    Whole,
+    Part(Range<u64>),
+}
+
+fn asked(method: &Method, headers: &HeaderMap, facts: &Facts) -> Result<Answer, Problem> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let own = facts.etag.to_str().unwrap_or_default();
+    let matches = |list: &str| {
+        list.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == own)
+    };
+    if text(header::IF_NONE_MATCH).is_some_and(matches) {
+        return Ok(Answer::NotModified);
+    }
+    // A range is defined for GET only, and counts only while the file is the one that the client has a part of.
+    if method == Method::HEAD {
+        return Ok(Answer::Head);
+    }
+    let range = text(header::RANGE).filter(|_| text(header::IF_RANGE).is_none_or(|tag| tag == own));
+    match range.map(|value| range::asked(value, facts.size)) {
+        None | Some(Asked::Whole) => Ok(Answer::Whole),
+        Some(Asked::Part(part)) => Ok(Answer::Part(part)),
+        Some(Asked::Unsatisfiable) => Err(Problem::unsatisfiable(facts.size)),
+    }
+}
+
+fn response(status: StatusCode, facts: Facts, length: u64, body: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(facts.content_type)),
+        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+        (header::CONTENT_LENGTH, length.into()),
+        (header::ETAG, facts.etag),
+    ];
+    (status, headers, body).into_response()
+}

@@ -1,0 +1,197 @@
+//! `GET /api/models`: the list, its filters and its pages.
+
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+    http::{HeaderMap, HeaderValue, Uri, header, uri::Authority},
+    response::{IntoResponse, Response},
+};
+use serde_json::Value;
+
+use crate::{
+    bank::{catalog::Listed, quantity, repository::OWNER},
+    error::{Error, Result},
+    server::{
+        request::{authorization, short},
+        status::HubProblem,
+    },
+};
+
+use super::{Hub, info};
+
+/// Models of a page of a request that names no number.
+const DEFAULT_PAGE: usize = 50;
+/// Most models of a page.
+const MAX_PAGE: usize = 500;
+/// Filters on what no model here has.
+const NEVER: [&str; 3] = ["apps", "inference", "inference_provider"];
+
+/// What is listed.
+#[derive(Debug, PartialEq, Eq)]
+struct Search {
+    author: Option<String>,
+    /// Part of the name, lower case.
+    text: Option<String>,
+    /// Tags that all have to be there.
+    tags: Vec<String>,
+    parameters: [u64; 2],
+    nothing: bool,
+    limit: usize,
+    /// Models of earlier pages.
+    cursor: usize,
+}
+
+/// The models of a page, and where the next one begins.
+pub(super) async fn list(
+    State(hub): State<Hub>,
+    RawQuery(query): RawQuery,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, HubProblem> {
+    let query = query.unwrap_or_default();
+    let search = Search::read(&query)?;
+    let guard = hub.access.guard(authorization(&headers))?;
+    let seen = |listed: &Listed| guard.sees(&listed.name.gene) && search.finds(listed);
+    let mut found = hub.bank.catalog().filter(seen).skip(search.cursor);
+    let line = |Listed { name, parameters }| {
+        let private = hub.access.is_private(&name.gene);
+        info::summary(&name, parameters, private)
+    };
+    let page: Vec<Value> = found.by_ref().take(search.limit).map(line).collect();
+    let next = found.next().map(|_| search.cursor + page.len());
+    let mut response = Json(page).into_response();
+    if let Some(link) = next.and_then(|next| link(&uri, &headers, &query, next)) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    Ok(response)
+}
+
+impl Search {
+    /// Reads a query. Keys that choose fields or an order are ignored: all fields are given, and all models are as
+    /// old and as liked.
+    fn read(query: &str) -> Result<Self> {
+        let mut search = Self {
+            author: None,
+            text: None,
+            tags: Vec::new(),
+            parameters: [0, u64::MAX],
+            nothing: false,
+            limit: DEFAULT_PAGE,
+            cursor: 0,
+        };
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match key.as_ref() {
+                "author" => search.author = Some(value.into_owned()),
+                "search" => search.text = Some(value.to_lowercase()),
+                "filter" | "pipeline_tag" => {
+                    search.tags.extend(value.split(',').map(ToOwned::to_owned));
+                }
+                "num_parameters" => search.parameters = range(&value)?,
+                "gated" => search.nothing |= flag("gated", &value)?,
+                "limit" => match number("limit", &value)? {
+                    0 => return Err(Error::invalid("limit", format!("0 is beyond 1..={MAX_PAGE}"))),
+                    limit => search.limit = limit.min(MAX_PAGE),
+                },
+                "cursor" => search.cursor = number("cursor", &value)?,
+                key => search.nothing |= NEVER.contains(&key),
+            }
+        }
+        Ok(search)
+    }
+
+    fn finds(&self, listed: &Listed) -> bool {
+        let [least, most] = self.parameters;
+        let id = || format!("{OWNER}/{}", listed.name).to_lowercase();
+        !self.nothing
+            && (least..=most).contains(&listed.parameters)
+            && self.author.as_ref().is_none_or(|author| author == OWNER)
+            && self.text.as_ref().is_none_or(|text| id().contains(text))
+            && (self.tags.is_empty() || {
+                let known = info::tags(&listed.name);
+                self.tags.iter().all(|tag| known.contains(tag))
+            })
+    }
+}
+
+/// `min:1M,max:6M`, each half by itself too.
+fn range(text: &str) -> Result<[u64; 2]> {
+    let wrong = |reason: String| Error::invalid("num_parameters", format!("\"{}\": {reason}", short(text)));
+    let (mut least, mut most) = (0, u64::MAX);
+    for part in text.split(',') {
+        match part.split_once(':') {
+            Some(("min", number)) => least = quantity::hub_parameters(number).map_err(wrong)?,
+            Some(("max", number)) => most = quantity::hub_parameters(number).map_err(wrong)?,
+            _ => return Err(wrong("use min:NUMBER, max:NUMBER, or both with a comma".to_owned())),
+        }
+    }
+    Ok([least, most])
+}
+
+fn number(field: &str, text: &str) -> Result<usize> {
+    text.parse()
+        .map_err(|_| Error::invalid(field, format!("\"{}\" is no number up to 2^64 - 1", short(text))))
+}
+
+/// A flag as clients of any age write it.
+pub(super) fn flag(field: &str, text: &str) -> Result<bool> {
+    match text {
+        "true" | "True" | "1" | "" => Ok(true),
+        "false" | "False" | "0" => Ok(false),
+        _ => Err(Error::invalid(field, format!("\"{}\" is neither true nor false", short(text)))),
+    }
+}
+
+/// The address of the page that begins after `cursor` models: the whole of it, because clients take it as it is.
+fn link(uri: &Uri, headers: &HeaderMap, query: &str, cursor: usize) -> Option<HeaderValue> {
+    let host = headers.get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let secure = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");
+    let origin = uri
+        .authority()
+        .cloned()
+        .or(host)
+        .map_or_else(String::new, |host| format!("{}://{host}", if secure { "https" } else { "http" }));
+    let mut next = form_urlencoded::Serializer::new(String::new());
+    next.extend_pairs(form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key != "cursor"));
+    let next = next.append_pair("cursor", &cursor.to_string()).finish();
+    HeaderValue::try_from(format!("<{origin}{}?{next}>; rel=\"next\"", uri.path())).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_read_as_clients_write_them() {
+        let search = Search::read(
+            "search=Fashion&author=genebank&filter=timm&filter=depth%3A7&num_parameters=min%3A1.5K%2Cmax%3A6M&limit=7&sort=likes",
+        )
+        .unwrap();
+        let expected = Search {
+            author: Some("genebank".to_owned()),
+            text: Some("fashion".to_owned()),
+            tags: vec!["timm".to_owned(), "depth:7".to_owned()],
+            parameters: [1_500, 6_000_000],
+            nothing: false,
+            limit: 7,
+            cursor: 0,
+        };
+        assert_eq!(search, expected);
+        assert_eq!(Search::read("limit=99999").unwrap().limit, MAX_PAGE);
+        assert!(Search::read("gated=True").unwrap().nothing);
+        assert!(Search::read("apps=vllm").unwrap().nothing);
+        for query in
+            ["limit=0", "limit=-1", "limit=x", "cursor=99999999999999999999", "num_parameters=6M", "gated=y"]
+        {
+            Search::read(query).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_range_of_parameters_may_be_open() {
+        assert_eq!(range("min:6B").unwrap(), [6_000_000_000, u64::MAX]);
+        assert_eq!(range("max:128").unwrap(), [0, 128]);
+        for text in ["", "6M", "min", "min:", "min:-1", "mid:1", "min:1,max:1e3"] {
+            range(text).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The Hugging Face Hub protocol: stock clients with `HF_ENDPOINT` set get any model.
+//!
+//! A repository is a request ([`crate::bank::repository`]), its commit the request's identity. Weights go by their real
+//! SHA-256, small files by git's name for them, as clients that verify a download expect. No redirect, no Xet.
+
+mod account;
+mod catalog;
+mod info;
+mod place;
+mod resolve;
+mod snapshot;
+mod tree;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::Request,
+    http::{HeaderName, HeaderValue},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use moka::future::Cache;
+
+use crate::{
+    bank::{Bank, RepositoryName},
+    error::{Error, Result},
+};
+
+use self::snapshot::Snapshot;
+use super::{
+    auth::Access,
+    digests::Digests,
+    request::{short, without_body},
+    status::{HubProblem, Problem},
+};
+
+/// Bytes of repositories that are kept: their small files and their blueprints.
+const SNAPSHOT_BYTES: u64 = 64 << 20;
+/// Longest request id that is given back, bytes.
+const MAX_REQUEST_ID_BYTES: usize = 256;
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What Hub clients send instead.
+const TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
+
+/// What the handlers share.
+#[derive(Debug, Clone)]
+pub(super) struct Hub {
+    bank: Arc<Bank>,
+    digests: Digests,
+    access: Arc<Access>,
+    /// By name; only those that exist are kept, so that a client cannot fill it with names.
+    snapshots: Cache<String, Arc<Snapshot>>,
+}
+
+impl Hub {
+    pub(super) fn new(bank: Arc<Bank>, digests: Digests, access: Arc<Access>) -> Self {
+        let weigh =
+            |_: &String, snapshot: &Arc<Snapshot>| u32::try_from(snapshot.bytes()).unwrap_or(u32::MAX);
+        let snapshots = Cache::builder().max_capacity(SNAPSHOT_BYTES).weigher(weigh).build();
+        Self { bank, digests, access, snapshots }
+    }
+
+    /// The repository called `name`.
+    async fn snapshot(&self, name: RepositoryName) -> Result<Arc<Snapshot>> {
+        let make = async { Ok(Arc::new(Snapshot::new(self.bank.repository(name.clone())?))) };
+        self.snapshots.try_get_with(name.to_string(), make).await.map_err(Error::Shared)
+    }
+}
+
+/// The routes of the protocol.
+pub(super) fn router(hub: Hub) -> Router {
+    Router::new()
+        .route("/{owner}/{name}/resolve/{revision}/{*path}", get(resolve::file))
+        .route("/api/whoami-v2", get(account::whoami))
+        .route("/api/models", get(catalog::list))
+        .route("/api/models/{owner}/{name}", get(info::model))
+        .route("/api/models/{owner}/{name}/revision/{revision}", get(info::model))
+        .route("/api/models/{owner}/{name}/refs", get(info::refs))
+        .route("/api/models/{owner}/{name}/commits/{revision}", get(info::commits))
+        .route("/api/models/{owner}/{name}/tree/{revision}", get(tree::list))
+        .route("/api/models/{owner}/{name}/tree/{revision}/{*path}", get(tree::list))
+        .route("/api/models/{owner}/{name}/safetensors-metadata/{*path}", get(info::header))
+        .layer(middleware::from_fn(without_body))
+        .route("/api/models/{owner}/{name}/paths-info/{revision}", post(tree::paths))
+        .method_not_allowed_fallback(async || HubProblem::from(Problem::method_not_allowed()))
+        .layer(middleware::from_fn(request_id))
+        .with_state(hub)
+}
+
+/// Gives the id of a request back: clients print it in their errors.
+async fn request_id(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let id = headers.get(&REQUEST_ID).or_else(|| headers.get(&TRACE_ID)).cloned();
+    let id: Option<HeaderValue> = id.filter(|id| id.len() <= MAX_REQUEST_ID_BYTES);
+    tracing::debug!(method = %request.method(), path = request.uri().path(), ?id, "hub");
+    let mut response = next.run(request).await;
+    response.headers_mut().extend(id.map(|id| (REQUEST_ID, id)));
+    response
+}
+
+/// Whether a path that no route takes is of this protocol: repositories of other kinds, or without an owner.
+pub(super) fn speaks_of(path: &str) -> bool {
+    ["/api/models/", "/api/datasets/", "/api/spaces/"].iter().any(|start| path.starts_with(start))
+        || path.contains("/resolve/")
+}
+
+/// The answer for such a path.
+pub(super) fn unknown(path: &str) -> Response {
+    let reason = "there are models of the owner \"genebank\" only".to_owned();
+    HubProblem::from(Error::NoRepository { name: short(path), reason }).into_response()
+}

@@ -1,0 +1,71 @@
+//! What the path of a request names: a repository at a revision, and a file in it.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{FromRequestParts, Path},
+    http::{HeaderName, HeaderValue, request::Parts},
+};
+use serde::Deserialize;
+
+use crate::{
+    bank::{RepositoryName, repository::BRANCH},
+    error::{Error, Result},
+};
+
+use crate::server::request::authorization;
+
+use super::{Hub, HubProblem, Snapshot};
+
+const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
+
+/// Segments of the path. They are split before they are decoded, so a revision may hold an encoded `/`.
+#[derive(Debug, Deserialize)]
+struct Segments {
+    owner: String,
+    name: String,
+    revision: Option<String>,
+    path: Option<String>,
+}
+
+/// A repository at a revision that exists.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// Not everyone may have it.
+    pub(super) private: bool,
+    /// The revision is the commit itself: what was answered stays true.
+    pub(super) pinned: bool,
+    /// Path in the repository; empty: its root.
+    pub(super) path: String,
+}
+
+impl FromRequestParts<Hub> for Place {
+    type Rejection = HubProblem;
+
+    async fn from_request_parts(parts: &mut Parts, hub: &Hub) -> Result<Self, HubProblem> {
+        let Path(segments) = Path::<Segments>::from_request_parts(parts, hub)
+            .await
+            .map_err(|rejection| Error::invalid("path", rejection.body_text()))?;
+        let name = RepositoryName::parse(&segments.owner, &segments.name)?;
+        hub.access.guard(authorization(&parts.headers))?.admit(&name.gene)?;
+        let private = hub.access.is_private(&name.gene);
+        let snapshot = hub.snapshot(name).await?;
+        let revision = segments.revision.as_deref().unwrap_or(BRANCH);
+        let pinned = snapshot.repository.is_pinned_by(revision)?;
+        Ok(Self { snapshot, private, pinned, path: segments.path.unwrap_or_default() })
+    }
+}
+
+impl Place {
+    /// The header that names the commit.
+    pub(super) fn commit(&self) -> (HeaderName, HeaderValue) {
+        (COMMIT, HeaderValue::from_str(&self.snapshot.commit).expect("hex is a header value"))
+    }
+
+    /// An error about what is in the repository.
+    pub(super) fn problem(&self, problem: impl Into<HubProblem>) -> HubProblem {
+        let (name, value) = self.commit();
+        problem.into().with(name, value)
+    }
+}

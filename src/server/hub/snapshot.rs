@@ -1,0 +1,154 @@
+//! A repository as the protocol names it: paths, sizes and object ids.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use sha1::{Digest as _, Sha1};
+
+use crate::{
+    bank::{Repository, repository::WEIGHTS},
+    error::{Error, Result},
+    server::request::short,
+    tensor::hex,
+};
+
+use super::Hub;
+
+/// A repository and the object ids of its small files.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) repository: Repository,
+    pub(super) commit: String,
+    texts: BTreeMap<&'static str, Text>,
+}
+
+/// A small file.
+#[derive(Debug)]
+struct Text {
+    bytes: Bytes,
+    oid: String,
+}
+
+/// One file of a repository and its names.
+#[derive(Debug, Clone)]
+pub(super) struct Object {
+    pub(super) path: &'static str,
+    pub(super) size: u64,
+    /// git's name: of the file, or of the pointer to it.
+    pub(super) oid: String,
+    /// Of weights, which git keeps as a pointer.
+    pub(super) stored: Option<Stored>,
+    /// Of a small file.
+    pub(super) bytes: Bytes,
+}
+
+/// What the pointer to a large file says.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) sha256: Arc<str>,
+    pub(super) pointer_size: usize,
+}
+
+impl Snapshot {
+    pub(super) fn new(repository: Repository) -> Self {
+        let texts = repository
+            .texts
+            .iter()
+            .map(|(path, bytes)| (*path, Text { oid: blob_id(bytes), bytes: bytes.clone() }));
+        Self { texts: texts.collect(), commit: repository.commit(), repository }
+    }
+
+    /// Memory that it takes, bytes: texts, and about 256 for each entry of the blueprint.
+    pub(super) fn bytes(&self) -> usize {
+        let texts: usize = self.texts.values().map(|text| text.bytes.len()).sum();
+        texts + 256 * self.repository.plan.blueprint.entries.len()
+    }
+
+    /// Its paths in order.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &'static str> {
+        let mut paths: Vec<_> = self.texts.keys().copied().chain([WEIGHTS]).collect();
+        paths.sort_unstable();
+        paths.into_iter()
+    }
+
+    /// The file at `path`. Weights are rendered and digested, once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] naming the paths that exist; those of rendering.
+    pub(super) async fn object(&self, hub: &Hub, path: &str) -> Result<Object> {
+        if let Some((path, Text { bytes, oid })) = self.texts.get_key_value(path) {
+            let (size, oid, bytes) = (bytes.len() as u64, oid.clone(), bytes.clone());
+            return Ok(Object { path, size, oid, stored: None, bytes });
+        }
+        if path != WEIGHTS {
+            return Err(Error::NotFound {
+                what: "file",
+                name: short(path),
+                known: self.paths().collect::<Vec<_>>().join(", "),
+            });
+        }
+        let plan = &self.repository.plan;
+        let (size, sha256) = (plan.size_bytes(), hub.digests.of_plan(&hub.bank, plan).await?);
+        let pointer =
+            format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n");
+        let stored = Some(Stored { sha256, pointer_size: pointer.len() });
+        Ok(Object { path: WEIGHTS, size, oid: blob_id(pointer.as_bytes()), stored, bytes: Bytes::new() })
+    }
+
+    /// Every file in the order of paths.
+    ///
+    /// # Errors
+    /// Those of rendering.
+    pub(super) async fn objects(&self, hub: &Hub) -> Result<Vec<Object>> {
+        let mut objects = Vec::new();
+        for path in self.paths() {
+            objects.push(self.object(hub, path).await?);
+        }
+        Ok(objects)
+    }
+}
+
+impl Object {
+    /// The name by which caches keep it.
+    pub(super) fn etag(&self) -> &str {
+        self.stored.as_ref().map_or(&self.oid, |stored| &stored.sha256)
+    }
+
+    /// As an entry of a tree.
+    pub(super) fn entry(&self) -> Value {
+        let mut entry = json!({ "type": "file", "path": self.path, "size": self.size, "oid": self.oid });
+        if let Some(stored) = &self.stored {
+            entry["lfs"] =
+                json!({ "oid": *stored.sha256, "size": self.size, "pointerSize": stored.pointer_size });
+        }
+        entry
+    }
+
+    /// As a sibling of a model, with its names.
+    pub(super) fn sibling(&self) -> Value {
+        let mut sibling = json!({ "rfilename": self.path, "size": self.size, "blobId": self.oid });
+        if let Some(stored) = &self.stored {
+            sibling["lfs"] =
+                json!({ "sha256": *stored.sha256, "size": self.size, "pointerSize": stored.pointer_size });
+        }
+        sibling
+    }
+}
+
+/// git's name for a file of these bytes.
+fn blob_id(bytes: &[u8]) -> String {
+    hex(&Sha1::new().chain_update(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_files_have_the_names_that_git_gives() {
+        // printf 'hello\n' | git hash-object --stdin
+        assert_eq!(blob_id(b"hello\n"), "ce013625030ba8dba906f756967f9e9ca394464a");
+        assert_eq!(blob_id(b""), "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391");
+    }
+}

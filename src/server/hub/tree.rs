@@ -1,0 +1,96 @@
+//! Lists of the files of a repository.
+
+use std::collections::BTreeSet;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{Request, State},
+    http::header,
+};
+use hyper::body::Body as _;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Kind, Result},
+    server::{
+        request::short,
+        status::{HubProblem, Problem},
+    },
+};
+
+use super::{Hub, place::Place, snapshot::Object};
+
+/// Longest body of a request for paths, bytes.
+const MAX_BODY_BYTES: usize = 64 << 10;
+
+/// `GET /api/models/{owner}/{name}/tree/{revision}[/{path}]`: files lie in the root alone, so there is one page.
+pub(super) async fn list(State(hub): State<Hub>, place: Place) -> Result<Json<Vec<Value>>, HubProblem> {
+    if !place.path.is_empty() {
+        let (name, known) = (short(&place.path), "none".to_owned());
+        return Err(place.problem(Error::NotFound { what: "folder", name, known }));
+    }
+    let objects = place.snapshot.objects(&hub).await?;
+    Ok(Json(objects.iter().map(Object::entry).collect()))
+}
+
+/// `POST /api/models/{owner}/{name}/paths-info/{revision}`: what there is of the paths in the body.
+pub(super) async fn paths(
+    State(hub): State<Hub>,
+    place: Place,
+    request: Request,
+) -> Result<Json<Vec<Value>>, HubProblem> {
+    let is_json = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    let body = body(request.into_body()).await?;
+    let mut found = Vec::new();
+    for path in asked(&body, is_json)? {
+        match place.snapshot.object(&hub, &path).await {
+            Ok(object) => found.push(object.entry()),
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Json(found))
+}
+
+/// The body, if it is short.
+async fn body(body: Body) -> Result<Vec<u8>, HubProblem> {
+    let too_large = || Problem::too_large(MAX_BODY_BYTES).into();
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(too_large());
+    }
+    axum::body::to_bytes(body, MAX_BODY_BYTES).await.map(Into::into).map_err(|_| too_large())
+}
+
+/// The paths of a body, each once: Python's clients send a form, Rust's send JSON.
+fn asked(body: &[u8], is_json: bool) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Asked {
+        paths: BTreeSet<String>,
+    }
+    if is_json {
+        let asked: Asked =
+            serde_json::from_slice(body).map_err(|error| Error::invalid("body", error.to_string()))?;
+        return Ok(asked.paths);
+    }
+    let pairs = form_urlencoded::parse(body);
+    Ok(pairs.filter(|(key, _)| key == "paths").map(|(_, path)| path.into_owned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_and_json_ask_for_the_same() {
+        let paths = BTreeSet::from(["a b", "c/d"].map(ToOwned::to_owned));
+        assert_eq!(asked(b"paths=a+b&expand=False&paths=c%2Fd&paths=a+b", false).unwrap(), paths);
+        assert_eq!(asked(br#"{"paths":["a b","c/d"],"expand":false}"#, true).unwrap(), paths);
+        asked(b"{\"paths\":1}", true).unwrap_err();
+        assert!(asked(b"\xff&=&paths", false).unwrap().iter().all(String::is_empty));
+    }
+}
