@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Channel, ClientTlsConfig, Endpoint},
 };
 
 pub use expected::Expected;
@@ -33,6 +34,8 @@ pub struct Client {
     url: String,
     service: GeneBankClient<Channel>,
     retries: u32,
+    /// `authorization` of every call.
+    token: Option<MetadataValue<Ascii>>,
 }
 
 /// How often a client tries again where nothing is said of it.
@@ -74,7 +77,8 @@ pub struct Summary {
 }
 
 impl Client {
-    /// Connects to the server at `url`, for example `http://127.0.0.1:8080`.
+    /// Connects to the server at `url`, for example `http://127.0.0.1:8080`. Of `https` the certificate is checked
+    /// against the roots of the system, or those of the file that `SSL_CERT_FILE` names.
     ///
     /// # Errors
     /// [`Error::Invalid`] for what is not a URL, [`Error::Remote`] where nobody answers.
@@ -88,13 +92,37 @@ impl Client {
             .initial_connection_window_size(16 << 20)
             .http2_keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20));
+        let secure = endpoint.uri().scheme_str() == Some("https");
+        let roots = || ClientTlsConfig::new().with_native_roots();
+        let endpoint = if secure { endpoint.tls_config(roots()) } else { Ok(endpoint) };
+        let endpoint = endpoint.map_err(|error| Error::invalid("server", format!("TLS: {error}")))?;
         let channel = endpoint.connect().await.map_err(|error| {
             let cause =
                 std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
             Error::Remote { server: url.to_owned(), kind: Kind::Internal, message: format!("{error}{cause}") }
         })?;
         let service = GeneBankClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self { url: url.to_owned(), service, retries: RETRIES })
+        Ok(Self { url: url.to_owned(), service, retries: RETRIES, token: None })
+    }
+
+    /// With a token that opens private genes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for text that no header can hold.
+    pub fn with_token(self, token: &str) -> Result<Self> {
+        let mut value = MetadataValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| Error::invalid("token", "it has characters that no header can hold"))?;
+        value.set_sensitive(true);
+        Ok(Self { token: Some(value), ..self })
+    }
+
+    /// `message` with what every call carries.
+    fn request<M>(&self, message: M) -> Request<M> {
+        let mut request = Request::new(message);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        request
     }
 
     /// Tries again at most `retries` times in a row, without a byte in between, where a connection was lost or the server
@@ -109,7 +137,7 @@ impl Client {
     /// # Errors
     /// [`Error::Remote`].
     pub async fn genes(&self) -> Result<Vec<GeneSummary>> {
-        let answer = self.service.clone().list_genes(proto::ListGenesRequest {}).await;
+        let answer = self.service.clone().list_genes(self.request(proto::ListGenesRequest {})).await;
         let proto::ListGenesResponse { genes } = answer.map_err(|status| self.remote(&status))?.into_inner();
         Ok(genes.into_iter().map(convert::gene).collect())
     }

@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// What only the layers down to `bank` may name.
 const SERVICE_CRATES: &[&str] =
-    &["tokio", "tokio_stream", "tokio_util", "tonic", "tower", "axum", "hyper", "hyper_util"];
+    &["tokio", "tokio_stream", "tokio_util", "tonic", "tokio_rustls", "tower", "axum", "hyper", "hyper_util"];
 /// What only `cli` may name.
 const PROGRAM_CRATES: &[&str] = &["clap", "indicatif"];
 

@@ -99,6 +99,12 @@ pub struct Serve {
     /// ignored
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
+    /// PEM file of a certificate, with those between it and the authority: the port speaks TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file of the certificate's private key
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// How long open downloads may go on after SIGTERM or ctrl-c; then they are cut
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub grace: u64,

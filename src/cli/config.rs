@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     bank::{self, Length, ModelRequest, Tune},
+    client::Client,
     error::{Error, Result},
     gene::{
         Head, Size, Start, Target,
@@ -53,9 +54,24 @@ pub(super) fn bank(options: args::BankOptions, default_gene: Option<String>) -> 
     })
 }
 
+/// Environment variable of the token that opens a server's private genes. Not a flag: every process of a machine can
+/// read another's arguments.
+const TOKEN_ENV: &str = "GENEBANK_TOKEN";
+
+/// A connection to the server at `url`, with the token of the environment.
+pub(super) async fn connect(url: &str) -> Result<Client> {
+    let client = Client::connect(url).await?;
+    match std::env::var(TOKEN_ENV) {
+        Ok(token) if !token.is_empty() => client.with_token(&token),
+        Ok(_) | Err(std::env::VarError::NotPresent) => Ok(client),
+        Err(error) => Err(Error::invalid(TOKEN_ENV, error.to_string())),
+    }
+}
+
 /// What a server needs to start.
 pub(super) fn server(options: args::Serve) -> Result<server::Config> {
-    let args::Serve { listen, default_gene, allow_remote_tuning, tokens, grace, bank: options } = options;
+    let args::Serve { tls_cert, tls_key, .. } = options;
+    let args::Serve { listen, default_gene, allow_remote_tuning, tokens, grace, bank: options, .. } = options;
     if options.data.is_some() && !listen.ip().is_loopback() && !allow_remote_tuning {
         let reason = format!(
             "everyone who reaches {listen} could start tuning jobs; add --allow-remote-tuning to accept that"
@@ -68,6 +84,7 @@ pub(super) fn server(options: args::Serve) -> Result<server::Config> {
         limits: server::Limits::default(),
         bank: bank(options, default_gene)?,
         access: tokens.as_deref().map(server::Access::open).transpose()?.unwrap_or_default(),
+        tls: tls_cert.zip(tls_key).map(|(certificate, key)| server::Tls { certificate, key }),
     })
 }
 

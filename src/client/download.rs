@@ -150,9 +150,10 @@ impl Download<'_> {
                 (Some(file), Some((model, _))) => {
                     let (model, identity) = (Some(self.request.clone()), model.identity.clone());
                     let offset = file.bytes;
-                    service.download_model(proto::DownloadModelRequest { model, identity, offset }).await
+                    let rest = proto::DownloadModelRequest { model, identity, offset };
+                    service.download_model(self.client.request(rest)).await
                 }
-                _ => service.init_model(self.request.clone()).await,
+                _ => service.init_model(self.client.request(self.request.clone())).await,
             };
             let mut stream = answer.map_err(|status| self.client.interrupted(&status))?.into_inner();
             if let Some(summary) = self.follow(&mut stream, on_event).await? {

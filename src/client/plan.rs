@@ -14,7 +14,7 @@ impl Client {
     /// # Errors
     /// [`Error::Remote`].
     pub async fn plan_model(&self, gene: &str, budget: &Budget, limit: usize) -> Result<Choices> {
-        let answer = self.service.clone().plan_model(message(gene, budget, limit)?).await;
+        let answer = self.service.clone().plan_model(self.request(message(gene, budget, limit)?)).await;
         answer.map(|answer| choices(answer.into_inner())).map_err(|status| self.remote(&status))
     }
 }

@@ -1,4 +1,5 @@
-//! The accept loop: HTTP/1.1 and HTTP/2 on one port, limits on what a connection may take, and draining.
+//! The accept loop: HTTP/1.1 and HTTP/2 on one port, plain or under TLS, limits on what a connection may take, and
+//! draining.
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -9,13 +10,15 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
 };
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::Limits;
+use super::{Limits, tls::H2};
 
 /// What an HTTP/2 client says first.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -23,12 +26,13 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Accepts until `stop`, then waits up to `grace` for open connections and cuts the rest.
 pub(super) async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<ServerConfig>>,
     router: Router,
     limits: Limits,
     grace: Duration,
     stop: &CancellationToken,
 ) {
-    let server = server(limits);
+    let server = Server { http: server(limits), tls: tls.map(TlsAcceptor::from), router, limits };
     let permits = Arc::new(Semaphore::new(limits.connections));
     let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
     while let Some(permit) = stop.run_until_cancelled(permits.clone().acquire_owned()).await {
@@ -42,9 +46,9 @@ pub(super) async fn serve(
                 continue;
             }
         };
-        let (server, router, stop, cut) = (server.clone(), router.clone(), stop.clone(), cut.clone());
+        let (server, stop, cut) = (server.clone(), stop.clone(), cut.clone());
         connections.spawn(async move {
-            cut.run_until_cancelled(connection(stream, &server, router, limits, &stop)).await;
+            cut.run_until_cancelled(server.connection(stream, &stop)).await;
             drop(permit);
         });
     }
@@ -71,22 +75,50 @@ fn server(limits: Limits) -> auto::Builder<TokioExecutor> {
     server
 }
 
-async fn connection(
-    stream: TcpStream,
-    server: &auto::Builder<TokioExecutor>,
+/// What every connection is answered with.
+#[derive(Clone)]
+struct Server {
+    http: auto::Builder<TokioExecutor>,
+    tls: Option<TlsAcceptor>,
     router: Router,
     limits: Limits,
-    stop: &CancellationToken,
-) {
-    let spoke = stop.run_until_cancelled(timeout(limits.head_timeout, protocol_is_known(&stream))).await;
-    if !matches!(spoke, Some(Ok(Ok(())))) {
-        return;
+}
+
+impl Server {
+    async fn connection(self, stream: TcpStream, stop: &CancellationToken) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "no TCP_NODELAY");
+        }
+        let limit = self.limits.head_timeout;
+        let Some(tls) = &self.tls else {
+            let spoke = stop.run_until_cancelled(timeout(limit, protocol_is_known(&stream))).await;
+            if matches!(spoke, Some(Ok(Ok(())))) {
+                answer(stream, &self.http, self.router, stop).await;
+            }
+            return;
+        };
+        match stop.run_until_cancelled(timeout(limit, tls.accept(stream))).await {
+            Some(Ok(Ok(stream))) => {
+                // Who names no protocol speaks the older one.
+                let http = if stream.get_ref().1.alpn_protocol() == Some(H2) {
+                    self.http.http2_only()
+                } else {
+                    self.http.http1_only()
+                };
+                answer(stream, &http, self.router, stop).await;
+            }
+            Some(Ok(Err(error))) => tracing::debug!(%error, "handshake"),
+            Some(Err(_)) | None => {}
+        }
     }
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
+}
+
+async fn answer<S>(stream: S, http: &auto::Builder<TokioExecutor>, router: Router, stop: &CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = TowerToHyperService::new(router);
-    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stop.cancelled() => {

@@ -19,8 +19,10 @@ mod plan;
 mod range;
 mod request;
 mod status;
+mod tls;
 
 pub use auth::Access;
+pub use tls::Tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub bank: bank::Config,
     /// Private genes and the tokens that open them.
     pub access: Access,
+    /// Certificate and key; absent: without TLS.
+    pub tls: Option<Tls>,
 }
 
 /// What one client can take from the others.
@@ -70,7 +74,8 @@ impl Config {
     /// Binds the socket and loads the genes.
     ///
     /// # Errors
-    /// [`Error::Io`] where the address is taken; those of [`Bank::open`].
+    /// [`Error::Io`] where the address is taken; those of [`Bank::open`]; [`Error::Invalid`] for a certificate or key that
+    /// cannot be used.
     pub async fn build(self) -> Result<App> {
         let address = self.listen.to_string();
         let listener = TcpListener::bind(self.listen).await.map_err(Error::io(&address))?;
@@ -79,8 +84,9 @@ impl Config {
             .await
             .map_err(|_| Error::Cancelled)??;
         self.access.check(&bank)?;
+        let tls = self.tls.as_ref().map(Tls::open).transpose()?;
         let (bank, access) = (Arc::new(bank), Arc::new(self.access));
-        Ok(App { listener, local, bank, access, grace: self.grace, limits: self.limits })
+        Ok(App { listener, local, tls, bank, access, grace: self.grace, limits: self.limits })
     }
 }
 
@@ -89,6 +95,7 @@ impl Config {
 pub struct App {
     listener: TcpListener,
     local: SocketAddr,
+    tls: Option<Arc<tokio_rustls::rustls::ServerConfig>>,
     bank: Arc<Bank>,
     access: Arc<Access>,
     grace: Duration,
@@ -99,6 +106,11 @@ impl App {
     /// The address that it listens on.
     pub const fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// What a client is told to connect to.
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.local)
     }
 
     /// Answers until `stop` is cancelled, then drains: readiness goes off, no connection is accepted, open calls
@@ -118,7 +130,7 @@ impl App {
             health.set_not_serving::<grpc::Service>().await;
             health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         };
-        let accepting = listen::serve(self.listener, router, self.limits, self.grace, &stop);
+        let accepting = listen::serve(self.listener, self.tls, router, self.limits, self.grace, &stop);
         tokio::join!(draining, accepting);
         Ok(())
     }

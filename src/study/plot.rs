@@ -30,7 +30,8 @@ type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64
 
 /// Points of one arm, length and width.
 struct Line {
-    name: String,
+    arm: String,
+    width: usize,
     colour: RGBColor,
     /// Which mark, by the width's place among the widths.
     mark: usize,
@@ -63,8 +64,7 @@ fn lines(rows: &[Row]) -> Vec<Line> {
                 |(depth, all): (usize, Vec<f64>)| (depth as f64, all.iter().sum::<f64>() / all.len() as f64);
             let points: Vec<_> = found.into_iter().map(mean).collect();
             if !points.is_empty() {
-                let name = if widths.len() == 1 { name.clone() } else { format!("{name}, width {width}") };
-                lines.push(Line { name, colour, mark, points });
+                lines.push(Line { arm: name.clone(), width: *width, colour, mark, points });
             }
         }
     }
@@ -105,18 +105,26 @@ fn draw(svg: &mut String, lines: &[Line], ancestor: Option<f64>) -> Drawn<()> {
         chart.draw_series(LineSeries::new(line.points.clone(), line.colour.stroke_width(2)))?;
         marks(&mut chart, line)?;
     }
-    let names = lines.iter().map(|line| (line.name.as_str(), line.colour, Some(line.mark)));
-    let ancestor = ancestor.map(|_| ("ancestor", BLACK, None));
-    for (row, (name, colour, mark)) in (0..).zip(names.chain(ancestor)) {
+    // One row for each colour, then one for each mark.
+    let mut rows: Vec<(String, RGBColor, Option<usize>)> = Vec::new();
+    let arms = lines.iter().map(|line| (line.arm.clone(), line.colour, None));
+    let marks = lines.iter().map(|line| (format!("width {}", line.width), BLACK, Some(line.mark)));
+    for row in
+        ancestor.map(|_| ("ancestor, dashed".to_owned(), BLACK, None)).into_iter().chain(arms).chain(marks)
+    {
+        if !rows.contains(&row) {
+            rows.push(row);
+        }
+    }
+    for (row, (name, colour, mark)) in (0..).zip(rows) {
         let y = 30 + 22 * row;
-        legend.draw(&PathElement::new([(0, y), (24, y)], colour.stroke_width(2)))?;
         let at = (12, y);
         match mark {
+            None => legend.draw(&PathElement::new([(0, y), (24, y)], colour.stroke_width(2)))?,
             Some(0) => legend.draw(&Circle::new(at, 4, colour.filled()))?,
             Some(1) => legend.draw(&TriangleMarker::new(at, 6, colour.filled()))?,
             Some(2) => legend.draw(&Cross::new(at, 5, colour.stroke_width(2)))?,
             Some(_) => legend.draw(&Circle::new(at, 5, colour.stroke_width(2)))?,
-            None => {}
         }
         legend.draw(&Text::new(name, (32, y - 8), ("sans-serif", 15)))?;
     }

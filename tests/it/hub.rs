@@ -378,6 +378,14 @@ async fn a_private_gene_needs_a_token_over_every_interface() {
     }
     let client = genebank::client::Client::connect(&server.url()).await.unwrap();
     assert!(client.genes().await.unwrap().is_empty());
+    let (out, request) = (tempfile::tempdir().unwrap(), genebank::bank::ModelRequest::default());
+    let path = out.path().join("m");
+    let refused = client.init_model(&request, &path, |_| {}).await.unwrap_err();
+    assert_eq!(refused.kind().codes().grpc, 16, "{refused}");
+    let client = client.with_token("hf_secret").unwrap();
+    assert_eq!(client.genes().await.unwrap().len(), 1);
+    client.init_model(&request, &path, |_| {}).await.unwrap();
+    client.with_token("a\nb").unwrap_err();
     let who = server.http("GET", "/api/whoami-v2", good).await.json();
     assert_eq!((&who["name"], &who["type"]), (&json!("ci"), &json!("user")));
     assert_eq!(server.get("/api/whoami-v2").await.status, 401);

@@ -22,4 +22,5 @@ mod plan;
 mod retarget;
 mod study;
 mod support;
+mod tls;
 mod tuning;

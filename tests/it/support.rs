@@ -149,7 +149,7 @@ impl Server {
     /// Over a bank of its own with private genes.
     pub(crate) async fn guarded(limits: Limits, models: TempDir, bank: bank::Config, access: Access) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
-        let config = Config { listen, grace: Duration::from_secs(2), limits, bank, access };
+        let config = Config { listen, grace: Duration::from_secs(2), limits, bank, access, tls: None };
         let app = config.build().await.unwrap();
         let (address, stop) = (app.local_addr(), CancellationToken::new());
         tokio::spawn(app.serve(stop.clone()));

@@ -9,7 +9,7 @@ use crate::{
         lock::{self, Lock},
         output,
     },
-    client::{Client, Event, Expected, Summary},
+    client::{Event, Expected, Summary},
     error::{Error, Result},
     tensor::hex,
 };
@@ -55,7 +55,7 @@ async fn remote(
     path: &Path,
     expected: Option<&Expected>,
 ) -> Result<Summary> {
-    let client = Client::connect(url).await?;
+    let client = config::connect(url).await?;
     if let Some(expected) = expected {
         return client.init_locked(request, path, expected, report).await;
     }

@@ -3,13 +3,12 @@
 use crate::{
     bank::{GeneSummary, Registry},
     cli::{args, config, output},
-    client::Client,
     error::Result,
 };
 
 pub(in crate::cli) fn run(options: &args::List) -> Result<()> {
     let genes = match &options.server {
-        Some(url) => super::small_runtime()?.block_on(async { Client::connect(url).await?.genes().await })?,
+        Some(url) => super::small_runtime()?.block_on(async { config::connect(url).await?.genes().await })?,
         None => embedded(options)?,
     };
     if options.json {

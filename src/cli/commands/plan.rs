@@ -8,7 +8,6 @@ use crate::{
         budget::{self},
     },
     cli::{args, config, map, output},
-    client::Client,
     error::{Error, Result},
     gene::Forecast,
     tensor::codec,
@@ -74,7 +73,7 @@ fn budget_of(options: &args::Plan) -> Result<Budget> {
 }
 
 async fn remote(url: &str, options: &args::Plan, budget: &Budget) -> Result<(Choices, GeneSummary)> {
-    let client = Client::connect(url).await?;
+    let client = config::connect(url).await?;
     let gene = options.gene.as_deref().unwrap_or_default();
     let choices = client.plan_model(gene, budget, options.limit).await?;
     let genes = client.genes().await?;

@@ -16,7 +16,7 @@ pub(in crate::cli) fn run(options: args::Serve) -> Result<()> {
         let app = config.build().await?;
         let stop = CancellationToken::new();
         tokio::spawn(server::signals(stop.clone()));
-        output::line(format_args!("listening on http://{}", app.local_addr()))?;
+        output::line(format_args!("listening on {}", app.url()))?;
         app.serve(stop).await
     })
 }
