@@ -8,8 +8,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 
-use crate::{blueprint::Artifact, error::Result};
+use crate::{
+    blueprint::{Artifact, Identity},
+    error::Result,
+    tensor::hex,
+};
 
 use super::{
     body::Slices,
@@ -29,6 +34,16 @@ pub(super) struct Facts {
     /// Length of the file, bytes.
     pub(super) size: u64,
     pub(super) content_type: &'static str,
+}
+
+/// A name for the bytes of a model under a path, which is known before they exist: SHA-256(identity ‖ path), hex.
+pub(super) fn etag(identity: Identity, path: &str) -> String {
+    hex(&Sha256::new().chain_update(identity.0).chain_update(path).finalize())
+}
+
+/// A name as a strong entity tag.
+pub(super) fn quoted(etag: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{etag}\"")).expect("quoted hex is a header value")
 }
 
 /// The bytes of a file.

@@ -6,21 +6,19 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{Path, Query, Request, State as Extract, rejection::QueryRejection},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde::Deserialize;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     bank::{Bank, GeneSummary, ModelRequest, Plan, repository},
     error::{Error, Result},
     gene::{Head, Size, Start, Target},
-    tensor::hex,
 };
 
 use super::{
@@ -124,7 +122,8 @@ async fn model(
     if wants_digest(&query)? {
         return Ok(digest(&state, &plan).await?);
     }
-    let etag = etag(&plan, &gene, &file);
+    let etag = file::etag(plan.blueprint.identity, &format!("/v1/models/{gene}/{file}"));
+    let etag = file::quoted(&etag);
     let facts = Facts { etag, size: plan.size_bytes(), content_type: file::BINARY };
     let content = async { state.bank.fetch(&plan).await.map(Content::Model) };
     file::answer(&method, &headers, facts, content).await
@@ -174,13 +173,6 @@ fn wants_digest(query: &ModelQuery) -> Result<bool> {
             Err(Error::invalid("digest", format!("\"{}\" is not a value of a flag", short(other))))
         }
     }
-}
-
-/// Names the bytes of a path: `"SHA-256(identity ‖ path)"`.
-fn etag(plan: &Plan, gene: &str, file: &str) -> HeaderValue {
-    let path = format!("/v1/models/{gene}/{file}");
-    let digest = Sha256::new().chain_update(plan.blueprint.identity.0).chain_update(path).finalize();
-    HeaderValue::try_from(format!("\"{}\"", hex(&digest))).expect("quoted hex is a header value")
 }
 
 async fn digest(state: &State, plan: &Plan) -> Result<Response> {

@@ -11,7 +11,7 @@ use crate::server::{
     status::HubProblem,
 };
 
-use super::{Hub, place::Place};
+use super::{Hub, place::Place, snapshot::File};
 
 /// For what a full commit names: it never changes.
 const FOREVER: &str = "public, max-age=31536000, immutable";
@@ -27,13 +27,13 @@ pub(super) async fn file(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, HubProblem> {
-    let object = place.snapshot.object(&hub, &place.path).await.map_err(|error| place.problem(error))?;
-    let quoted = HeaderValue::try_from(format!("\"{}\"", object.etag())).expect("hex is a header value");
-    let facts = Facts { etag: quoted, size: object.size, content_type: content_type(object.path) };
+    let File { path, size, etag, text } =
+        place.snapshot.file(&place.path).map_err(|error| place.problem(error))?;
+    let facts = Facts { etag: file::quoted(&etag), size, content_type: content_type(path) };
     let content = async {
-        match &object.stored {
-            None => Ok(Content::Text(object.bytes.clone())),
-            Some(_) => hub.bank.fetch(&place.snapshot.repository.plan).await.map(Content::Model),
+        match text {
+            Some(text) => Ok(Content::Text(text)),
+            None => hub.bank.fetch(&place.snapshot.repository.plan).await.map(Content::Model),
         }
     };
     let answer = file::answer(&method, &headers, facts, content).await;
@@ -43,7 +43,7 @@ pub(super) async fn file(
         (true, true) => FOREVER_PRIVATE,
         (false, _) => ASK_AGAIN,
     };
-    let name = format!("inline; filename=\"{}\"", object.path);
+    let name = format!("inline; filename=\"{path}\"");
     response.headers_mut().extend([
         place.commit(),
         (header::CACHE_CONTROL, HeaderValue::from_static(caching)),

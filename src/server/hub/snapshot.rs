@@ -9,7 +9,7 @@ use sha1::{Digest as _, Sha1};
 use crate::{
     bank::{Repository, repository::WEIGHTS},
     error::{Error, Result},
-    server::request::short,
+    server::{file::etag, request::short},
     tensor::hex,
 };
 
@@ -30,7 +30,18 @@ struct Text {
     oid: String,
 }
 
-/// One file of a repository and its names.
+/// What is known of a file before a weight is touched.
+#[derive(Debug, Clone)]
+pub(super) struct File {
+    pub(super) path: &'static str,
+    pub(super) size: u64,
+    /// The name by which caches keep it: git's of a small file; of weights one that is made of their identity.
+    pub(super) etag: String,
+    /// Absent: the weights.
+    pub(super) text: Option<Bytes>,
+}
+
+/// One file of a repository and its object ids.
 #[derive(Debug, Clone)]
 pub(super) struct Object {
     pub(super) path: &'static str,
@@ -39,8 +50,6 @@ pub(super) struct Object {
     pub(super) oid: String,
     /// Of weights, which git keeps as a pointer.
     pub(super) stored: Option<Stored>,
-    /// Of a small file.
-    pub(super) bytes: Bytes,
 }
 
 /// What the pointer to a large file says.
@@ -72,14 +81,14 @@ impl Snapshot {
         paths.into_iter()
     }
 
-    /// The file at `path`. Weights are rendered and digested, once.
+    /// The file at `path`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] naming the paths that exist; those of rendering.
-    pub(super) async fn object(&self, hub: &Hub, path: &str) -> Result<Object> {
+    /// [`Error::NotFound`] naming the paths that exist.
+    pub(super) fn file(&self, path: &str) -> Result<File> {
         if let Some((path, Text { bytes, oid })) = self.texts.get_key_value(path) {
-            let (size, oid, bytes) = (bytes.len() as u64, oid.clone(), bytes.clone());
-            return Ok(Object { path, size, oid, stored: None, bytes });
+            let (size, etag, text) = (bytes.len() as u64, oid.clone(), Some(bytes.clone()));
+            return Ok(File { path, size, etag, text });
         }
         if path != WEIGHTS {
             return Err(Error::NotFound {
@@ -89,11 +98,24 @@ impl Snapshot {
             });
         }
         let plan = &self.repository.plan;
-        let (size, sha256) = (plan.size_bytes(), hub.digests.of_plan(&hub.bank, plan).await?);
+        let etag = etag(plan.blueprint.identity, WEIGHTS);
+        Ok(File { path: WEIGHTS, size: plan.size_bytes(), etag, text: None })
+    }
+
+    /// The file at `path` with its object ids. Weights are rendered and digested, once.
+    ///
+    /// # Errors
+    /// Those of [`Snapshot::file`] and of rendering.
+    pub(super) async fn object(&self, hub: &Hub, path: &str) -> Result<Object> {
+        let File { path, size, etag, text } = self.file(path)?;
+        if text.is_some() {
+            return Ok(Object { path, size, oid: etag, stored: None });
+        }
+        let sha256 = hub.digests.of_plan(&hub.bank, &self.repository.plan).await?;
         let pointer =
             format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n");
         let stored = Some(Stored { sha256, pointer_size: pointer.len() });
-        Ok(Object { path: WEIGHTS, size, oid: blob_id(pointer.as_bytes()), stored, bytes: Bytes::new() })
+        Ok(Object { path, size, oid: blob_id(pointer.as_bytes()), stored })
     }
 
     /// Every file in the order of paths.
@@ -110,11 +132,6 @@ impl Snapshot {
 }
 
 impl Object {
-    /// The name by which caches keep it.
-    pub(super) fn etag(&self) -> &str {
-        self.stored.as_ref().map_or(&self.oid, |stored| &stored.sha256)
-    }
-
     /// As an entry of a tree.
     pub(super) fn entry(&self) -> Value {
         let mut entry = json!({ "type": "file", "path": self.path, "size": self.size, "oid": self.oid });
