@@ -7,6 +7,7 @@ mod auth;
 mod body;
 mod convert;
 mod deadline;
+mod details;
 mod digests;
 mod download;
 mod file;

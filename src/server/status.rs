@@ -6,8 +6,11 @@ use axum::{
 };
 use serde::Serialize;
 use tonic::{Code, Status, metadata::MetadataMap};
+use tonic_types::StatusExt as _;
 
 use crate::error::{Error, Kind};
+
+use super::details::details;
 
 /// Longest message for a client, bytes. A status travels in a header, percent-encoded, and long headers break
 /// connections.
@@ -48,7 +51,8 @@ pub(super) fn status(error: Error) -> Status {
     if let Some(seconds) = retry_after(&error) {
         metadata.insert("retry-after", seconds.into());
     }
-    Status::with_metadata(Code::from_i32(codes.grpc), message(&error), metadata)
+    let details = details(&error);
+    Status::with_error_details_and_metadata(Code::from_i32(codes.grpc), message(&error), details, metadata)
 }
 
 /// An error as an HTTP response: RFC 9457 problem details.

@@ -5,6 +5,7 @@ use genebank::proto::{
     init_model_response::Event,
 };
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
+use tonic_types::StatusExt as _;
 
 use crate::support::{GENE, Server};
 
@@ -117,6 +118,11 @@ async fn a_rest_that_there_is_not_is_refused() {
             };
             assert_eq!(refused.code(), code, "{refused}");
             assert!(refused.message().contains(word), "{refused}");
+            let details = refused.get_error_details();
+            assert_eq!(details.error_info().unwrap().domain, "genebank");
+            let violation = details.bad_request().map(|request| request.field_violations[0].field.as_str());
+            let resource = details.resource_info().map(|resource| resource.resource_type.as_str());
+            assert_eq!(violation.or(resource), Some(word), "{refused}");
         }
     }
 }
