@@ -70,8 +70,16 @@ pub(super) async fn connect(url: &str) -> Result<Client> {
 
 /// What a server needs to start.
 pub(super) fn server(options: args::Serve) -> Result<server::Config> {
-    let args::Serve { tls_cert, tls_key, .. } = options;
-    let args::Serve { listen, default_gene, allow_remote_tuning, tokens, grace, bank: options, .. } = options;
+    let args::Serve {
+        listen,
+        default_gene,
+        allow_remote_tuning,
+        tokens,
+        tls_cert,
+        tls_key,
+        grace,
+        bank: options,
+    } = options;
     if options.data.is_some() && !listen.ip().is_loopback() && !allow_remote_tuning {
         let reason = format!(
             "everyone who reaches {listen} could start tuning jobs; add --allow-remote-tuning to accept that"

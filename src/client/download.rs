@@ -10,7 +10,7 @@ use crate::{
     bank::{ModelRequest, ModelSummary, Progress},
     error::{Error, Kind, Result},
     proto::{self, init_model_response::Event as Message},
-    tensor::codec,
+    tensor::{codec, is_digest},
 };
 
 use super::{Client, Event, Expected, Summary, convert, partial::Partial};
@@ -200,7 +200,7 @@ impl Download<'_> {
             return Err(self.broken(format!("file of {size} bytes is beyond the limit of {limit}")));
         }
         // It becomes part of a file's name.
-        if model.identity.len() != 64 || !model.identity.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if !is_digest(&model.identity) {
             return Err(self.broken("an identity that is not 64 hexadecimal digits".to_owned()));
         }
         if let Some((begun, _)) = self.model.as_ref().filter(|_| self.file.is_some()) {
@@ -244,7 +244,7 @@ impl Download<'_> {
         let (Some((model, _)), Some(file)) = (&self.model, &mut self.file) else { return Ok(()) };
         let proto::Chunk { offset, data } = chunk;
         let (bytes, of, length) = (file.bytes, model.size_bytes, data.len() as u64);
-        if offset != bytes || length > of - bytes {
+        if offset != bytes || length > of.saturating_sub(bytes) {
             return Err(self.broken(format!("{length} bytes at {offset}, expected {bytes} of {of}")));
         }
         if file.chunks.send(data).await.is_err() {

@@ -86,6 +86,9 @@ impl Partial {
     }
 }
 
+/// First digits of the identity that are in a name: a file system takes 255 bytes, and the digest of the whole is checked.
+const IDENTITY_DIGITS: usize = 16;
+
 /// `.{target}.{identity}.part` beside the target.
 fn path(target: &Path, identity: &str) -> Result<PathBuf> {
     let Some(name) = target.file_name() else {
@@ -93,6 +96,7 @@ fn path(target: &Path, identity: &str) -> Result<PathBuf> {
     };
     let mut hidden = OsString::from(".");
     hidden.push(name);
+    let identity = identity.get(..IDENTITY_DIGITS).unwrap_or(identity);
     hidden.push(format!(".{identity}.part"));
     Ok(target.with_file_name(hidden))
 }

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     bank::Bank,
     error::{Error, Result},
-    tensor::{hex, sha256},
+    tensor::{hex, is_digest, sha256},
 };
 
 /// Longest file of tokens, bytes.
@@ -53,9 +53,6 @@ impl Access {
             return Err(corrupt(format!("it has more than {MAX_FILE_BYTES} bytes")));
         }
         let access: Self = toml::from_str(&text).map_err(|error| corrupt(error.to_string()))?;
-        let is_digest = |text: &str| {
-            text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-        };
         match access.tokens.iter().find(|token| !is_digest(&token.sha256)) {
             Some(token) => {
                 Err(corrupt(format!("sha256 of \"{}\" is not 64 lower-case hex digits", token.name)))

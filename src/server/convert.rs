@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
     gene::{DepthRule, Head, Method, Quality, Size, Start, Target},
     proto,
-    tensor::Dtype,
+    tensor::{Dtype, is_digest},
 };
 
 use super::download::Part;
@@ -58,7 +58,7 @@ pub(super) fn model_request(message: proto::InitModelRequest) -> Result<(ModelRe
 pub(super) fn download_request(message: proto::DownloadModelRequest) -> Result<(ModelRequest, Part)> {
     let proto::DownloadModelRequest { model, identity, offset } = message;
     let model = model.ok_or_else(|| Error::invalid("model", "give the request that began the download"))?;
-    if identity.len() != 64 || !identity.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+    if !is_digest(&identity) {
         let reason = "must be the 64 hexadecimal digits of ModelHeader.identity";
         return Err(Error::invalid("identity", reason));
     }

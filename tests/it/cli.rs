@@ -8,16 +8,10 @@ use std::{
 
 use genebank::tensor::{TensorFile, hex, sha256};
 
-use crate::support::{GENE, Server, entries, gene_bytes, meta, models, weights};
+use crate::support::{GENE, Server, entries, gene_bytes, meta, models, program, weights};
 
 fn genebank(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_genebank"))
-        .args(arguments)
-        .env_remove("GENEBANK_MODELS")
-        .env_remove("GENEBANK_SERVER")
-        .env_remove("GENEBANK_DATA")
-        .output()
-        .unwrap()
+    program().args(arguments).output().unwrap()
 }
 
 fn code(output: &Output) -> i32 {

@@ -187,7 +187,7 @@ async fn a_lost_connection_is_gone_on_with_at_the_byte() {
 async fn bytes_of_a_killed_run_are_not_asked_for_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m");
-    let part = folder.path().join(format!(".m.{}.part", identity_of_all()));
+    let part = folder.path().join(format!(".m.{}.part", &identity_of_all()[..16]));
     let whole = script(vec![header(4), chunk(0, b"abcd"), completed(b"abcd", 4)]);
     for (left, rest, asked) in [
         ("a", vec![header(4), chunk(1, b"bcd"), completed(b"abcd", 4)], &[1][..]),
@@ -211,7 +211,7 @@ async fn bytes_of_a_killed_run_are_not_asked_for_again() {
 async fn what_arrived_before_the_last_try_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m");
-    let name = format!(".m.{}.part", identity_of_all());
+    let name = format!(".m.{}.part", &identity_of_all()[..16]);
     for lost in [Status::unavailable("lost"), Status::resource_exhausted("later")] {
         let mut whole = script(vec![header(4), chunk(0, b"ab")]);
         whole.push(Err(lost.clone()));

@@ -1,27 +1,16 @@
 //! `init --lock` records what was written, and `init --locked` writes those bytes or fails.
 
-use std::{
-    path::Path,
-    process::{Command, Output},
-};
+use std::{path::Path, process::Output};
 
 use genebank::{
     gene::store,
     tensor::{Weights, codec},
 };
 
-use crate::support::{GENE, Server, entries, gene_bytes, meta, models, weights};
+use crate::support::{GENE, Server, entries, gene_bytes, meta, models, program, weights};
 
 fn init(folder: &Path, more: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_genebank"))
-        .current_dir(folder)
-        .args(["init", GENE, "-o", "m.safetensors"])
-        .args(more)
-        .env_remove("GENEBANK_MODELS")
-        .env_remove("GENEBANK_SERVER")
-        .env_remove("GENEBANK_DATA")
-        .output()
-        .unwrap()
+    program().current_dir(folder).args(["init", GENE, "-o", "m.safetensors"]).args(more).output().unwrap()
 }
 
 fn code(output: &Output) -> i32 {

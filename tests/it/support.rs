@@ -86,6 +86,15 @@ pub(crate) fn fashion_meta() -> GeneMeta {
     }
 }
 
+/// The program, without what the environment says.
+pub(crate) fn program() -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_genebank"));
+    for name in ["GENEBANK_MODELS", "GENEBANK_SERVER", "GENEBANK_DATA", "GENEBANK_TOKEN"] {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// The folder of the sample of Fashion-MNIST.
 pub(crate) fn sample_data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")

@@ -1,7 +1,8 @@
 //! The Hugging Face Hub protocol: stock clients with `HF_ENDPOINT` set get any model.
 //!
-//! A repository is a request ([`crate::bank::repository`]), its commit the request's identity. Weights go by their real
-//! SHA-256, small files by git's name for them, as clients that verify a download expect. No redirect, no Xet.
+//! A repository is a request ([`crate::bank::repository`]), its commit and the entity tag of its weights the request's identity,
+//! so no HEAD waits for weights. Lists of files name their real SHA-256, and git's name of small files, as clients that verify
+//! a download expect. No redirect, no Xet.
 
 mod account;
 mod catalog;
