@@ -1,0 +1,119 @@
+//! Programs and sockets that ask.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use crate::Outcome;
+
+/// Bytes per second of `times` transfers of `url` in one process of curl, over one connection.
+pub(crate) fn curl(url: &str, bytes: u64, times: u64) -> Outcome<f64> {
+    let mut command = Command::new("curl");
+    // One protocol for all: it is HTTP/1.1 that is compared.
+    command.args(["--silent", "--show-error", "--fail", "--insecure", "--http1.1"]);
+    command.args(["--write-out", "%{size_download}\\n"]);
+    for _ in 0..times {
+        command.args(["--output", "/dev/null", url]);
+    }
+    let start = Instant::now();
+    let output = command.output()?;
+    let elapsed = start.elapsed();
+    let text = String::from_utf8(output.stdout)?;
+    if !output.status.success() || text.lines().any(|line| line != bytes.to_string()) {
+        return Err(format!("curl {url}: {text}{}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok((bytes * times) as f64 / elapsed.as_secs_f64())
+}
+
+/// A gRPC call as h2load sends it.
+pub(crate) struct Call<'a> {
+    pub(crate) url: &'a str,
+    /// File of the framed message.
+    pub(crate) message: &'a Path,
+    /// Largest HTTP/2 frame that the client takes, bytes.
+    pub(crate) frame: u32,
+    /// The service that the generated code gives, which copies.
+    pub(crate) generated: bool,
+}
+
+/// Bytes of a file per second over `times` calls that stream it, by h2load on one connection.
+pub(crate) fn h2load_grpc(call: &Call<'_>, bytes: u64, times: u64) -> Outcome<f64> {
+    let mut command = Command::new("h2load");
+    command.args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
+    if call.generated {
+        command.args(["-H", "genebank-frames: generated"]);
+    }
+    command.arg(format!("--max-frame-size={}", call.frame)).arg("--data").arg(call.message);
+    h2load(command, call.url, bytes, times)
+}
+
+/// Bytes per second over HTTP/1.1, by h2load on one connection.
+pub(crate) fn h2load_http(url: &str, bytes: u64, times: u64) -> Outcome<f64> {
+    let mut command = Command::new("h2load");
+    command.arg("--h1");
+    h2load(command, url, bytes, times)
+}
+
+fn h2load(mut command: Command, url: &str, bytes: u64, times: u64) -> Outcome<f64> {
+    command.args(["--clients=1", "--max-concurrent-streams=1"]).arg(format!("--requests={times}"));
+    let start = Instant::now();
+    let output = command.arg(url).output()?;
+    let elapsed = start.elapsed();
+    let text = String::from_utf8(output.stdout)?;
+    let data = text.lines().find_map(|line| {
+        let (_, data) = line.strip_prefix("traffic:")?.rsplit_once(", ")?;
+        data.split(['(', ')']).nth(1)?.parse::<u64>().ok()
+    });
+    let served = text.contains(&format!("{times} 2xx, 0 3xx, 0 4xx, 0 5xx"));
+    // An error of a call is status 200 with little data.
+    if !served || data.is_none_or(|data| data < bytes * times) {
+        return Err(format!("h2load {url}: {text}").into());
+    }
+    Ok((bytes * times) as f64 / elapsed.as_secs_f64())
+}
+
+/// One request over a fresh connection of HTTP/1.1.
+pub(crate) struct Answer {
+    /// From the request to the first byte of the answer.
+    pub(crate) first: Duration,
+    /// To the last byte that was read.
+    pub(crate) last: Duration,
+    /// Of the body, as announced.
+    pub(crate) length: u64,
+}
+
+/// Asks for `path`, and reads the head alone, or all of it.
+pub(crate) fn ask(address: &str, method: &str, path: &str, all: bool) -> Outcome<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    let start = Instant::now();
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+    let mut reader = BufReader::with_capacity(1 << 18, stream);
+    reader.fill_buf()?;
+    let first = start.elapsed();
+    let (mut length, mut line) = (0, String::new());
+    reader.read_line(&mut line)?;
+    if !line.contains(" 200 ") {
+        let mut rest = String::new();
+        reader.take(4096).read_to_string(&mut rest)?;
+        return Err(format!("{method} {path}: {line}{rest}").into());
+    }
+    while line.trim_end() != "" {
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse()?;
+        }
+        line.clear();
+        reader.read_line(&mut line)?;
+    }
+    if all {
+        let found = std::io::copy(&mut reader, &mut std::io::sink())?;
+        if found != length {
+            return Err(format!("{path}: {found} bytes of {length}").into());
+        }
+    }
+    Ok(Answer { first, last: start.elapsed(), length })
+}

@@ -1,0 +1,128 @@
+//! Resident memory over requests of which no two are the same.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+};
+
+use crate::{Gene, Outcome, server::Server};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    gene: Gene,
+    /// Requests.
+    #[arg(long, default_value_t = 10_000)]
+    requests: usize,
+    /// Cache of the server, MiB.
+    #[arg(long, default_value_t = 64)]
+    cache_mib: u64,
+}
+
+/// Depth, width, element type, layout and classes of request `index`: a mixed-radix number, so none comes twice.
+fn request(gene: &serde_json::Value, index: usize) -> Outcome<String> {
+    let number = |name: &str| gene[name].as_u64().ok_or_else(|| format!("no {name}"));
+    let widths = gene["trained_widths"].as_array().ok_or("no widths")?;
+    let (least, most) = (number("min_depth")?, number("max_depth")?);
+    let (mut rest, depths) = (index as u64, most - least + 1);
+    let mut digit = |base: u64| {
+        let digit = rest % base;
+        rest /= base;
+        digit
+    };
+    let depth = least + digit(depths);
+    let width = &widths[digit(widths.len() as u64) as usize];
+    let dtype = ["f32", "f16", "bf16"][digit(3) as usize];
+    let layout = ["timm", "transformers"][digit(2) as usize];
+    let name = gene["name"].as_str().ok_or("no name")?;
+    // What is left over is a set of the gene's classes, at least one of them.
+    let known = gene["labels"].as_array().ok_or("no labels")?;
+    let set = rest + 1;
+    if set >> known.len() != 0 {
+        return Err(format!("the gene has no more than {index} distinct requests of this kind").into());
+    }
+    let chosen: Vec<_> =
+        known.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1).map(|(_, label)| label).collect();
+    let labels =
+        form_urlencoded::byte_serialize(serde_json::to_string(&chosen)?.as_bytes()).collect::<String>();
+    Ok(format!(
+        "/v1/models/{name}/d{depth}-w{width}.safetensors?dtype={dtype}&layout={layout}&labels={labels}"
+    ))
+}
+
+pub(crate) fn run(options: &Options) -> Outcome<()> {
+    let server = Server::start(&options.gene.models, &["--cache-mib", &options.cache_mib.to_string()])?;
+    let mut connection = Connection::open(&server.address)?;
+    let (mut body, mut total) = (Vec::new(), 0);
+    connection.get("/v1/genes", &mut body)?;
+    let genes: serde_json::Value = serde_json::from_slice(&body)?;
+    let found =
+        genes.as_array().and_then(|all| all.iter().find(|gene| gene["name"] == options.gene.gene.as_str()));
+    let gene = found.ok_or("no such gene")?;
+    let stored: u64 =
+        genes.as_array().into_iter().flatten().filter_map(|gene| gene["size_bytes"].as_u64()).sum();
+    let before = server.resident()?;
+    let (mut most, mut at) = (before, 0);
+    for index in 0..options.requests {
+        connection.get(&request(gene, index)?, &mut body)?;
+        total += body.len() as u64;
+        if index % 50 == 0 || index + 1 == options.requests {
+            let now = server.resident()?;
+            if now > most {
+                (most, at) = (now, index);
+            }
+        }
+    }
+    let limit = stored + (options.cache_mib << 20) + 100_000_000;
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    println!(
+        "{} distinct requests, {:.1} GB: resident memory {:.1} MB at first, at most {:.1} MB (request {at}), {:.1} MB at \
+         last; genes {:.1} MB + cache {:.1} MB + 100 MB = {:.1} MB: {}",
+        options.requests,
+        total as f64 / 1e9,
+        mb(before),
+        mb(most),
+        mb(server.resident()?),
+        mb(stored),
+        mb(options.cache_mib << 20),
+        mb(limit),
+        if most <= limit { "within" } else { "BEYOND" }
+    );
+    Ok(())
+}
+
+/// A kept connection of HTTP/1.1.
+struct Connection {
+    reader: BufReader<TcpStream>,
+}
+
+impl Connection {
+    fn open(address: &str) -> Outcome<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Ok(Self { reader: BufReader::with_capacity(1 << 18, stream) })
+    }
+
+    /// Reads the answer to a GET into `body`.
+    fn get(&mut self, path: &str, body: &mut Vec<u8>) -> Outcome<()> {
+        write!(self.reader.get_mut(), "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")?;
+        let (mut status, mut line, mut length) = (String::new(), String::new(), 0);
+        self.reader.read_line(&mut status)?;
+        loop {
+            line.clear();
+            self.reader.read_line(&mut line)?;
+            if line.trim_end().is_empty() {
+                break;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse()?;
+            }
+        }
+        body.resize(length, 0);
+        self.reader.read_exact(body)?;
+        if status.contains(" 200 ") {
+            return Ok(());
+        }
+        Err(format!("{path}: {status}{}", String::from_utf8_lossy(body)).into())
+    }
+}

@@ -1,0 +1,93 @@
+//! What a server does under load: bytes per second beside nginx and beside the generated gRPC service, first bytes of
+//! models that nobody asked for before, and memory under many and under slow clients.
+//!
+//! ```text
+//! genebank synthesize MODELS/big.safetensors --widths 192,384,576
+//! cargo bench --bench load -- wire --models MODELS --gene big --depth 12 --width 768
+//! cargo bench --bench load -- first --models MODELS --gene big --width 768 --widths 192,384,576
+//! cargo bench --bench load -- slow --models MODELS --gene big --depth 12 --width 768
+//! cargo bench --bench load -- distinct --models models --gene fashion-any
+//! ```
+//!
+//! Needs curl; `wire` needs nginx, h2load (nghttp2) and openssl too. Two programs are compared in turns, and the ratio is
+//! what counts. Everything listens on loopback, and client and server share the cores.
+
+#![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
+
+mod clients;
+mod distinct;
+mod first;
+mod server;
+mod slow;
+mod wire;
+
+use std::{error::Error, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+    /// Given by cargo.
+    #[arg(long, hide = true, global = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Bytes per second beside others.
+    Wire(wire::Options),
+    /// First bytes of what was never asked for.
+    First(first::Options),
+    /// Slow clients beside a fast one.
+    Slow(slow::Options),
+    /// Resident memory over distinct requests.
+    Distinct(distinct::Options),
+}
+
+/// Genes to serve, and one of them.
+#[derive(Debug, Args)]
+struct Gene {
+    /// Folder of gene files.
+    #[arg(long)]
+    models: PathBuf,
+    /// Name of a gene in it.
+    #[arg(long)]
+    gene: String,
+}
+
+/// One size.
+#[derive(Debug, Args)]
+struct Size {
+    #[arg(long)]
+    depth: u32,
+    #[arg(long)]
+    width: u32,
+}
+
+impl Gene {
+    fn path(&self, size: &Size) -> String {
+        format!("/v1/models/{}/d{}-w{}.safetensors", self.gene, size.depth, size.width)
+    }
+}
+
+/// Lower quartile, median and upper quartile.
+fn quartiles(values: &mut [f64]) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    let last = values.len() - 1;
+    [last / 4, last / 2, last - last / 4].map(|at| values[at])
+}
+
+fn main() -> Outcome<()> {
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    println!("genebank {}, load average at the start: {}", env!("CARGO_PKG_VERSION"), load.trim());
+    match Cli::parse().what {
+        What::Wire(options) => wire::run(&options),
+        What::First(options) => first::run(&options),
+        What::Slow(options) => slow::run(&options),
+        What::Distinct(options) => distinct::run(&options),
+    }
+}

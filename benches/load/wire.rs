@@ -1,0 +1,153 @@
+//! Bytes per second of one artifact, beside nginx with the same file, and gRPC beside itself.
+
+use std::{path::Path, process::Command};
+
+use genebank::proto::InitModelRequest;
+use prost::Message as _;
+
+use crate::{
+    Gene, Outcome, Size,
+    clients::{Call, ask, curl, h2load_grpc, h2load_http},
+    quartiles,
+    server::Server,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    gene: Gene,
+    #[command(flatten)]
+    size: Size,
+    /// Alternating pairs of each row.
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// Bytes of each measurement, GiB: whole transfers, at least as many.
+    #[arg(long, default_value_t = 4)]
+    gib: u64,
+    /// Rows whose name holds this.
+    #[arg(long, default_value = "")]
+    only: String,
+}
+
+/// One way of a transfer: bytes per second.
+type Way<'a> = Box<dyn Fn() -> Outcome<f64> + 'a>;
+
+pub(crate) fn run(options: &Options) -> Outcome<()> {
+    let folder = tempfile::tempdir()?;
+    let www = folder.path();
+    let (certificate, key) = certificate(www)?;
+    let models = &options.gene.models;
+    let plain = Server::start(models, &[])?;
+    let secure = Server::start(models, &["--tls-cert", &certificate, "--tls-key", &key])?;
+    let path = options.gene.path(&options.size);
+    let (ours, ours_tls) =
+        (format!("http://{}{path}", plain.address), format!("https://{}{path}", secure.address));
+    let file = www.join("model.safetensors");
+    let written =
+        Command::new("curl").args(["--silent", "--fail", "--output"]).arg(&file).arg(&ours).status()?;
+    let bytes = ask(&plain.address, "HEAD", &path, false)?.length;
+    if !written.success() || std::fs::metadata(&file)?.len() != bytes {
+        return Err("the file for nginx was not written".into());
+    }
+    let off = Server::nginx(www, "off", "sendfile off;")?;
+    let on = Server::nginx(www, "on", "sendfile on; tcp_nopush on;")?;
+    let tls = format!(
+        "sendfile on; ssl_protocols TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key};"
+    );
+    let tls = Server::nginx(www, "tls", &tls)?;
+    let url = |scheme: &str, server: &Server| format!("{scheme}://{}/model.safetensors", server.address);
+    let (off, on, tls) = (url("http", &off), url("http", &on), url("https", &tls));
+
+    let request = |chunk: u32| InitModelRequest {
+        gene: options.gene.gene.clone(),
+        depth: Some(options.size.depth),
+        width: Some(options.size.width),
+        max_chunk_bytes: chunk,
+        ..InitModelRequest::default()
+    };
+    let (message, small) = (www.join("call.bin"), www.join("call-256k.bin"));
+    std::fs::write(&message, framed(&request(0))?)?;
+    std::fs::write(&small, framed(&request(256 << 10))?)?;
+    let service = format!("http://{}/genebank.v1.GeneBank/InitModel", plain.address);
+    let times = (options.gib << 30).div_ceil(bytes);
+    let by_curl = |url: &str| -> Way<'_> {
+        let url = url.to_owned();
+        Box::new(move || curl(&url, bytes, times))
+    };
+    let by_h2load = |url: &str| -> Way<'_> {
+        let url = url.to_owned();
+        Box::new(move || h2load_http(&url, bytes, times))
+    };
+    let grpc = |frame: u32, generated: bool, message: &Path| -> Way<'_> {
+        let (url, message) = (service.clone(), message.to_owned());
+        Box::new(move || h2load_grpc(&Call { url: &url, message: &message, frame, generated }, bytes, times))
+    };
+    let rows: [(&str, Way<'_>, Way<'_>); 9] = [
+        ("HTTP/1.1 / nginx, sendfile off (curl)", by_curl(&ours), by_curl(&off)),
+        ("HTTP/1.1 / nginx, sendfile on (curl)", by_curl(&ours), by_curl(&on)),
+        ("HTTP/1.1 / nginx, sendfile off (h2load)", by_h2load(&ours), by_h2load(&off)),
+        ("HTTP/1.1 / nginx, sendfile on (h2load)", by_h2load(&ours), by_h2load(&on)),
+        ("TLS 1.3 / nginx (curl)", by_curl(&ours_tls), by_curl(&tls)),
+        (
+            "gRPC / generated, 1 MiB frames (h2load)",
+            grpc(1 << 20, false, &message),
+            grpc(1 << 20, true, &message),
+        ),
+        (
+            "gRPC / generated with 256 KiB chunks, 1 MiB frames (h2load)",
+            grpc(1 << 20, false, &message),
+            grpc(1 << 20, true, &small),
+        ),
+        (
+            "gRPC / generated, 16 KiB frames (h2load)",
+            grpc(16 << 10, false, &message),
+            grpc(16 << 10, true, &message),
+        ),
+        ("gRPC, 1 MiB frames / HTTP/1.1 (h2load)", grpc(1 << 20, false, &message), by_h2load(&ours)),
+    ];
+    println!("{bytes} bytes, {times} transfers a measurement, {} pairs", options.pairs);
+    println!("| pair | first, GB/s | second, GB/s | ratio: lower quartile | median | upper quartile |");
+    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
+    for (name, first, second) in rows.iter().filter(|(name, ..)| name.contains(&options.only)) {
+        // Digests and page caches are warm in every measurement that counts.
+        (first()?, second()?);
+        let (mut ratios, mut rates) = (Vec::new(), [Vec::new(), Vec::new()]);
+        for pair in 0..options.pairs {
+            let (a, b) = if pair % 2 == 0 {
+                let a = first()?;
+                (a, second()?)
+            } else {
+                let b = second()?;
+                (first()?, b)
+            };
+            ratios.push(a / b);
+            rates[0].push(a / 1e9);
+            rates[1].push(b / 1e9);
+        }
+        let [low, median, high] = quartiles(&mut ratios);
+        let [a, b] = rates.map(|mut rates| quartiles(&mut rates)[1]);
+        println!("| {name} | {a:.2} | {b:.2} | {low:.2} | {median:.2} | {high:.2} |");
+    }
+    Ok(())
+}
+
+/// The message with its gRPC prefix.
+fn framed(message: &InitModelRequest) -> Outcome<Vec<u8>> {
+    let body = message.encode_to_vec();
+    let length = u32::try_from(body.len())?.to_be_bytes();
+    Ok([&[0], length.as_slice(), body.as_slice()].concat())
+}
+
+/// A certificate that signs itself, and its key.
+fn certificate(folder: &Path) -> Outcome<(String, String)> {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (certificate, key) = (path("certificate.pem"), path("key.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-days", "2", "-subj", "/CN=localhost", "-keyout", &key, "-out", &certificate])
+        .output()?;
+    if !made.status.success() {
+        return Err(String::from_utf8_lossy(&made.stderr).into_owned().into());
+    }
+    Ok((certificate, key))
+}
