@@ -14,17 +14,17 @@ use candle_core::Device;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
-    blueprint::{Artifact, Canonical, Identity, expand},
+    blueprint::{Artifact, Canonical, Identity},
     data::{Dataset, DatasetPair},
     error::{Error, Kind, Result},
-    tensor::{TensorFile, Weights, codec},
+    tensor::{TensorFile, codec},
     train::{
         Event, finetune,
         run::{Model, Report, Run},
     },
 };
 
-use super::{Config, Delivery, Length, Plan, Tune, blocking};
+use super::{Config, Delivery, Length, Plan, Tune, blocking, residents::Residents};
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -98,6 +98,7 @@ struct Running {
 pub(super) struct Jobs {
     data: Option<PathBuf>,
     store: PathBuf,
+    residents: Residents,
     limit: usize,
     permits: Arc<Semaphore>,
     datasets: Mutex<BTreeMap<String, Arc<DatasetPair>>>,
@@ -107,10 +108,11 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, residents: Residents) -> Self {
         Self {
             data: config.data.clone(),
             store: config.store.clone(),
+            residents,
             limit: config.tunings,
             permits: Arc::new(Semaphore::new(config.tunings)),
             datasets: Mutex::default(),
@@ -123,7 +125,7 @@ impl Jobs {
     pub(super) async fn deliver(self: &Arc<Self>, plan: &Plan, tune: &Tune) -> Result<Delivery> {
         let (jobs, name) = (self.clone(), tune.dataset.clone());
         let data = blocking(move || jobs.dataset(&name)).await?;
-        let identity = identity(plan, tune, &data.train);
+        let identity = identity(plan, tune, &data.train, self.residents.device());
         let jobs = self.clone();
         if let Some(artifact) = blocking(move || jobs.stored(identity)).await? {
             return Ok(Delivery::Ready(artifact));
@@ -260,10 +262,10 @@ impl Work {
         if let Some(artifact) = self.jobs.stored(identity)? {
             return Ok(artifact);
         }
-        let stored = Weights::from_file(&self.plan.stored.file, &Device::Cpu)?;
+        let residents = &self.jobs.residents;
         let mut blueprint = self.plan.blueprint.clone();
         blueprint.entries.iter_mut().for_each(|entry| entry.dtype = crate::tensor::Dtype::F32);
-        let weights = expand(&blueprint, &stored, &Device::Cpu)?;
+        let weights = residents.expand(&blueprint, &self.plan.stored)?;
         let model = Model { info: blueprint.info, weights };
         let rate = self.tune.learning_rate_e9.map(|rate| rate as f64 * 1e-9);
         let recipe = finetune::recipe_on(&self.data, self.tune.length, rate, self.tune.seed)?;
@@ -271,7 +273,7 @@ impl Work {
             recipe: &recipe,
             data: &self.data,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
-            device: Device::Cpu,
+            device: residents.device().clone(),
             checkpoint: None,
             watch_held_out: false,
         };
@@ -291,18 +293,19 @@ impl Work {
 }
 
 /// Name of the tuned model: the untuned one, the data by content, and the request's numbers.
-fn identity(plan: &Plan, tune: &Tune, data: &Dataset) -> Identity {
+fn identity(plan: &Plan, tune: &Tune, data: &Dataset, device: &Device) -> Identity {
     let (unit, length) = match tune.length {
         Length::Steps(steps) => ("steps", steps),
         Length::Epochs(epochs) => ("epochs", epochs),
     };
-    Canonical::new("genebank.tuned")
+    let form = Canonical::new("genebank.tuned")
         .text(&plan.blueprint.identity.to_string())
         .text(data.digest())
         .text(unit)
         .integer(u64::from(length))
         .integer(tune.learning_rate_e9.map_or(0, |rate| rate + 1))
         .integer(tune.seed)
-        .integer(finetune::RECIPE_VERSION)
-        .finish()
+        .integer(finetune::RECIPE_VERSION);
+    // Sums have another order on another device.
+    if device.is_cpu() { form } else { form.text("cuda") }.finish()
 }

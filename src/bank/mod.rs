@@ -10,15 +10,17 @@ pub mod plan;
 pub mod quantity;
 pub mod registry;
 pub mod repository;
+mod residents;
 pub mod summary;
 
 use std::{path::PathBuf, sync::Arc};
 
+use candle_core::Device;
 use moka::future::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    blueprint::{Artifact, Identity, Slices, assemble::assemble},
+    blueprint::{Artifact, Identity, Pool, Slices, assemble::assemble},
     error::{Error, Kind, Result},
     export::Layout,
     gene::Learngene,
@@ -34,6 +36,7 @@ pub use plan::{ModelRequest, Plan, Tune};
 pub use crate::train::Length;
 pub use registry::Registry;
 pub use repository::{Repository, RepositoryName};
+use residents::Residents;
 pub use summary::{GeneSummary, ModelSummary};
 
 /// What a bank needs to open.
@@ -47,13 +50,15 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// Folder of tuned models.
     pub store: PathBuf,
-    /// Bytes of slices, other dtypes and headers that are kept beside the genes: half for what depths share, half
-    /// for whole models.
+    /// Bytes of slices, other dtypes and headers that are kept beside the genes: an eighth for buffers between two uses,
+    /// the rest in equal parts for what depths share and for whole models.
     pub cache_bytes: u64,
     /// Models rendered at the same time; one more is [`Error::Overloaded`].
     pub renders: usize,
     /// Tuning jobs at the same time; one more is [`Error::Overloaded`].
     pub tunings: usize,
+    /// Where they compute. Beside the CPU, every gene is kept there too.
+    pub device: Device,
 }
 
 /// What a request leads to.
@@ -75,6 +80,7 @@ pub struct Bank {
     config: Config,
     registry: Registry,
     slices: Cache<SlicesKey, Arc<Slices>>,
+    pool: Arc<Pool>,
     artifacts: Cache<Identity, Arc<Artifact>>,
     renders: Arc<Semaphore>,
     jobs: Arc<jobs::Jobs>,
@@ -84,27 +90,30 @@ impl Bank {
     /// Loads every gene of the folder.
     ///
     /// # Errors
-    /// Those of [`Registry::open`].
+    /// Those of [`Registry::open`], and [`Error::Tensor`] where the device refuses.
     pub fn open(config: Config) -> Result<Self> {
         let registry = Registry::open(&config.models, config.default_gene.as_deref())?;
         // Weights are KiB, because moka's are 32 bits.
         let kib = |bytes: u64| u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let pool = Pool::new(usize::try_from(config.cache_bytes / 8).unwrap_or(usize::MAX));
+        let part = config.cache_bytes / 16 * 7 / 1024;
         let slices = Cache::builder()
-            .max_capacity(config.cache_bytes / 2 / 1024)
+            .max_capacity(part)
             .weigher(move |(_, width, dtype, ..): &SlicesKey, slices: &Arc<Slices>| {
                 kib(slices.most_owned_bytes(*width, *dtype))
             })
             .build();
         let artifacts = Cache::builder()
-            .max_capacity(config.cache_bytes / 2 / 1024)
+            .max_capacity(part)
             .weigher(move |_, artifact: &Arc<Artifact>| kib(artifact.own_bytes()))
             .build();
         Ok(Self {
             renders: Arc::new(Semaphore::new(config.renders)),
-            jobs: Arc::new(jobs::Jobs::new(&config)),
+            jobs: Arc::new(jobs::Jobs::new(&config, Residents::new(&registry, config.device.clone())?)),
             registry,
             slices,
             artifacts,
+            pool,
             config,
         })
     }
@@ -212,7 +221,7 @@ impl Bank {
         let (stored, config) = (&plan.stored, &plan.blueprint.info.config);
         let images = [config.image_size(), config.patch_size()];
         let key = (stored.digest.clone(), config.width(), plan.dtype, plan.layout, images);
-        let slices = || Slices::new(stored.file.clone(), stored.width);
+        let slices = || Slices::new(stored.file.clone(), stored.width).with_pool(self.pool.clone());
         self.slices.get_with(key, async { Arc::new(slices().with_resized(&plan.blueprint)) }).await
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     tensor::{Dtype, TensorFile, codec},
 };
 
-use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Row, Source};
+use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Pool, Row, Source};
 
 /// The bytes of one tensor and their digest.
 #[derive(Debug)]
@@ -45,13 +45,20 @@ pub struct Slices {
     stored: TensorFile,
     stored_width: usize,
     resized_values: u64,
+    pool: Arc<Pool>,
     ready: Mutex<BTreeMap<(Source, Dtype), Arc<Slice>>>,
 }
 
 impl Slices {
     /// Nothing made yet from `stored`, whose tensors are of a network of `stored_width`.
     pub fn new(stored: TensorFile, stored_width: usize) -> Self {
-        Self { stored, stored_width, resized_values: 0, ready: Mutex::default() }
+        Self { stored, stored_width, resized_values: 0, pool: Pool::new(0), ready: Mutex::default() }
+    }
+
+    /// Made in buffers of `pool`.
+    #[must_use]
+    pub fn with_pool(self, pool: Arc<Pool>) -> Self {
+        Self { pool, ..self }
     }
 
     /// Ready to hold what `blueprint`, and others for the same images, make by resizing.
@@ -96,15 +103,15 @@ impl Slices {
 
     fn make(&self, entry: &Entry) -> Result<Bytes> {
         let count: usize = entry.shape.iter().product();
-        let mut out = Vec::new();
+        let mut buffer = self.pool.take(count * entry.dtype.size_bytes());
+        let out = buffer.as_mut();
         match &entry.source {
             Source::Fresh { init, seed } => {
-                entry.dtype.write(init.values(*seed, &entry.name, count).into_iter(), &mut out);
+                entry.dtype.write(init.values(*seed, &entry.name, count).into_iter(), out);
             }
             Source::Pieces(pieces) => {
-                out.reserve_exact(count * entry.dtype.size_bytes());
                 for piece in pieces {
-                    self.copy(piece, entry.dtype, &mut out)?;
+                    self.copy(piece, entry.dtype, out)?;
                 }
             }
             Source::Selected { tensor, of, rows, cols } => {
@@ -112,23 +119,22 @@ impl Slices {
                 let values = tensor.dtype.read(&tensor.bytes);
                 let at = |row: &u32, col: &u32| values.get(*row as usize * of[1] + *col as usize).copied();
                 let chosen = rows.iter().flat_map(|row| cols.iter().filter_map(move |col| at(row, col)));
-                entry.dtype.write(chosen, &mut out);
+                entry.dtype.write(chosen, out);
             }
             Source::Resized { piece, resize } => {
                 let stored = self.stored.tensor(&piece.tensor)?.dtype;
                 let mut bytes = Vec::with_capacity(piece.len() * stored.size_bytes());
                 self.copy(piece, stored, &mut bytes)?;
                 let values = resize.values(&stored.read(&bytes), piece.cols.len());
-                entry.dtype.write(values.into_iter(), &mut out);
+                entry.dtype.write(values.into_iter(), out);
             }
             Source::Rows { piece, rows, init, seed } => {
-                out.reserve_exact(count * entry.dtype.size_bytes());
                 for row in rows {
                     match row {
-                        Row::Kept(index) => self.copy(&piece.row(*index), entry.dtype, &mut out)?,
+                        Row::Kept(index) => self.copy(&piece.row(*index), entry.dtype, out)?,
                         Row::Fresh(label) => {
                             let values = Row::fresh(*init, *seed, &entry.name, label, piece.cols.len());
-                            entry.dtype.write(values.into_iter(), &mut out);
+                            entry.dtype.write(values.into_iter(), out);
                         }
                     }
                 }
@@ -141,7 +147,7 @@ impl Slices {
                 found: vec![out.len() / entry.dtype.size_bytes()],
             });
         }
-        Ok(out.into())
+        Ok(buffer.freeze())
     }
 
     /// The rectangle as a slice of the file, where rows are whole and the dtype is the stored one.

@@ -7,7 +7,9 @@ pub mod entry;
 pub mod expand;
 pub mod identity;
 pub mod model;
+pub mod pool;
 pub mod report;
+pub mod resident;
 pub mod resize;
 
 pub use assemble::{Artifact, Slices};
@@ -15,7 +17,9 @@ pub use entry::{Blueprint, Entry, Piece, Row, Source, Span};
 pub use expand::expand;
 pub use identity::{Canonical, Identity};
 pub use model::{ModelInfo, Origin, Preprocessing};
+pub use pool::Pool;
 pub use report::Inheritance;
+pub use resident::Resident;
 pub use resize::Resize;
 
 /// Changes when any byte of any rendered file would change for the same request.

@@ -79,6 +79,10 @@ pub struct BankOptions {
     /// Tuning jobs at the same time; one more is answered with RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub tunings: usize,
+    /// Where tuning computes: cpu, or cuda:N in a build with CUDA, where genes are then kept too. Models that are not
+    /// tuned are served from memory either way
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
 }
 
 /// `serve`.

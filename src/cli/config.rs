@@ -14,6 +14,7 @@ use crate::{
         target::{MAX_LABEL_BYTES, MAX_LABELS},
     },
     server,
+    tensor::device,
 };
 
 use super::args;
@@ -51,6 +52,7 @@ pub(super) fn bank(options: args::BankOptions, default_gene: Option<String>) -> 
         cache_bytes: options.cache_mib.saturating_mul(1 << 20),
         renders: options.renders,
         tunings: options.tunings,
+        device: device::open(&options.device)?,
     })
 }
 

@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 
 use crate::{
     blueprint::{
-        Blueprint, Canonical, Entry, ModelInfo, Origin, Piece, Source, expand,
+        Blueprint, Canonical, Entry, ModelInfo, Origin, Piece, Resident, Source, expand,
         model::{self, METADATA_KEY},
     },
     error::{Context, Error, Result},
@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     DepthRule, GeneMeta, Probe, Quality, Target,
-    meta::{stage_name, width_norm},
+    meta::{stage_name, stage_of, width_norm},
     width,
 };
 
@@ -140,8 +140,20 @@ impl Learngene {
     /// As [`Learngene::blueprint_for`], and [`Error::Tensor`].
     pub fn expand_for(&self, size: &Size, target: &Target, device: &Device) -> Result<(ModelInfo, Weights)> {
         let blueprint = self.blueprint_for(size, target)?;
-        let weights = expand(&blueprint, &Weights::from_file(&self.file, device)?, device)?;
+        let weights = if device.is_cpu() {
+            expand(&blueprint, &Weights::from_file(&self.file, device)?, device)?
+        } else {
+            self.resident(device)?.materialize(&blueprint)?
+        };
         Ok((blueprint.info, weights))
+    }
+
+    /// The gene on `device`, ready to give any size there.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the device refuses.
+    pub fn resident(&self, device: &Device) -> Result<Resident> {
+        Resident::new(&self.file, device, stage_of)
     }
 
     fn check_probe(&self, origin: &str) -> Result<()> {

@@ -234,6 +234,12 @@ pub fn stage_name(stage: usize, parameter: &str) -> String {
     format!("stages.{stage}.{parameter}")
 }
 
+/// Stage and parameter of a name that [`stage_name`] gave.
+pub fn stage_of(name: &str) -> Option<(usize, String)> {
+    let (stage, parameter) = name.strip_prefix("stages.")?.split_once('.')?;
+    Some((stage.parse().ok()?, parameter.to_owned()))
+}
+
 /// Name in a gene file of the values of norm parameter `name` for models of `width`.
 pub fn width_norm(name: &str, width: usize) -> String {
     format!("{name}@w{width}")

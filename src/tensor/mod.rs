@@ -7,6 +7,8 @@ pub mod dtype;
 pub mod init;
 pub mod ops;
 pub mod params;
+#[cfg(feature = "cuda")]
+mod pinned;
 pub mod rng;
 pub mod tape;
 pub mod weight;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Context, Error, Result};
 
-use super::{Dtype, TensorFile, Weight};
+use super::{Dtype, TensorBytes, TensorFile, Weight};
 
 /// Weights by name. One dtype and one device by construction of its makers.
 #[derive(Debug, Clone, Default)]
@@ -98,10 +98,19 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::Tensor`] where a tensor cannot be read.
-    pub fn to_bytes(&self, dtype: Dtype) -> Result<Vec<(String, super::TensorBytes)>> {
-        self.iter()
-            .map(|(name, weight)| Ok((name.to_owned(), bytes_of(weight, dtype).context(name)?)))
-            .collect()
+    pub fn to_bytes(&self, dtype: Dtype) -> Result<Vec<(String, TensorBytes)>> {
+        let single = |(name, weight): (&str, &Weight)| {
+            let tensor = weight.tensor().and_then(|tensor| tensor.detach().to_dtype(DType::F32));
+            tensor.context(name)
+        };
+        let tensors = self.iter().map(single).collect::<Result<Vec<_>>>()?;
+        let values = read_back(&tensors).context("reading weights")?;
+        let bytes = |((name, weight), values): ((&str, &Weight), Vec<f32>)| {
+            let mut bytes = Vec::with_capacity(values.len() * dtype.size_bytes());
+            dtype.write(values.into_iter(), &mut bytes);
+            (name.to_owned(), TensorBytes { dtype, shape: weight.dims().to_vec(), bytes: bytes.into() })
+        };
+        Ok(self.iter().zip(values).map(bytes).collect())
     }
 }
 
@@ -132,10 +141,11 @@ pub fn check_schema<'a, 'b>(
     }
 }
 
-fn bytes_of(weight: &Weight, dtype: Dtype) -> candle_core::Result<super::TensorBytes> {
-    let tensor = weight.tensor()?;
-    let values = tensor.detach().to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    let mut bytes = Vec::with_capacity(values.len() * dtype.size_bytes());
-    dtype.write(values.into_iter(), &mut bytes);
-    Ok(super::TensorBytes { dtype, shape: tensor.dims().to_vec(), bytes: bytes.into() })
+/// The f32 values of each of `tensors`, which are on one device.
+fn read_back(tensors: &[Tensor]) -> candle_core::Result<Vec<Vec<f32>>> {
+    #[cfg(feature = "cuda")]
+    if let Some(Device::Cuda(device)) = tensors.first().map(Tensor::device) {
+        return super::pinned::read(device, tensors);
+    }
+    tensors.iter().map(|tensor| tensor.flatten_all()?.to_vec1()).collect()
 }

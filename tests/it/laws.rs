@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, Var};
 use genebank::{
     blueprint::{
-        Blueprint, Canonical, Entry, Inheritance, ModelInfo, Piece, Slices, Source, Span, assemble::assemble,
-        expand,
+        Blueprint, Canonical, Entry, Inheritance, ModelInfo, Piece, Resident, Slices, Source, Span,
+        assemble::assemble, expand,
     },
-    gene::{DepthRule, Learngene, Size},
+    gene::{DepthRule, Learngene, Size, meta},
     nn::{Vit, schema},
     tensor::{Dtype, Init, TensorFile, Weights, matrix_view},
 };
@@ -33,6 +33,15 @@ fn assembled(blueprint: &Blueprint, file: &TensorFile) -> TensorFile {
 fn assert_executors_agree(blueprint: &Blueprint, file: &TensorFile) {
     let assembled = assembled(blueprint, file);
     let expanded = expand(blueprint, &Weights::from_file(file, &Device::Cpu).unwrap(), &Device::Cpu).unwrap();
+    assert_weights(blueprint, &expanded, &assembled);
+    assert_weights(blueprint, &materialized(blueprint, file, &Device::Cpu), &assembled);
+}
+
+fn materialized(blueprint: &Blueprint, file: &TensorFile, device: &Device) -> Weights {
+    Resident::new(file, device, meta::stage_of).unwrap().materialize(blueprint).unwrap()
+}
+
+fn assert_weights(blueprint: &Blueprint, expanded: &Weights, assembled: &TensorFile) {
     assert_eq!(expanded.len(), blueprint.entries.len());
     for entry in &blueprint.entries {
         let tensor = expanded.get(&entry.name).unwrap();
@@ -225,5 +234,43 @@ fn chunks_give_back_the_file_at_any_size_and_offset() {
             bytes.extend_from_slice(&chunk);
         }
         assert_eq!(bytes, whole[start as usize..(end.min(whole.len() as u64)) as usize]);
+    }
+}
+
+#[test]
+fn a_gpu_gives_the_same_bytes() {
+    let Some(device) = support::gpu() else { return };
+    let gene = gene();
+    for (depth, width, dtype) in
+        [(8, 24, Dtype::F32), (5, 16, Dtype::F32), (11, 8, Dtype::Bf16), (3, 24, Dtype::F16)]
+    {
+        let size = Size {
+            depth: Some(depth),
+            width: Some(width),
+            dtype,
+            allow_untrained_width: true,
+            ..Size::default()
+        };
+        let blueprint = gene.blueprint(&size).unwrap();
+        let weights = materialized(&blueprint, gene.file(), &device);
+        assert_weights(&blueprint, &weights, &assembled(&blueprint, gene.file()));
+    }
+}
+
+#[test]
+fn a_model_of_a_resident_gene_shares_no_memory_with_it() {
+    let gene = gene();
+    let resident = gene.resident(&Device::Cpu).unwrap();
+    let blueprint = gene.blueprint(&Size { depth: Some(5), ..Size::default() }).unwrap();
+    let first = resident.materialize(&blueprint).unwrap();
+    let before = first.to_bytes(Dtype::F32).unwrap();
+    // Training writes in place.
+    for (_, weight) in first.iter() {
+        let var = Var::from_tensor(&weight.tensor().unwrap()).unwrap();
+        var.set(&var.zeros_like().unwrap()).unwrap();
+    }
+    let again = resident.materialize(&blueprint).unwrap().to_bytes(Dtype::F32).unwrap();
+    for ((name, expected), (_, found)) in before.iter().zip(&again) {
+        assert_eq!(expected.bytes, found.bytes, "{name}");
     }
 }

@@ -1,7 +1,6 @@
 //! Training: no dead parameter, resume, independence of threads, and learning on real images.
 
 use std::{
-    io::Write as _,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -26,6 +25,8 @@ use genebank::{
         teacher::Teacher,
     },
 };
+
+use crate::support;
 
 fn data() -> DatasetPair {
     Dataset::open("fashion-mnist", &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")).unwrap()
@@ -276,12 +277,8 @@ fn candles_graph_takes_the_same_steps() {
 
 #[test]
 fn a_gpu_takes_the_same_steps() {
-    match genebank::tensor::device::open("cuda:0") {
-        Ok(device) => assert_steps_agree(&device, 1e-4),
-        // Not through the test's captured output: a skipped test must be seen.
-        Err(error) => {
-            writeln!(std::io::stderr(), "SKIPPED: no CUDA device is tested here: {error}").unwrap();
-        }
+    if let Some(device) = support::gpu() {
+        assert_steps_agree(&device, 1e-4);
     }
 }
 

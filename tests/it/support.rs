@@ -1,11 +1,13 @@
 //! A small gene, a server, and raw HTTP.
 
 use std::{
+    io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use candle_core::Device;
 use genebank::{
     bank,
     blueprint::Preprocessing,
@@ -123,7 +125,19 @@ pub(crate) fn bank_config(models: &Path) -> bank::Config {
         cache_bytes: 64 << 20,
         renders: 4,
         tunings: 1,
+        device: Device::Cpu,
     }
+}
+
+/// The first CUDA device, where there is one.
+pub(crate) fn gpu() -> Option<Device> {
+    let opened = genebank::tensor::device::open("cuda:0");
+    // Not through the test's captured output: a skipped test must be seen.
+    opened
+        .inspect_err(|error| {
+            writeln!(std::io::stderr(), "SKIPPED: no CUDA device is tested here: {error}").unwrap();
+        })
+        .ok()
 }
 
 /// A server in this process; dropping it stops it.

@@ -28,8 +28,8 @@ pub(in crate::cli) fn run(options: &args::Eval) -> Result<()> {
     let split: Split = serde_json::from_value(options.split.clone().into())
         .map_err(|_| Error::invalid("--split", "use one of test, held-out, train, train-full"))?;
     let data = open_data(&options.dataset, &options.run)?;
-    let mut model = subject::model(&options.subject, data.train.class_names())?;
-    model.weights = model.weights.to_device(&device::open(&options.run.device)?)?;
+    let device = device::open(&options.run.device)?;
+    let model = subject::model(&options.subject, data.train.class_names(), &device)?;
     let (result, logits) = measure_logits(&model, &data, split, config::threads(&options.run)?)?;
     if let Some(path) = &options.logits {
         let mut bytes = Vec::with_capacity(logits.len() * Dtype::F32.size_bytes());

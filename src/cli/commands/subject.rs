@@ -39,8 +39,8 @@ pub(super) fn is_gene(file: &TensorFile) -> bool {
     record.is_some_and(|record| record.get("stages").is_some())
 }
 
-/// The model file, or the gene's model of the size that is asked for; `classes` are those of the data.
-pub(super) fn model(options: &args::Subject, classes: &[String]) -> Result<Model> {
+/// The model file, or the gene's model of the size that is asked for, on `device`; `classes` are those of the data.
+pub(super) fn model(options: &args::Subject, classes: &[String], device: &Device) -> Result<Model> {
     let target = config::target(&options.target, Some(classes))?;
     let path = find(options)?;
     let file = TensorFile::open(&path)?;
@@ -56,9 +56,10 @@ pub(super) fn model(options: &args::Subject, classes: &[String]) -> Result<Model
                 "a model file has its images and classes; these are for genes",
             ));
         }
-        return Model::open(&path);
+        let Model { info, weights } = Model::open(&path)?;
+        return Ok(Model { info, weights: weights.to_device(device)? });
     }
     let gene = Learngene::from_file(file, &path.display().to_string())?;
-    let (info, weights) = gene.expand_for(&config::size(&options.size), &target, &Device::Cpu)?;
+    let (info, weights) = gene.expand_for(&config::size(&options.size), &target, device)?;
     Ok(Model { info, weights })
 }

@@ -62,9 +62,9 @@ pub(in crate::cli) fn finetune(options: &args::Finetune) -> Result<()> {
     };
     let data = open_data(&options.dataset, &options.run)?;
     let recipe = finetune::recipe_on(&data, length, options.lr, options.seed)?;
-    let model = subject::model(&options.subject, data.train.class_names())?;
-    let watch = Watch::new();
     let run = run(&recipe, &data, &options.run, None, true)?;
+    let model = subject::model(&options.subject, data.train.class_names(), &run.device)?;
+    let watch = Watch::new();
     let model = run.classify(model, &watch.cancel(), &mut |report| watch.report(report))?;
     model.write(&options.output)
 }

@@ -1,0 +1,50 @@
+//! Genes on the device that tunes.
+
+use std::collections::BTreeMap;
+
+use candle_core::Device;
+
+use crate::{
+    blueprint::{Blueprint, Resident, expand},
+    error::Result,
+    tensor::Weights,
+};
+
+use super::{Registry, plan::Stored};
+
+/// Where tuning computes, and the genes that lie there. On the CPU they are read where they are.
+#[derive(Debug)]
+pub(super) struct Residents {
+    device: Device,
+    /// By digest.
+    genes: BTreeMap<String, Resident>,
+}
+
+impl Residents {
+    /// Puts every gene of `registry` on `device`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Tensor`] where the device refuses.
+    pub(super) fn new(registry: &Registry, device: Device) -> Result<Self> {
+        let genes = registry.iter().filter(|_| !device.is_cpu());
+        let genes = genes.map(|gene| Ok((gene.digest().to_owned(), gene.resident(&device)?)));
+        Ok(Self { genes: genes.collect::<Result<_>>()?, device })
+    }
+
+    /// Where tuning computes.
+    pub(super) const fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The tensors of `blueprint`, which is of `stored`, on the device.
+    ///
+    /// # Errors
+    /// Those of [`expand`].
+    pub(super) fn expand(&self, blueprint: &Blueprint, stored: &Stored) -> Result<Weights> {
+        match self.genes.get(&stored.digest) {
+            Some(gene) => gene.materialize(blueprint),
+            // An ancestor: a baseline is asked for too rarely to keep it there.
+            None => expand(blueprint, &Weights::from_file(&stored.file, &self.device)?, &self.device),
+        }
+    }
+}
