@@ -169,12 +169,9 @@ impl<'a> Cells<'a> {
             }
             say(key, Some(report));
         };
-        let model = match cell.arm.taught_by {
-            TaughtBy::Labels => run.classify(self.start(cell)?, cancel, &mut report)?,
-            TaughtBy::Ancestor => {
-                let teacher = self.ancestor()?;
-                run.distil(self.start(cell)?, &teacher, cancel, &mut report)?
-            }
+        let model = match cell.arm.taught_by.alpha() {
+            None => run.classify(self.start(cell)?, cancel, &mut report)?,
+            Some(alpha) => run.distil(self.start(cell)?, &self.ancestor()?, alpha, cancel, &mut report)?,
         };
         model.write(&file)?;
         std::fs::remove_file(&checkpoint).map_err(Error::io(&checkpoint))?;
@@ -208,7 +205,7 @@ impl<'a> Cells<'a> {
         let (gene, ancestor, target) = (self.gene(cell), self.study.ancestor, self.target(cell));
         let method = cell.arm.method;
         let selects = matches!(method, Method::FirstLayers | Method::Uniform);
-        let of_ancestor = selects || cell.arm.taught_by == TaughtBy::Ancestor;
+        let of_ancestor = selects || cell.arm.taught_by.alpha().is_some();
         if of_ancestor && target.head.is_some() {
             let reason = "it has the ancestor's classes, and the data have others";
             return Err(Error::invalid(format!("arm \"{}\"", cell.arm.name), reason));
@@ -263,8 +260,11 @@ impl<'a> Cells<'a> {
                 .map_err(|e| Error::invalid("recipe", e.to_string()))?;
             name += &format!("-lr{:e}-s{seed}", learning_rate_e9 as f64 / 1e9);
             parts += &format!("\n{recipe}");
-            if arm.taught_by == TaughtBy::Ancestor {
-                name += "-taught";
+            if arm.taught_by.alpha().is_some() {
+                name += match arm.taught_by {
+                    TaughtBy::Both => "-both",
+                    TaughtBy::Ancestor | TaughtBy::Labels => "-taught",
+                };
                 parts += &format!("\n{}", self.tensors[ANCESTOR]);
             }
         }

@@ -84,8 +84,21 @@ pub enum TaughtBy {
     /// Cross-entropy against smoothed labels.
     #[default]
     Labels,
-    /// The ancestor's answers alone, `α = 1` and `τ = 1`: what a gene is learned from.
+    /// The ancestor's answers alone: `α = 1`, `τ = 1`.
     Ancestor,
+    /// Labels and the ancestor's answers in equal parts: `α = 1/2`, `τ = 1`.
+    Both,
+}
+
+impl TaughtBy {
+    /// `α` of the distillation; absent: there is none.
+    pub const fn alpha(self) -> Option<f64> {
+        match self {
+            Self::Labels => None,
+            Self::Ancestor => Some(1.0),
+            Self::Both => Some(0.5),
+        }
+    }
 }
 
 impl Arm {

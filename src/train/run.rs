@@ -163,8 +163,8 @@ impl Run<'_> {
         Ok(Model { info, weights })
     }
 
-    /// Trains `model` as it is on `teacher`'s answers alone (`α = 1`, `τ = 1`): the control of a learned gene, with no
-    /// stage shared.
+    /// Trains `model` as it is on labels and `teacher`'s answers, `α` of them (`τ = 1`): the control of a learned gene, with
+    /// no stage shared.
     ///
     /// # Errors
     /// [`Error::Invalid`] where teacher and data do not fit; those of [`Trainer::run`].
@@ -172,13 +172,17 @@ impl Run<'_> {
         &self,
         model: Model,
         teacher: &Model,
+        alpha: f64,
         cancel: &AtomicBool,
         report: &mut dyn FnMut(Report),
     ) -> Result<Model> {
         let Model { mut info, weights } = model;
         check_data(&self.data.train, &teacher.info.config)?;
+        if alpha < 1.0 {
+            check_labels(&self.data.train, &info.labels)?;
+        }
         let (config, optim) = (info.config, &self.recipe.optim);
-        let distillation = Distillation { alpha: 1.0, temperature: 1.0, label_smoothing: 0.0 };
+        let distillation = Distillation { alpha, temperature: 1.0, label_smoothing: optim.label_smoothing };
         let task = Task {
             objective: &StageSharing {
                 auxiliary: Blueprint::whole(info.clone()),

@@ -7,7 +7,8 @@ use std::{
 
 use genebank::{
     gene::{Learngene, store},
-    tensor::codec::write_atomic,
+    tensor::{Dtype, codec::write_atomic},
+    train::run::Model,
 };
 
 use crate::support::{GENE, fashion_meta, models, sample_data, weights};
@@ -43,6 +44,15 @@ seeds = [0, 1]
 name = "taught alone"
 method = "scratch"
 taught_by = "ancestor"
+sizes = [[2, 8]]
+epochs = [3]
+recipe = "scratch.toml"
+learning_rates = [3e-3]
+
+[[arms]]
+name = "taught by both"
+method = "scratch"
+taught_by = "both"
 sizes = [[2, 8]]
 epochs = [3]
 recipe = "scratch.toml"
@@ -128,7 +138,16 @@ fn a_study_goes_on_where_it_stopped_and_fills_the_gene() {
     assert!(first.contains("epoch 1: loss"), "{first}");
     let table = std::fs::read_to_string(folder.join("out/table.csv")).unwrap();
     // The arms in order: sizes, by lengths, by seeds.
-    assert_eq!(table.lines().count(), 1 + 4 + 1 + 2 * 2 + 1 + 2 + 2 * 2, "{table}");
+    assert_eq!(table.lines().count(), 1 + 4 + 1 + 2 * 2 + 1 + 1 + 2 + 2 * 2, "{table}");
+    // From one start: the ancestor's answers alone, and labels too.
+    let taught = ["-taught-", "-both-"].map(|way| {
+        let cache = std::fs::read_dir(folder.join(".cache/genebank/study")).unwrap();
+        let mut files = cache.map(|entry| entry.unwrap().path());
+        let file =
+            files.find(|path| path.to_str().is_some_and(|p| p.contains(way) && p.ends_with(".safetensors")));
+        Model::open(&file.unwrap()).unwrap().weights.to_bytes(Dtype::F32).unwrap()
+    });
+    assert!(taught[0].iter().zip(&taught[1]).any(|((_, a), (_, b))| a.bytes != b.bytes));
     // The first layers at full width are the ancestor itself here.
     let cell = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
     let ancestor = genebank(folder, &["eval", "work/ancestor.safetensors", "--json"]);
@@ -175,6 +194,7 @@ fn a_study_on_other_classes_measures_what_has_their_head() {
     let refused = [
         ("method = \"scratch\"", "method = \"first-layers\"", "classes"),
         ("method = \"scratch\"", "method = \"scratch\"\ntaught_by = \"ancestor\"", "classes"),
+        ("method = \"scratch\"", "method = \"scratch\"\ntaught_by = \"both\"", "classes"),
     ];
     for (from, to, word) in refused {
         let output = run(&OTHER.replace(from, to));
