@@ -22,6 +22,8 @@ pub struct ModelRequest {
     pub target: Target,
     /// Where first values come from.
     pub start: Start,
+    /// How tensors are named and laid out.
+    pub layout: Layout,
     /// Tuning on the server.
     pub tune: Option<Tune>,
 }
@@ -101,8 +103,8 @@ impl Plan {
     /// Plans `request` on `gene`, whose ancestor may be at hand.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit; [`Error::NotFound`] where a method selects
-    /// from an ancestor and there is none.
+    /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit, also where the layout cannot hold the model;
+    /// [`Error::NotFound`] where a method selects from an ancestor and there is none.
     pub fn new(
         gene: &Arc<Learngene>,
         ancestor: Option<&Ancestor>,
@@ -118,7 +120,7 @@ impl Plan {
         let (blueprint, stored) = start(gene, ancestor, request)?;
         let config = blueprint.info.config;
         let as_measured = gene.meta().is_for(&blueprint.info);
-        Ok(Self {
+        let plan = Self {
             dtype: request.size.dtype,
             layout: Layout::Timm,
             tune: request.tune.clone(),
@@ -133,14 +135,12 @@ impl Plan {
             gene: gene.clone(),
             stored,
             blueprint,
-        })
+        };
+        plan.in_layout(request.layout)
     }
 
-    /// The same model in `layout`.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] where it is to be tuned, which is done in timm's layout, and those of [`Layout::of`].
-    pub fn in_layout(self, layout: Layout) -> Result<Self> {
+    /// The same model in `layout`. Tuning is done in timm's.
+    fn in_layout(self, layout: Layout) -> Result<Self> {
         if self.tune.is_some() && layout != Layout::Timm {
             return Err(Error::invalid("layout", format!("{layout} is for models that are not tuned")));
         }

@@ -175,12 +175,14 @@ impl Bank {
     pub fn repository(&self, name: RepositoryName) -> Result<Repository> {
         let size =
             Size { depth: Some(name.depth), width: Some(name.width), dtype: name.dtype, ..Size::default() };
+        let (gene, layout) = (name.gene.clone(), name.layout);
+        let request = ModelRequest { gene, size, layout, ..ModelRequest::default() };
         // An empty name would mean the default gene.
         let plan = match name.gene.as_str() {
             "" => Err(Error::invalid("gene", "its name is empty")),
-            gene => self.plan(&ModelRequest { gene: gene.to_owned(), size, ..ModelRequest::default() }),
+            _ => self.plan(&request),
         };
-        match plan.and_then(|plan| plan.in_layout(name.layout)) {
+        match plan {
             Ok(plan) => Repository::new(name, plan),
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => {
                 Err(unknown(OWNER, &name.to_string(), error.to_string()))

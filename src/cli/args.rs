@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     bank::{budget::DEFAULT_CHOICES, quantity},
+    export::Layout,
     gene::{DepthRule, Method},
     tensor::Dtype,
 };
@@ -175,6 +176,9 @@ pub struct Init {
     /// Seed of the values of `--init scratch`
     #[arg(long = "init-seed", value_name = "SEED", default_value_t = 0)]
     pub method_seed: u64,
+    /// How tensors are named and laid out: as `timm` or as `transformers` reads them
+    #[arg(long, value_name = "LAYOUT", default_value_t = Layout::Timm)]
+    pub layout: Layout,
     /// File to write, whole or not at all; `-` is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,

@@ -164,7 +164,8 @@ pub(super) fn request(options: &args::Init) -> Result<ModelRequest> {
     });
     let (size, target) = (size(&options.size), target(&options.target, None)?);
     let start = Start { method: options.method, seed: options.method_seed };
-    Ok(ModelRequest { gene: options.gene.clone(), size, target, start, tune })
+    let (gene, layout) = (options.gene.clone(), options.layout);
+    Ok(ModelRequest { gene, size, target, start, layout, tune })
 }
 
 /// A learning rate in units of 1e-9: a float is in no key.

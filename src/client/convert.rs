@@ -6,6 +6,7 @@ use crate::{
     bank::{GeneSummary, Length, ModelRequest, ModelSummary},
     blueprint::Inheritance,
     error::{Error, Result},
+    export::Layout,
     gene::{DepthRule, Head, Method, Quality, Size, Start, Target},
     proto,
     tensor::Dtype,
@@ -13,7 +14,7 @@ use crate::{
 
 /// A request as a message.
 pub(super) fn message(request: &ModelRequest) -> Result<proto::InitModelRequest> {
-    let ModelRequest { gene, size, target, start: Start { method, seed }, tune } = request;
+    let ModelRequest { gene, size, target, start: Start { method, seed }, layout, tune } = request;
     let Size { depth, width, rule, dtype, allow_untrained_width } = size;
     let Target { image_size, patch_size, head } = target;
     let number = |field: &str, value: &Option<u64>| {
@@ -55,6 +56,11 @@ pub(super) fn message(request: &ModelRequest) -> Result<proto::InitModelRequest>
         }
         .into(),
         method_seed: *seed,
+        layout: match layout {
+            Layout::Timm => proto::Layout::Timm,
+            Layout::Transformers => proto::Layout::Transformers,
+        }
+        .into(),
     };
     let (found, limit) = (message.encoded_len(), proto::MAX_REQUEST_BYTES);
     if found > limit {

@@ -5,6 +5,7 @@ use crate::{
     bank::{GeneSummary, Length, ModelRequest, ModelSummary, Progress, Tune},
     blueprint::Inheritance,
     error::{Error, Result},
+    export::Layout,
     gene::{DepthRule, Head, Method, Quality, Size, Start, Target},
     proto,
     tensor::{Dtype, is_digest},
@@ -33,6 +34,7 @@ pub(super) fn model_request(message: proto::InitModelRequest) -> Result<(ModelRe
         head,
         method,
         method_seed,
+        layout,
     } = message;
     let size = Size {
         depth: depth.map(u64::from),
@@ -51,7 +53,8 @@ pub(super) fn model_request(message: proto::InitModelRequest) -> Result<(ModelRe
         head: head.map(|proto::Head { labels, seed }| Head { labels, seed }),
     };
     let start = Start { method: start_method(method)?, seed: method_seed };
-    Ok((ModelRequest { gene, size, target, start, tune: fine_tune.map(tune).transpose()? }, chunk_bytes))
+    let (layout, tune) = (model_layout(layout)?, fine_tune.map(tune).transpose()?);
+    Ok((ModelRequest { gene, size, target, start, layout, tune }, chunk_bytes))
 }
 
 /// What a call for the rest of a model asks for.
@@ -82,6 +85,14 @@ fn start_method(value: i32) -> Result<Method> {
         Ok(proto::Method::FirstLayers) => Ok(Method::FirstLayers),
         Ok(proto::Method::Uniform) => Ok(Method::Uniform),
         Err(_) => Err(Error::invalid("method", format!("{value} is not a value of genebank.v1.Method"))),
+    }
+}
+
+fn model_layout(value: i32) -> Result<Layout> {
+    match proto::Layout::try_from(value) {
+        Ok(proto::Layout::Unspecified | proto::Layout::Timm) => Ok(Layout::Timm),
+        Ok(proto::Layout::Transformers) => Ok(Layout::Transformers),
+        Err(_) => Err(Error::invalid("layout", format!("{value} is not a value of genebank.v1.Layout"))),
     }
 }
 
@@ -225,6 +236,7 @@ mod tests {
         let refused = [
             proto::InitModelRequest { dtype: 99, ..Default::default() },
             proto::InitModelRequest { depth_rule: -1, ..Default::default() },
+            proto::InitModelRequest { layout: 3, ..Default::default() },
             proto::InitModelRequest { fine_tune: Some(proto::FineTune::default()), ..Default::default() },
         ];
         for message in refused {

@@ -117,9 +117,8 @@ async fn model(
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|rejection| Error::invalid("query", rejection.body_text()))?;
     state.access.guard(authorization(&headers))?.admit(&gene)?;
-    let layout = query.layout.as_deref().map(str::parse).transpose()?.unwrap_or_default();
-    let plan = state.bank.plan(&request(&gene, &file, &query)?)?.in_layout(layout)?;
-    if wants_digest(&query)? {
+    let plan = state.bank.plan(&request(&gene, &file, &query)?)?;
+    if flag("digest", query.digest.as_deref())? {
         return Ok(digest(&state, &plan).await?);
     }
     let etag = file::etag(plan.blueprint.identity, &format!("/v1/models/{gene}/{file}"));
@@ -131,7 +130,7 @@ async fn model(
 
 /// `d{depth}-w{width}.safetensors` and the query as a request.
 fn request(gene: &str, file: &str, query: &ModelQuery) -> Result<ModelRequest> {
-    let ModelQuery { dtype, rule, allow_untrained_width, digest: _, .. } = query;
+    let ModelQuery { dtype, rule, allow_untrained_width, layout, digest: _, .. } = query;
     let (depth, width) = file
         .strip_suffix(".safetensors")
         .and_then(repository::sizes)
@@ -148,7 +147,8 @@ fn request(gene: &str, file: &str, query: &ModelQuery) -> Result<ModelRequest> {
     let target = Target { image_size: *image_size, patch_size: *patch_size, head };
     let method = method.as_deref().map(str::parse).transpose()?.unwrap_or_default();
     let start = Start { method, seed: *method_seed };
-    Ok(ModelRequest { gene: gene.to_owned(), size, target, start, tune: None })
+    let layout = layout.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+    Ok(ModelRequest { gene: gene.to_owned(), size, target, start, layout, tune: None })
 }
 
 /// Other classes, where the query names them.
@@ -165,13 +165,12 @@ fn head(labels: Option<&str>, seed: Option<u64>) -> Result<Option<Head>> {
     Ok(Some(Head { labels, seed: seed.unwrap_or(0) }))
 }
 
-fn wants_digest(query: &ModelQuery) -> Result<bool> {
-    match query.digest.as_deref() {
+/// Whether the query has the flag called `name`.
+fn flag(name: &str, value: Option<&str>) -> Result<bool> {
+    match value {
         None => Ok(false),
         Some("" | "true") => Ok(true),
-        Some(other) => {
-            Err(Error::invalid("digest", format!("\"{}\" is not a value of a flag", short(other))))
-        }
+        Some(other) => Err(Error::invalid(name, format!("\"{}\" is not a value of a flag", short(other)))),
     }
 }
 

@@ -31,9 +31,10 @@ struct Asked {
     width: u64,
     dtype: &'static str,
     untrained: bool,
+    layout: &'static str,
 }
 
-const GOOD: Asked = Asked { gene: GENE, depth: 5, width: 24, dtype: "f32", untrained: false };
+const GOOD: Asked = Asked { gene: GENE, depth: 5, width: 24, dtype: "f32", untrained: false, layout: "timm" };
 
 impl Asked {
     fn request(self) -> Result<ModelRequest, Error> {
@@ -44,7 +45,8 @@ impl Asked {
             allow_untrained_width: self.untrained,
             ..Size::default()
         };
-        Ok(ModelRequest { gene: self.gene.to_owned(), size, ..ModelRequest::default() })
+        let (gene, layout) = (self.gene.to_owned(), self.layout.parse()?);
+        Ok(ModelRequest { gene, size, layout, ..ModelRequest::default() })
     }
 }
 
@@ -77,9 +79,9 @@ async fn grpc(server: &Server, asked: Asked) -> Result<(Vec<u8>, String), Error>
 }
 
 async fn http(server: &Server, asked: Asked) -> Result<(Vec<u8>, String), Kind> {
-    let Asked { gene, depth, width, dtype, untrained } = asked;
+    let Asked { gene, depth, width, dtype, untrained, layout } = asked;
     let path = format!(
-        "/v1/models/{gene}/d{depth}-w{width}.safetensors?dtype={dtype}&allow_untrained_width={untrained}"
+        "/v1/models/{gene}/d{depth}-w{width}.safetensors?dtype={dtype}&allow_untrained_width={untrained}&layout={layout}"
     );
     let answer = server.get(&path).await;
     if answer.status == 200 {
@@ -103,12 +105,29 @@ async fn every_way_gives_the_same_bytes() {
         Asked { depth: 64, dtype: "bf16", ..GOOD },
         Asked { width: 8, ..GOOD },
         Asked { width: 16, dtype: "f16", untrained: true, ..GOOD },
+        Asked { layout: "transformers", ..GOOD },
+        Asked { layout: "transformers", width: 8, dtype: "bf16", ..GOOD },
     ] {
         let (bytes, digest) = ask(&server, Target::Embedded, asked).await.unwrap();
         assert_eq!(hex(&sha256(&bytes)), digest);
         for target in ALL {
             let answer = ask(&server, target, asked).await.unwrap();
             assert!(answer == (bytes.clone(), digest.clone()), "{target:?} {asked:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layout_is_the_file_of_its_repository() {
+    let server = Server::start().await;
+    for (ending, layout) in [("", "timm"), ("-hf", "transformers")] {
+        let asked = Asked { layout, ..GOOD };
+        let path = format!("/genebank/{GENE}-d5-w24{ending}/resolve/main/model.safetensors");
+        let repository = server.get(&path).await;
+        assert_eq!(repository.status, 200, "{layout}");
+        for target in ALL {
+            let (bytes, _) = ask(&server, target, asked).await.unwrap();
+            assert!(bytes == repository.body, "{target:?} {layout}");
         }
     }
 }
@@ -126,6 +145,7 @@ async fn every_way_refuses_with_the_same_kind() {
         (Asked { width: 12, untrained: true, ..GOOD }, Kind::Invalid),
         (Asked { width: 1_000_000_000, untrained: true, ..GOOD }, Kind::Invalid),
         (Asked { dtype: "f64", ..GOOD }, Kind::Invalid),
+        (Asked { layout: "keras", ..GOOD }, Kind::Invalid),
         (Asked { gene: "nobody", ..GOOD }, Kind::NotFound),
     ] {
         for target in ALL {
