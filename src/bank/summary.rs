@@ -1,6 +1,6 @@
 //! What is said about genes and models, the same over gRPC, HTTP and the command line.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     blueprint::Inheritance,
@@ -95,7 +95,7 @@ impl GeneSummary {
 }
 
 /// One model before a byte of it is read.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelSummary {
     /// Name of the gene.
     pub gene: String,

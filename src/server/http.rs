@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bank::{Bank, GeneSummary, ModelRequest, Plan, repository},
+    bank::{Bank, GeneSummary, ModelRequest, ModelSummary, Plan, repository},
     error::{Error, Result},
     gene::{Head, Size, Start, Target},
 };
@@ -98,6 +98,7 @@ struct ModelQuery {
     #[serde(default)]
     allow_untrained_width: bool,
     digest: Option<String>,
+    summary: Option<String>,
     image_size: Option<u64>,
     patch_size: Option<u64>,
     /// A JSON array of strings: a label may hold any character.
@@ -118,6 +119,9 @@ async fn model(
     let Query(query) = query.map_err(|rejection| Error::invalid("query", rejection.body_text()))?;
     state.access.guard(authorization(&headers))?.admit(&gene)?;
     let plan = state.bank.plan(&request(&gene, &file, &query)?)?;
+    if flag("summary", query.summary.as_deref())? {
+        return Ok(Json(ModelSummary::of(&plan)).into_response());
+    }
     if flag("digest", query.digest.as_deref())? {
         return Ok(digest(&state, &plan).await?);
     }
@@ -130,7 +134,7 @@ async fn model(
 
 /// `d{depth}-w{width}.safetensors` and the query as a request.
 fn request(gene: &str, file: &str, query: &ModelQuery) -> Result<ModelRequest> {
-    let ModelQuery { dtype, rule, allow_untrained_width, layout, digest: _, .. } = query;
+    let ModelQuery { dtype, rule, allow_untrained_width, layout, digest: _, summary: _, .. } = query;
     let (depth, width) = file
         .strip_suffix(".safetensors")
         .and_then(repository::sizes)

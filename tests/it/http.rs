@@ -71,6 +71,8 @@ async fn what_is_not_known_is_refused() {
         (format!("{FILE}?dtyp=f16"), 400),
         (format!("{FILE}?dtype=f16&dtype=f32"), 400),
         (format!("{FILE}?digest=no"), 400),
+        (format!("{FILE}?summary=no"), 400),
+        (format!("{FILE}?layout=keras"), 400),
         (format!("{FILE}?rule=random"), 400),
         (format!("{FILE}?allow_untrained_width=yes"), 400),
         ("/v1/models/tiny/d05-w24.safetensors".to_owned(), 404),
@@ -87,4 +89,19 @@ async fn what_is_not_known_is_refused() {
     assert_eq!(server.http("GET", FILE, "content-length: 1\r\n\r\nx").await.status, 400);
     assert_eq!(server.get("/healthz").await.status, 200);
     assert_eq!(server.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_summary_says_what_the_file_will_be() {
+    // No render is allowed, and none is needed.
+    let server = Server::of(genebank::server::Limits::default(), 0).await;
+    let summary = server.get(&format!("{FILE}?layout=transformers&summary")).await.json();
+    let head = server.http("HEAD", &format!("{FILE}?layout=transformers"), "").await;
+    assert_eq!(head.header("content-length").unwrap(), summary["size_bytes"].to_string());
+    assert_eq!(
+        (&summary["gene"], &summary["depth"], &summary["width"]),
+        (&"tiny".into(), &5.into(), &24.into())
+    );
+    let plain = server.get(&format!("{FILE}?summary")).await.json();
+    assert_ne!(plain["identity"], summary["identity"]);
 }
