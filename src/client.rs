@@ -1,12 +1,19 @@
-//! A client of the gRPC service that writes a model whole or not at all, and goes on where it was interrupted.
+//! A client that writes a model whole or not at all, and goes on where it was interrupted: over gRPC, and for long files
+//! over several connections of HTTP.
 
+mod arriving;
 mod convert;
 mod download;
 mod expected;
+mod http;
 mod partial;
 mod plan;
+mod query;
+mod ranges;
+mod retry;
+mod verify;
 
-use std::time::Duration;
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::Serialize;
 use tonic::{
@@ -16,6 +23,11 @@ use tonic::{
 };
 
 pub use expected::Expected;
+pub use ranges::Ranges;
+
+use http::Connection;
+use retry::Interrupted;
+use verify::Found;
 
 use crate::{
     bank::{GeneSummary, ModelSummary, Progress},
@@ -34,8 +46,46 @@ pub struct Client {
     url: String,
     service: GeneBankClient<Channel>,
     retries: u32,
+    transport: Transport,
+    ranges: Ranges,
     /// `authorization` of every call.
     token: Option<MetadataValue<Ascii>>,
+}
+
+/// How the bytes of a model come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Over gRPC; long files over HTTP, where it passes.
+    #[default]
+    Auto,
+    /// Over gRPC, whatever the length.
+    Grpc,
+    /// Over HTTP/1.1 alone.
+    Http,
+}
+
+impl Transport {
+    /// Every way.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Grpc, Self::Http];
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+        })
+    }
+}
+
+impl FromStr for Transport {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|transport| transport.to_string() == text);
+        found.ok_or_else(|| Error::invalid("transport", format!("\"{text}\" is not one of auto, grpc, http")))
+    }
 }
 
 /// How often a client tries again where nothing is said of it.
@@ -55,6 +105,13 @@ pub enum Event {
         /// Time until then.
         pause: Duration,
     },
+    /// So much of the file had arrived before, in another run.
+    Resumed {
+        /// Bytes so far.
+        bytes: u64,
+        /// Bytes of the file.
+        of: u64,
+    },
     /// This many bytes of the file have arrived.
     Received {
         /// Bytes so far.
@@ -70,10 +127,17 @@ pub struct Summary {
     /// What it is.
     #[serde(flatten)]
     pub model: ModelSummary,
-    /// SHA-256 of the file's header and its tensors' digests, hex.
+    /// SHA-256 of the file's header and its tensors' digests, hex; empty where a server announced none to check.
     pub manifest: String,
     /// SHA-256 of the file, hex.
     pub sha256: String,
+}
+
+impl Summary {
+    fn new(model: ModelSummary, found: Found) -> Self {
+        let Found { manifest, sha256 } = found;
+        Self { model, manifest, sha256 }
+    }
 }
 
 impl Client {
@@ -83,6 +147,15 @@ impl Client {
     /// # Errors
     /// [`Error::Invalid`] for what is not a URL, [`Error::Remote`] where nobody answers.
     pub async fn connect(url: &str) -> Result<Self> {
+        Self::connect_by(url, Transport::Auto).await
+    }
+
+    /// As [`Client::connect`], for models that come by `transport`. With [`Transport::Http`] no call of gRPC is made
+    /// for them.
+    ///
+    /// # Errors
+    /// Those of [`Client::connect`].
+    pub async fn connect_by(url: &str, transport: Transport) -> Result<Self> {
         let endpoint = Endpoint::from_shared(url.to_owned())
             .map_err(|error| Error::invalid("server", format!("\"{url}\" is not a URL: {error}")))?
             .connect_timeout(Duration::from_secs(10))
@@ -96,13 +169,25 @@ impl Client {
         let roots = || ClientTlsConfig::new().with_native_roots();
         let endpoint = if secure { endpoint.tls_config(roots()) } else { Ok(endpoint) };
         let endpoint = endpoint.map_err(|error| Error::invalid("server", format!("TLS: {error}")))?;
-        let channel = endpoint.connect().await.map_err(|error| {
-            let cause =
-                std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
-            Error::Remote { server: url.to_owned(), kind: Kind::Internal, message: format!("{error}{cause}") }
-        })?;
+        let channel = match transport {
+            Transport::Auto | Transport::Grpc => endpoint.connect().await.map_err(|error| {
+                let cause =
+                    std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+                Error::Remote {
+                    server: url.to_owned(),
+                    kind: Kind::Internal,
+                    message: format!("{error}{cause}"),
+                }
+            })?,
+            Transport::Http => endpoint.connect_lazy(),
+        };
         let service = GeneBankClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-        Ok(Self { url: url.to_owned(), service, retries: RETRIES, token: None })
+        let (url, ranges) = (url.to_owned(), Ranges::default());
+        let client = Self { url, service, retries: RETRIES, transport, ranges, token: None };
+        if transport == Transport::Http {
+            Connection::open(&client.http()?).await.map_err(Interrupted::into_error)?;
+        }
+        Ok(client)
     }
 
     /// With a token that opens private genes.
@@ -132,6 +217,12 @@ impl Client {
         Self { retries, ..self }
     }
 
+    /// With another measure of long files.
+    #[must_use]
+    pub fn with_ranges(self, ranges: Ranges) -> Self {
+        Self { ranges, ..self }
+    }
+
     /// The genes of the server in name order.
     ///
     /// # Errors
@@ -149,7 +240,7 @@ impl Client {
 
     fn remote(&self, status: &Status) -> Error {
         let word = status.metadata().get("error-kind").and_then(|word| word.to_str().ok());
-        let kind = Kind::ALL.into_iter().find(|kind| Some(kind.codes().word) == word);
+        let kind = word.and_then(Kind::from_word);
         Error::Remote {
             server: self.url.clone(),
             kind: kind.unwrap_or_else(|| Kind::from_grpc(status.code() as i32)),

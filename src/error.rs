@@ -239,6 +239,16 @@ impl Kind {
     pub fn from_grpc(code: i32) -> Self {
         Self::ALL.into_iter().find(|kind| kind.codes().grpc == code).unwrap_or(Self::Internal)
     }
+
+    /// The first kind whose HTTP status is `status`; unknown ones are [`Kind::Internal`].
+    pub fn from_http(status: u16) -> Self {
+        Self::ALL.into_iter().find(|kind| kind.codes().http == status).unwrap_or(Self::Internal)
+    }
+
+    /// The kind of this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.codes().word == word)
+    }
 }
 
 impl Error {

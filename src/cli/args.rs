@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::{
     bank::{budget::DEFAULT_CHOICES, quantity},
+    client::Transport,
     export::Layout,
     gene::{DepthRule, Method},
     tensor::Dtype,
@@ -185,6 +186,10 @@ pub struct Init {
     /// Server to ask, for example http://127.0.0.1:8080. Without it: the genes of --models, in this process
     #[arg(long, value_name = "URL", env = "GENEBANK_SERVER")]
     pub server: Option<String>,
+    /// How bytes come from a server: `grpc`, `http`, for proxies that speak only HTTP/1.1, or `auto`: over gRPC, and
+    /// files beyond 64 MiB as ranges over 4 connections of HTTP
+    #[arg(long, value_name = "TRANSPORT", default_value_t = Transport::Auto)]
+    pub transport: Transport,
     /// Tune the model on this data set before it is written; needs a length
     #[arg(long, value_name = "NAME", requires = "length")]
     pub tune_dataset: Option<String>,

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     bank::{self, Length, ModelRequest, Tune},
-    client::Client,
+    client::{Client, Transport},
     error::{Error, Result},
     gene::{
         Head, Size, Start, Target,
@@ -61,8 +61,8 @@ pub(super) fn bank(options: args::BankOptions, default_gene: Option<String>) -> 
 const TOKEN_ENV: &str = "GENEBANK_TOKEN";
 
 /// A connection to the server at `url`, with the token of the environment.
-pub(super) async fn connect(url: &str) -> Result<Client> {
-    let client = Client::connect(url).await?;
+pub(super) async fn connect(url: &str, transport: Transport) -> Result<Client> {
+    let client = Client::connect_by(url, transport).await?;
     match std::env::var(TOKEN_ENV) {
         Ok(token) if !token.is_empty() => client.with_token(&token),
         Ok(_) | Err(std::env::VarError::NotPresent) => Ok(client),

@@ -1,9 +1,8 @@
-//! `InitModel` to a file, across lost connections and killed runs.
+//! A model to a file, across lost connections and killed runs: the stream of `InitModel`, and the choice of the way.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
-use bytes::Bytes;
-use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tokio::time::sleep;
 use tonic::{Status, Streaming};
 
 use crate::{
@@ -13,32 +12,18 @@ use crate::{
     tensor::{codec, is_digest},
 };
 
-use super::{Client, Event, Expected, Summary, convert, partial::Partial};
-
-/// First pause before another try; it doubles.
-const PAUSE: Duration = Duration::from_millis(250);
-/// Longest pause, also where the server asks for more.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-
-/// Why a stream did not come to its end.
-enum Interrupted {
-    /// By what is worth another try, after a pause that the server may ask for.
-    Again {
-        error: Error,
-        pause: Option<Duration>,
-    },
-    Failed(Error),
-}
-
-impl From<Error> for Interrupted {
-    fn from(error: Error) -> Self {
-        Self::Failed(error)
-    }
-}
+use super::{
+    Client, Event, Expected, Summary, Transport,
+    arriving::{self, Arriving, Verdict},
+    convert,
+    query::Offer,
+    retry::{Interrupted, Patience},
+    verify::Claims,
+};
 
 impl Client {
     /// Writes the model of `request` to `path`, which is left as it was unless every byte arrived and has the
-    /// announced digest. Bytes that arrived before a connection was lost, or before this process was killed, are
+    /// announced digests. Bytes that arrived before a connection was lost, or before this process was killed, are
     /// kept beside it and not asked for again.
     ///
     /// # Errors
@@ -74,24 +59,39 @@ impl Client {
         expected: Option<&Expected>,
         mut on_event: impl FnMut(Event),
     ) -> Result<Summary> {
-        let request = convert::message(request)?;
-        let mut download = Download { client: self, request, path, expected, model: None, file: None };
-        let (mut tries, mut most) = (0, 0);
+        if self.transport == Transport::Http {
+            let offer = self.offer(request, &mut on_event).await?;
+            if let Some(expected) = expected {
+                expected.check_identity(&offer.model.identity)?;
+            }
+            on_event(Event::Header(offer.model.clone()));
+            return self.ranges(offer, path, expected, &mut on_event).await;
+        }
+        let mut download = Download {
+            client: self,
+            asked: request,
+            request: convert::message(request)?,
+            path,
+            expected,
+            model: None,
+            file: None,
+            bytes: 0,
+        };
+        let (mut patience, mut most) = (Patience::new(self.retries), 0);
         loop {
             let outcome = download.run(&mut on_event).await;
-            let bytes = download.bytes();
+            let progress = download.bytes > most;
+            most = most.max(download.bytes);
             match outcome {
-                Ok(summary) => return Ok(summary),
-                Err(Interrupted::Again { error, pause }) if tries < self.retries || bytes > most => {
-                    tries = if bytes > most { 0 } else { tries + 1 };
-                    most = most.max(bytes);
-                    let pause = pause.unwrap_or(PAUSE * 2u32.saturating_pow(tries)).min(LONGEST_PAUSE);
+                Ok(End::Written(summary)) => return Ok(summary),
+                Ok(End::Ranges(offer)) => return self.ranges(offer, path, expected, &mut on_event).await,
+                Err(Interrupted::Again { error, pause }) => {
+                    let Some(pause) = patience.pause(progress, pause) else {
+                        download.keep().await?;
+                        return Err(error);
+                    };
                     on_event(Event::Retry { reason: error.to_string(), pause });
                     sleep(pause).await;
-                }
-                Err(Interrupted::Again { error, pause: _ }) => {
-                    download.keep().await?;
-                    return Err(error);
                 }
                 Err(Interrupted::Failed(error)) => {
                     download.discard().await?;
@@ -99,6 +99,19 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// What a header says, checked before anything is done by it.
+    pub(super) fn check(&self, model: &ModelSummary) -> Result<()> {
+        if model.size_bytes > codec::MAX_FILE_BYTES {
+            let (size, limit) = (model.size_bytes, codec::MAX_FILE_BYTES);
+            return Err(self.broken(format!("file of {size} bytes is beyond the limit of {limit}")));
+        }
+        // It becomes part of a file's name.
+        if !is_digest(&model.identity) {
+            return Err(self.broken("an identity that is not 64 hexadecimal digits".to_owned()));
+        }
+        Ok(())
     }
 
     /// Whether a failed call is worth another try.
@@ -109,15 +122,23 @@ impl Client {
         // What this side noticed, and no server said.
         let lost = std::error::Error::source(status).is_some() || status.code() == tonic::Code::Unavailable;
         if lost || error.kind() == Kind::Overloaded {
-            return Interrupted::Again { error, pause: seconds.map(Duration::from_secs) };
+            return Interrupted::Again { error, pause: seconds.map(std::time::Duration::from_secs) };
         }
         Interrupted::Failed(error)
     }
 }
 
+/// How a download by streams ends.
+enum End {
+    Written(Summary),
+    /// The file is so long that it is to come in ranges.
+    Ranges(Offer),
+}
+
 /// One model on its way.
 struct Download<'a> {
     client: &'a Client,
+    asked: &'a ModelRequest,
     request: proto::InitModelRequest,
     path: &'a Path,
     expected: Option<&'a Expected>,
@@ -125,53 +146,45 @@ struct Download<'a> {
     model: Option<(ModelSummary, String)>,
     /// Present from the first chunk on.
     file: Option<Arriving>,
-}
-
-/// A file and the thread that writes it.
-struct Arriving {
-    chunks: mpsc::Sender<Bytes>,
-    writer: JoinHandle<Result<Partial>>,
-    /// Bytes so far, those on their way to the writer included.
+    /// Bytes of the file so far, those on their way to the disk included.
     bytes: u64,
-    /// Whether an earlier process began it.
-    resumed: bool,
 }
 
 impl Download<'_> {
-    fn bytes(&self) -> u64 {
-        self.file.as_ref().map_or(0, |file| file.bytes)
-    }
-
     /// Begins or goes on, to the end.
-    async fn run(&mut self, on_event: &mut impl FnMut(Event)) -> Result<Summary, Interrupted> {
+    async fn run(&mut self, on_event: &mut impl FnMut(Event)) -> Result<End, Interrupted> {
         loop {
             let mut service = self.client.service.clone();
             let answer = match (&self.file, &self.model) {
-                (Some(file), Some((model, _))) => {
+                (Some(_), Some((model, _))) => {
                     let (model, identity) = (Some(self.request.clone()), model.identity.clone());
-                    let offset = file.bytes;
-                    let rest = proto::DownloadModelRequest { model, identity, offset };
+                    let rest = proto::DownloadModelRequest { model, identity, offset: self.bytes };
                     service.download_model(self.client.request(rest)).await
                 }
                 _ => service.init_model(self.client.request(self.request.clone())).await,
             };
             let mut stream = answer.map_err(|status| self.client.interrupted(&status))?.into_inner();
-            if let Some(summary) = self.follow(&mut stream, on_event).await? {
-                return Ok(summary);
+            if let Some(end) = self.follow(&mut stream, on_event).await? {
+                return Ok(end);
             }
         }
     }
 
-    /// Follows a stream to its end; nothing where the file is to be gone on with at another byte.
+    /// Follows a stream to its end; nothing where another is to be followed, from another byte on.
     async fn follow(
         &mut self,
         stream: &mut Streaming<proto::InitModelResponse>,
         on_event: &mut impl FnMut(Event),
-    ) -> Result<Option<Summary>, Interrupted> {
+    ) -> Result<Option<End>, Interrupted> {
         let mut heads = true;
         while let Some(message) = stream.message().await.map_err(|status| self.client.interrupted(&status))? {
             match message.event {
-                Some(Message::Header(header)) if heads => self.header(header, on_event)?,
+                Some(Message::Header(header)) if heads => {
+                    self.header(header, on_event)?;
+                    if let Some(offer) = self.in_ranges().await {
+                        return Ok(Some(End::Ranges(offer)));
+                    }
+                }
                 Some(Message::Header(_)) => return Err(self.broken("a second header".to_owned()))?,
                 Some(Message::Progress(progress)) => {
                     let proto::TuningProgress { step, total_steps, loss } = progress;
@@ -179,30 +192,25 @@ impl Download<'_> {
                 }
                 Some(Message::Chunk(chunk)) => {
                     heads = false;
-                    if self.open().await? {
+                    if self.open(on_event).await? {
                         return Ok(None);
                     }
-                    self.chunk(chunk, on_event).await?;
+                    if !self.chunk(chunk, on_event).await? {
+                        return Ok(self.conclude(Claims::default()).await?);
+                    }
                 }
                 Some(Message::Completed(completed)) => return Ok(self.complete(completed).await?),
                 // A message of a later version.
                 None => {}
             }
         }
-        let bytes = self.bytes();
+        let bytes = self.bytes;
         Err(self.broken(format!("the stream ended after {bytes} bytes without a digest")))?
     }
 
     fn header(&mut self, header: proto::ModelHeader, on_event: &mut impl FnMut(Event)) -> Result<()> {
         let (model, manifest) = convert::model_summary(header);
-        if model.size_bytes > codec::MAX_FILE_BYTES {
-            let (size, limit) = (model.size_bytes, codec::MAX_FILE_BYTES);
-            return Err(self.broken(format!("file of {size} bytes is beyond the limit of {limit}")));
-        }
-        // It becomes part of a file's name.
-        if !is_digest(&model.identity) {
-            return Err(self.broken("an identity that is not 64 hexadecimal digits".to_owned()));
-        }
+        self.client.check(&model)?;
         if let Some((begun, _)) = self.model.as_ref().filter(|_| self.file.is_some()) {
             // A stream that goes on says again what it is about.
             if (&begun.identity, begun.size_bytes) != (&model.identity, model.size_bytes) {
@@ -220,88 +228,87 @@ impl Download<'_> {
         Ok(())
     }
 
+    /// The same file over HTTP, where it is long enough and HTTP passes.
+    async fn in_ranges(&self) -> Option<Offer> {
+        let (model, _) = self.model.as_ref().filter(|_| self.file.is_none())?;
+        let large = self.client.transport == Transport::Auto
+            && self.asked.tune.is_none()
+            && model.size_bytes > self.client.ranges.above_bytes;
+        if !large {
+            return None;
+        }
+        let offer = self.client.offer_of(self.asked, &model.gene, model.depth, model.width).await.ok()?;
+        let same = (&offer.model.identity, offer.model.size_bytes) == (&model.identity, model.size_bytes);
+        same.then_some(offer)
+    }
+
     /// Opens the file where it is not open. True: it has bytes that this stream begins before.
-    async fn open(&mut self) -> Result<bool> {
-        let Some((model, _)) = &self.model else { return Err(self.broken("no header".to_owned())) };
+    async fn open(&mut self, on_event: &mut impl FnMut(Event)) -> Result<bool> {
+        let Some((model, manifest)) = &self.model else { return Err(self.broken("no header".to_owned())) };
         if self.file.is_some() {
             return Ok(false);
         }
-        let (path, identity, size) = (self.path.to_owned(), model.identity.clone(), model.size_bytes);
-        let mut partial = blocking(move || Partial::open(&path, &identity, size)).await?;
-        let bytes = partial.bytes();
-        let (chunks, mut received) = mpsc::channel::<Bytes>(4);
-        let writer = tokio::task::spawn_blocking(move || {
-            while let Some(chunk) = received.blocking_recv() {
-                partial.write(&chunk)?;
-            }
-            Ok(partial)
-        });
-        self.file = Some(Arriving { chunks, writer, bytes, resumed: bytes > 0 });
-        Ok(bytes > 0)
+        let partial = arriving::open(self.path, &model.identity, model.size_bytes, None).await?;
+        self.bytes = partial.bytes();
+        self.file = Some(Arriving::begin(partial, model.size_bytes, !manifest.is_empty()));
+        if self.bytes > 0 {
+            on_event(Event::Resumed { bytes: self.bytes, of: model.size_bytes });
+        }
+        Ok(self.bytes > 0)
     }
 
-    async fn chunk(&mut self, chunk: proto::Chunk, on_event: &mut impl FnMut(Event)) -> Result<()> {
-        let (Some((model, _)), Some(file)) = (&self.model, &mut self.file) else { return Ok(()) };
+    /// Hands a chunk on. False: the file takes no more, because it is seen to be wrong.
+    async fn chunk(&mut self, chunk: proto::Chunk, on_event: &mut impl FnMut(Event)) -> Result<bool> {
+        let (Some((model, _)), Some(file)) = (&self.model, &self.file) else { return Ok(false) };
         let proto::Chunk { offset, data } = chunk;
-        let (bytes, of, length) = (file.bytes, model.size_bytes, data.len() as u64);
+        let (bytes, of, length) = (self.bytes, model.size_bytes, data.len() as u64);
         if offset != bytes || length > of.saturating_sub(bytes) {
             return Err(self.broken(format!("{length} bytes at {offset}, expected {bytes} of {of}")));
         }
-        if file.chunks.send(data).await.is_err() {
-            // The writer ended, and knows why.
-            return Err(self.written().await.err().unwrap_or(Error::Cancelled));
+        if file.chunks().send((offset, data)).await.is_err() {
+            return Ok(false);
         }
-        file.bytes += length;
+        self.bytes += length;
         on_event(Event::Received { bytes: bytes + length, of });
-        Ok(())
+        Ok(true)
     }
 
-    /// Checks the whole file and gives it its name. Nothing: what an earlier process had left was wrong, and all of it
-    /// is to be asked for.
-    async fn complete(&mut self, completed: proto::Completed) -> Result<Option<Summary>> {
+    /// Checks the whole file and gives it its name.
+    async fn complete(&mut self, completed: proto::Completed) -> Result<Option<End>> {
         let proto::Completed { sha256, size_bytes } = completed;
-        let bytes = self.bytes();
-        let Some((model, manifest)) =
-            self.model.clone().filter(|(model, _)| [size_bytes, model.size_bytes] == [bytes; 2])
-        else {
+        let bytes = self.bytes;
+        let complete = |(model, _): &&(ModelSummary, String)| [size_bytes, model.size_bytes] == [bytes; 2];
+        let Some((_, manifest)) = self.model.as_ref().filter(complete) else {
             return Err(self.broken(format!("{bytes} bytes arrived of {size_bytes}")));
         };
-        let resumed = self.file.as_ref().is_some_and(|file| file.resumed);
-        let Some(partial) = self.written().await? else {
-            return Err(self.broken("a file without a byte".to_owned()));
-        };
-        let found = partial.sha256();
-        if found == sha256 {
-            if let Some(Err(error)) = self.expected.map(|expected| expected.check_sha256(&found)) {
-                blocking(move || partial.remove()).await?;
-                return Err(error);
-            }
-            blocking(move || partial.finish()).await?;
-            return Ok(Some(Summary { model, manifest, sha256 }));
-        }
-        blocking(move || partial.remove()).await?;
-        if resumed {
-            return Ok(None);
-        }
-        Err(self.broken(format!("the file has SHA-256 {found}, announced was {sha256}")))
+        let manifest = manifest.clone();
+        self.conclude(Claims { manifest, sha256 }).await
     }
 
-    /// The file with all that was handed to its writer.
-    async fn written(&mut self) -> Result<Option<Partial>> {
-        let Some(Arriving { chunks, writer, .. }) = self.file.take() else { return Ok(None) };
-        drop(chunks);
-        writer.await.map_err(|_| Error::Panicked { what: "writing" })?.map(Some)
+    async fn conclude(&mut self, claims: Claims) -> Result<Option<End>> {
+        let (Some((model, _)), Some(file)) = (self.model.clone(), self.file.take()) else {
+            return Err(self.broken("a file without a byte".to_owned()));
+        };
+        self.bytes = 0;
+        match file.conclude(claims, self.expected).await? {
+            Verdict::Right(found) => Ok(Some(End::Written(Summary::new(model, found)))),
+            Verdict::Leftover => Ok(None),
+            Verdict::Wrong(reason) => Err(self.broken(reason)),
+        }
     }
 
     /// Leaves what has arrived for another run.
-    async fn keep(&mut self) -> Result<()> {
-        self.written().await.map(drop)
+    async fn keep(self) -> Result<()> {
+        match self.file {
+            Some(file) => file.keep().await,
+            None => Ok(()),
+        }
     }
 
     /// Leaves nothing.
-    async fn discard(&mut self) -> Result<()> {
-        match self.written().await? {
-            Some(partial) => blocking(move || partial.remove()).await,
+    async fn discard(self) -> Result<()> {
+        match self.file {
+            Some(file) => file.discard().await,
             None => Ok(()),
         }
     }
@@ -309,8 +316,4 @@ impl Download<'_> {
     fn broken(&self, message: String) -> Error {
         self.client.broken(message)
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Cancelled)?
 }

@@ -1,88 +1,250 @@
 //! A file that is arriving. It lies beside its target under the identity of the model until it is whole, so that a run
 //! that was killed is gone on with at the byte.
+//!
+//! A file that comes in order is the bytes that have come. One that comes in parts has its full length from the start;
+//! behind it lies a record of how much of each part has come. The record is believed only because the whole file is
+//! checked before it gets its name.
 
 use std::{
     ffi::OsString,
     fs::{File, OpenOptions, TryLockError},
-    io::{Read as _, Write as _},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    ops::Range,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use sha2::{Digest as _, Sha256};
+use crate::error::{Error, Result};
 
-use crate::{
-    error::{Error, Result},
-    tensor::hex,
-};
+/// First bytes of a record.
+const MAGIC: [u8; 8] = *b"gb-parts";
+/// Bytes of a record before its numbers: [`MAGIC`] and the length of a part.
+const RECORD_HEAD_BYTES: u64 = 16;
+/// A part is recorded again after so many bytes: what a kill costs at most, for each part that is under way.
+const RECORD_EVERY_BYTES: u64 = 1 << 20;
 
-/// Bytes that are read at a time.
-const READ_BYTES: usize = 1 << 20;
-
-/// What has arrived of a file, and its digest so far. Everything here blocks.
+/// What has arrived of a file. Everything here blocks.
 #[derive(Debug)]
 pub(super) struct Partial {
     target: PathBuf,
+    place: Place,
+    size: u64,
+    arrived: Arrived,
+}
+
+/// An open file and its name, for several threads.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
     path: PathBuf,
-    file: File,
-    hash: Sha256,
-    bytes: u64,
+    file: Arc<Mutex<File>>,
+}
+
+/// Which bytes are there.
+#[derive(Debug)]
+enum Arrived {
+    /// The first ones.
+    Prefix(u64),
+    /// Of each part of `length` bytes the first ones, and how many of them are recorded.
+    Parts { length: u64, bytes: Vec<u64>, recorded: Vec<u64> },
 }
 
 impl Partial {
-    /// What has arrived of the model called `identity`, of `size` bytes, for `target`; nothing at first.
+    /// What has arrived of the model called `identity`, of `size` bytes, for `target`; nothing at first. With
+    /// `part_bytes` it comes in parts of this length, and in order otherwise; it goes on from both.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Invalid`] where another process is writing it.
-    pub(super) fn open(target: &Path, identity: &str, size: u64) -> Result<Self> {
+    pub(super) fn open(target: &Path, identity: &str, size: u64, part_bytes: Option<u64>) -> Result<Self> {
         let path = path(target, identity)?;
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         }
-        let mut file = locked(&path)?;
-        let found = file.metadata().map_err(Error::io(&path))?.len();
-        if found > size {
-            file.set_len(0).map_err(Error::io(&path))?;
-        }
-        let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; READ_BYTES]);
-        loop {
-            match file.read(&mut buffer).map_err(Error::io(&path))? {
-                0 => break,
-                count => {
-                    hash.update(&buffer[..count]);
-                    bytes += count as u64;
-                }
+        let file = Arc::new(Mutex::new(locked(&path)?));
+        let place = Place { path, file };
+        let found = place.length()?;
+        let arrived = if found <= size { Some(Arrived::Prefix(found)) } else { Arrived::read(&place, size)? };
+        let (target, arrived) = (target.to_owned(), arrived.unwrap_or(Arrived::Prefix(0)));
+        let mut partial = Self { target, place, size, arrived };
+        match (part_bytes, &partial.arrived) {
+            (None, _) => partial.keep_prefix(partial.prefix())?,
+            (Some(wanted), Arrived::Parts { length, .. }) if *length == wanted => {}
+            (Some(length), _) => {
+                partial.keep_prefix(partial.prefix())?;
+                partial.divide(length)?;
             }
         }
-        Ok(Self { target: target.to_owned(), path, file, hash, bytes })
+        Ok(partial)
+    }
+
+    /// Length of what is there from the first byte on.
+    pub(super) fn prefix(&self) -> u64 {
+        match &self.arrived {
+            Arrived::Prefix(bytes) => *bytes,
+            Arrived::Parts { length, bytes, .. } => {
+                let whole =
+                    bytes.iter().enumerate().take_while(|(part, bytes)| self.part(*part, *length) == **bytes);
+                let whole = whole.count();
+                (whole as u64 * length + bytes.get(whole).unwrap_or(&0)).min(self.size)
+            }
+        }
     }
 
     /// Bytes so far.
-    pub(super) const fn bytes(&self) -> u64 {
-        self.bytes
+    pub(super) fn bytes(&self) -> u64 {
+        match &self.arrived {
+            Arrived::Prefix(bytes) => *bytes,
+            Arrived::Parts { bytes, .. } => bytes.iter().sum(),
+        }
     }
 
-    /// Adds the bytes that follow.
-    pub(super) fn write(&mut self, chunk: &[u8]) -> Result<()> {
-        self.file.write_all(chunk).map_err(Error::io(&self.path))?;
-        self.hash.update(chunk);
-        self.bytes += chunk.len() as u64;
+    /// What is not there yet, in file order, no range longer than a part.
+    pub(super) fn missing(&self) -> Vec<Range<u64>> {
+        match &self.arrived {
+            Arrived::Prefix(bytes) => {
+                std::iter::once(*bytes..self.size).filter(|range| !range.is_empty()).collect()
+            }
+            Arrived::Parts { length, bytes, .. } => {
+                let rest = |(part, bytes): (usize, &u64)| {
+                    let start = part as u64 * length;
+                    start + bytes..start + self.part(part, *length)
+                };
+                bytes.iter().enumerate().map(rest).filter(|range| !range.is_empty()).collect()
+            }
+        }
+    }
+
+    /// Adds the bytes that follow what is there, of the file or of a part.
+    pub(super) fn write(&mut self, offset: u64, chunk: &[u8]) -> Result<()> {
+        let (size, path) = (self.size, self.place.path.clone());
+        let misplaced =
+            || Error::corrupt(path.display().to_string(), format!("{} bytes at {offset}", chunk.len()));
+        let count = chunk.len() as u64;
+        if offset > size {
+            return Err(misplaced());
+        }
+        match &mut self.arrived {
+            Arrived::Prefix(bytes) if *bytes == offset && count <= size - offset => *bytes += count,
+            Arrived::Prefix(_) => return Err(misplaced()),
+            Arrived::Parts { length, bytes, .. } => {
+                let part = offset / *length;
+                let end = ((part + 1) * *length).min(size);
+                let arrived = bytes.get_mut(part as usize).filter(|bytes| part * *length + **bytes == offset);
+                let arrived =
+                    arrived.filter(|_| count <= end.saturating_sub(offset)).ok_or_else(misplaced)?;
+                *arrived += count;
+            }
+        }
+        self.place.write(offset, chunk)?;
+        self.record(RECORD_EVERY_BYTES)
+    }
+
+    /// Records the parts that went on by at least so many bytes, or to their end.
+    pub(super) fn record(&mut self, every: u64) -> Result<()> {
+        let (place, size) = (&self.place, self.size);
+        let Arrived::Parts { length, bytes, recorded } = &mut self.arrived else { return Ok(()) };
+        for (part, (bytes, recorded)) in bytes.iter().zip(recorded).enumerate() {
+            let start = part as u64 * *length;
+            let end = *bytes == (*length).min(size - start);
+            if bytes > recorded && (end || bytes - *recorded >= every) {
+                place.write(size + RECORD_HEAD_BYTES + 8 * part as u64, &bytes.to_le_bytes())?;
+                *recorded = *bytes;
+            }
+        }
         Ok(())
     }
 
-    /// SHA-256 of what has arrived, hex.
-    pub(super) fn sha256(&self) -> String {
-        hex(&self.hash.clone().finalize())
+    /// The file, for a thread that reads what is there.
+    pub(super) fn place(&self) -> Place {
+        self.place.clone()
     }
 
     /// Gives it the name of the target.
     pub(super) fn finish(self) -> Result<()> {
-        self.file.sync_all().map_err(Error::io(&self.path))?;
-        std::fs::rename(&self.path, &self.target).map_err(Error::io(&self.target))
+        let Place { path, file } = &self.place;
+        let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.set_len(self.size).and_then(|()| file.sync_all()).map_err(Error::io(path))?;
+        std::fs::rename(path, &self.target).map_err(Error::io(&self.target))
     }
 
     /// Leaves nothing behind.
     pub(super) fn remove(self) -> Result<()> {
-        std::fs::remove_file(&self.path).map_err(Error::io(&self.path))
+        std::fs::remove_file(&self.place.path).map_err(Error::io(&self.place.path))
+    }
+
+    /// Length of a part.
+    fn part(&self, part: usize, length: u64) -> u64 {
+        length.min(self.size.saturating_sub(part as u64 * length))
+    }
+
+    /// Forgets what lies behind a gap.
+    fn keep_prefix(&mut self, bytes: u64) -> Result<()> {
+        self.place.set_length(bytes)?;
+        self.arrived = Arrived::Prefix(bytes);
+        Ok(())
+    }
+
+    /// What comes from now on comes in parts.
+    fn divide(&mut self, length: u64) -> Result<()> {
+        let prefix = self.prefix();
+        let count = self.size.div_ceil(length) as usize;
+        let bytes = |part| prefix.saturating_sub(part as u64 * length).min(self.part(part, length));
+        let bytes: Vec<_> = (0..count).map(bytes).collect();
+        let numbers = bytes.iter().flat_map(|bytes| bytes.to_le_bytes());
+        let record: Vec<_> = MAGIC.into_iter().chain(length.to_le_bytes()).chain(numbers).collect();
+        self.place.write(self.size, &record)?;
+        self.arrived = Arrived::Parts { length, recorded: bytes.clone(), bytes };
+        Ok(())
+    }
+}
+
+impl Arrived {
+    /// What the record behind the file says; nothing where there is none.
+    fn read(place: &Place, size: u64) -> Result<Option<Self>> {
+        let found = place.length()? - size;
+        let mut head = [0; RECORD_HEAD_BYTES as usize];
+        if found < RECORD_HEAD_BYTES {
+            return Ok(None);
+        }
+        place.read(size, &mut head)?;
+        let [magic, length] = [&head[..8], &head[8..]].map(|half| half.try_into().unwrap_or([0; 8]));
+        let length = u64::from_le_bytes(length);
+        // The length of the file bounds what is allocated.
+        if magic != MAGIC || length == 0 || found != RECORD_HEAD_BYTES + 8 * size.div_ceil(length) {
+            return Ok(None);
+        }
+        let mut numbers = vec![0; (found - RECORD_HEAD_BYTES) as usize];
+        place.read(size + RECORD_HEAD_BYTES, &mut numbers)?;
+        let numbers = numbers.as_chunks().0.iter().map(|number| u64::from_le_bytes(*number));
+        let within = |(part, bytes): (usize, u64)| {
+            if bytes <= length.min(size - part as u64 * length) { bytes } else { 0 }
+        };
+        let bytes: Vec<_> = numbers.enumerate().map(within).collect();
+        Ok(Some(Self::Parts { length, recorded: bytes.clone(), bytes }))
+    }
+}
+
+impl Place {
+    /// Reads the bytes from `offset` on.
+    pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(buffer));
+        read.map_err(Error::io(&self.path))
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes));
+        written.map_err(Error::io(&self.path))
+    }
+
+    fn length(&self) -> Result<u64> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.metadata().map(|metadata| metadata.len()).map_err(Error::io(&self.path))
+    }
+
+    fn set_length(&self, bytes: u64) -> Result<()> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.set_len(bytes).map_err(Error::io(&self.path))
     }
 }
 
@@ -105,7 +267,8 @@ fn path(target: &Path, identity: &str) -> Result<PathBuf> {
 fn locked(path: &Path) -> Result<File> {
     loop {
         let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).open(path).map_err(Error::io(path))?;
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(path).map_err(Error::io(path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -143,32 +306,119 @@ fn is_named(_: &File, _: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::sha256;
+    use crate::tensor::codec::write_atomic;
 
     #[test]
     fn what_has_arrived_is_gone_on_with() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("new/m.safetensors");
-        let mut partial = Partial::open(&target, "id", 4).unwrap();
-        partial.write(b"ab").unwrap();
-        let busy = Partial::open(&target, "id", 4).unwrap_err().to_string();
+        let open = || Partial::open(&target, "id", 4, None);
+        let mut partial = open().unwrap();
+        partial.write(0, b"ab").unwrap();
+        let busy = open().unwrap_err().to_string();
         assert!(busy.contains("another process is writing"), "{busy}");
         drop(partial);
         assert!(!target.exists());
 
-        assert_eq!(Partial::open(&target, "other", 4).unwrap().bytes(), 0);
-        let mut partial = Partial::open(&target, "id", 4).unwrap();
-        assert_eq!(partial.bytes(), 2);
-        partial.write(b"cd").unwrap();
-        assert_eq!(partial.sha256(), hex(&sha256(b"abcd")));
+        assert_eq!(Partial::open(&target, "other", 4, None).unwrap().bytes(), 0);
+        let mut partial = open().unwrap();
+        assert_eq!((partial.bytes(), partial.prefix()), (2, 2));
+        for (offset, bytes) in [(1, &b"c"[..]), (3, b"d"), (2, b"cde")] {
+            partial.write(offset, bytes).unwrap_err();
+        }
+        partial.write(2, b"cd").unwrap();
         partial.finish().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"abcd");
 
-        let mut partial = Partial::open(&target, "id", 4).unwrap();
-        partial.write(b"longer").unwrap();
+        write_atomic(&folder.path().join("new/.m.safetensors.id.part"), [&b"longer"[..]]).unwrap();
+        assert_eq!(open().unwrap().bytes(), 0, "more than the file has");
+        open().unwrap().remove().unwrap();
+        Partial::open(Path::new("/"), "id", 4, None).unwrap_err();
+    }
+
+    #[test]
+    fn parts_come_in_any_order_and_are_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("m");
+        let open = |part_bytes| Partial::open(&target, "id", 10, part_bytes).unwrap();
+        let mut partial = open(Some(4));
+        assert_eq!(partial.missing(), [0..4, 4..8, 8..10]);
+        partial.write(8, b"ij").unwrap();
+        partial.write(0, b"a").unwrap();
+        partial.write(1, b"bc").unwrap();
+        for (offset, bytes) in
+            [(2, &b"c"[..]), (3, b"de"), (5, b"f"), (10, b"k"), (12, b"k"), (u64::MAX, b"k")]
+        {
+            partial.write(offset, bytes).unwrap_err();
+        }
+        assert_eq!((partial.prefix(), partial.bytes()), (3, 5));
+        // As a kill leaves it: whole parts are recorded, others after a MiB.
         drop(partial);
-        assert_eq!(Partial::open(&target, "id", 4).unwrap().bytes(), 0, "more than the file has");
-        Partial::open(&target, "id", 4).unwrap().remove().unwrap();
-        Partial::open(Path::new("/"), "id", 4).unwrap_err();
+        let mut partial = open(Some(4));
+        assert_eq!((partial.bytes(), partial.missing()), (2, vec![0..4, 4..8]));
+        partial.write(0, b"abcd").unwrap();
+        partial.write(4, b"e").unwrap();
+        partial.record(0).unwrap();
+        drop(partial);
+
+        let mut partial = open(Some(4));
+        assert_eq!((partial.prefix(), partial.missing().first()), (5, Some(&(5..8))));
+        partial.write(5, b"fgh").unwrap();
+        assert_eq!((partial.prefix(), partial.bytes()), (10, 10));
+        partial.finish().unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"abcdefghij");
+    }
+
+    #[test]
+    fn a_file_is_gone_on_with_in_the_other_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("m");
+        let open = |part_bytes| Partial::open(&target, "id", 10, part_bytes).unwrap();
+        open(None).write(0, b"abcde").unwrap();
+        let mut partial = open(Some(4));
+        assert_eq!((partial.prefix(), partial.missing()), (5, vec![5..8, 8..10]));
+        partial.write(8, b"ij").unwrap();
+        drop(partial);
+        // Parts of another length: what lies behind the gap is lost.
+        assert_eq!(open(Some(3)).missing(), [5..6, 6..9, 9..10]);
+        assert_eq!(open(None).missing().first(), Some(&(5..10)));
+        let mut partial = open(None);
+        partial.write(5, b"fghij").unwrap();
+        drop(partial);
+        let partial = open(Some(4));
+        assert_eq!((partial.prefix(), partial.missing()), (10, vec![]));
+        partial.finish().unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"abcdefghij");
+    }
+
+    #[test]
+    fn a_record_that_is_none_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("m");
+        let part = folder.path().join(".m.id.part");
+        let open = || Partial::open(&target, "id", 10, Some(4)).unwrap();
+        drop(open());
+        let record = std::fs::read(&part).unwrap();
+        let with = |at: usize, bytes: &[u8]| {
+            let mut record = record.clone();
+            record.splice(at..at + bytes.len(), bytes.iter().copied());
+            record
+        };
+        for (bytes, arrived) in [
+            (record.clone(), 0),
+            (with(26, &[4]), 4),
+            (with(26, &[5]), 0),
+            (with(42, &[2]), 2),
+            (with(42, &[3]), 0),
+            (with(26, &[255; 24]), 0),
+            (with(10, b"x"), 0),
+            (with(18, &[0]), 0),
+            (with(18, &[255; 8]), 0),
+            (record[..record.len() - 1].to_vec(), 0),
+            (record[..12].to_vec(), 0),
+        ] {
+            write_atomic(&part, [bytes.as_slice()]).unwrap();
+            assert_eq!(open().bytes(), arrived);
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use safetensors::SafeTensors;
+use safetensors::{SafeTensors, tensor::Metadata};
 
 use crate::error::{Error, Result};
 
@@ -68,17 +68,10 @@ impl TensorFile {
     /// [`Error::Corrupt`] as for [`TensorFile::open`].
     pub fn from_bytes(bytes: Bytes, origin: &str) -> Result<Self> {
         let corrupt = |reason: String| Error::corrupt(origin, reason);
-        let header_bytes = bytes
-            .first_chunk::<8>()
-            .map(|prefix| u64::from_le_bytes(*prefix))
+        let prefix = bytes
+            .first_chunk()
             .ok_or_else(|| corrupt(format!("{} bytes are too few for a safetensors header", bytes.len())))?;
-        let left = bytes.len() as u64 - 8;
-        if header_bytes > MAX_HEADER_BYTES || header_bytes > left {
-            return Err(corrupt(format!(
-                "header of {header_bytes} bytes is beyond the limit of {}",
-                MAX_HEADER_BYTES.min(left)
-            )));
-        }
+        let header_bytes = header_bytes(*prefix, bytes.len() as u64).map_err(corrupt)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| corrupt(e.to_string()))?;
         let data = bytes.slice(8 + header_bytes as usize..);
         let mut tensors = BTreeMap::new();
@@ -122,6 +115,32 @@ impl TensorFile {
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.tensors().map(|(name, tensor)| (name, tensor.shape.as_slice()))
     }
+}
+
+/// Length of the JSON that follows `prefix`, the first bytes of a file of `size`; or why there is no such file.
+///
+/// # Errors
+/// Value and limit, where it is beyond the file or [`MAX_HEADER_BYTES`].
+pub fn header_bytes(prefix: [u8; 8], size: u64) -> Result<u64, String> {
+    let (found, limit) = (u64::from_le_bytes(prefix), MAX_HEADER_BYTES.min(size.saturating_sub(8)));
+    if found > limit {
+        return Err(format!("header of {found} bytes is beyond the limit of {limit}"));
+    }
+    Ok(found)
+}
+
+/// Lengths of the tensors in file order, by the `json` of a header that `data_bytes` follow: they lie without gaps.
+///
+/// # Errors
+/// Why it is not the header of such a file.
+pub fn lengths(json: &[u8], data_bytes: u64) -> Result<Vec<u64>, String> {
+    let header: Metadata = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    if header.data_len() as u64 != data_bytes {
+        return Err(format!("header of {} bytes of tensors before {data_bytes}", header.data_len()));
+    }
+    let keys = header.offset_keys();
+    let tensors = keys.iter().filter_map(|name| header.info(name));
+    Ok(tensors.map(|tensor| (tensor.data_offsets.1 - tensor.data_offsets.0) as u64).collect())
 }
 
 /// The header of a safetensors file: length prefix, JSON, and spaces up to a multiple of 8 bytes.

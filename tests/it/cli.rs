@@ -64,6 +64,35 @@ async fn a_server_gives_the_same_file() {
     tokio::task::spawn_blocking(run).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transport_and_layout_are_chosen_and_nothing_but_lines_is_said() {
+    let server = Server::start().await;
+    let (url, models) = (server.url(), server.models());
+    let run = move || {
+        let out = tempfile::tempdir().unwrap();
+        let mut files = Vec::new();
+        for transport in ["auto", "grpc", "http"] {
+            let folder = out.path().join(transport);
+            let more = [GENE, "--layout", "transformers", "--server", &url, "--transport", transport];
+            let output = init(&models, &folder, &more);
+            assert_eq!(code(&output), 0, "{output:?}");
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(said.lines().count() == 1 && !said.contains(['\u{1b}', '\r']), "{said:?}");
+            files.push(std::fs::read(folder.join("m.safetensors")).unwrap());
+        }
+        let near = out.path().join("near");
+        assert_eq!(code(&init(&models, &near, &[GENE, "--layout", "transformers"])), 0);
+        files.push(std::fs::read(near.join("m.safetensors")).unwrap());
+        assert!(files.windows(2).all(|pair| pair[0] == pair[1]));
+        let file = TensorFile::open(&near.join("m.safetensors")).unwrap();
+        file.tensor("vit.encoder.layer.2.attention.attention.query.weight").unwrap();
+        for wrong in [["--transport", "ftp"], ["--layout", "keras"]] {
+            assert_eq!(code(&init(&models, &near, &[&[GENE], &wrong[..]].concat())), 2);
+        }
+    };
+    tokio::task::spawn_blocking(run).await.unwrap();
+}
+
 #[test]
 fn exit_codes_follow_the_table() {
     let (models, out) = (models(&gene_bytes()), tempfile::tempdir().unwrap());

@@ -1,6 +1,7 @@
 //! The client believes nothing that it has not checked.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -14,7 +15,7 @@ use genebank::{
         gene_bank_server::{GeneBank, GeneBankServer},
         init_model_response::Event,
     },
-    tensor::{codec, hex, sha256},
+    tensor::{Dtype, TensorBytes, codec, hex, sha256},
 };
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
@@ -156,6 +157,82 @@ async fn a_stream_that_breaks_its_word_leaves_the_old_file() {
     let mut refused = script(full());
     refused.push(Err(Status::invalid_argument("no")));
     assert_eq!(receive(refused, &path).await.unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(entries(folder.path()), ["m"]);
+}
+
+/// A safetensors file of two tensors, and its manifest.
+fn safetensors() -> (Vec<u8>, String) {
+    let tensor = |value: u8| TensorBytes { dtype: Dtype::F32, shape: vec![2], bytes: vec![value; 8].into() };
+    let tensors = [("a".to_owned(), tensor(1)), ("b".to_owned(), tensor(2))];
+    let file = codec::render(&BTreeMap::new(), &tensors).to_vec();
+    let digests = tensors.map(|(_, tensor)| sha256(&tensor.bytes)).concat();
+    let manifest = hex(&sha256(&[&file[..file.len() - 16], &digests].concat()));
+    (file, manifest)
+}
+
+fn announced(file: &[u8], manifest: &str, sha256: &str) -> Script {
+    let of_model = ModelHeader {
+        size_bytes: file.len() as u64,
+        identity: identity_of_all(),
+        manifest: manifest.to_owned(),
+        ..Default::default()
+    };
+    let half = file.len() / 2;
+    let part = |offset: usize, data: &[u8]| {
+        Event::Chunk(Chunk { offset: offset as u64, data: data.to_vec().into() })
+    };
+    let end = Completed { sha256: sha256.to_owned(), size_bytes: file.len() as u64 };
+    script(vec![
+        Event::Header(of_model),
+        part(0, &file[..half]),
+        part(half, &file[half..]),
+        Event::Completed(end),
+    ])
+}
+
+#[tokio::test]
+async fn everything_that_is_announced_is_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    let ((file, manifest), other) = (safetensors(), "0".repeat(64));
+    let digest = hex(&sha256(&file));
+    for (manifest, digest) in [(manifest.as_str(), digest.as_str()), (&manifest, ""), ("", &digest)] {
+        let summary = receive(announced(&file, manifest, digest), &path).await.unwrap();
+        assert!(std::fs::read(&path).unwrap() == file && summary.manifest == manifest);
+        std::fs::remove_file(&path).unwrap();
+    }
+    let long = [&(codec::MAX_HEADER_BYTES + 1).to_le_bytes()[..], &file[8..]].concat();
+    let gap = [&file[..8], &vec![b' '; file.len() - 8]].concat();
+    for (file, manifest, digest, reason) in [
+        (&file, other.as_str(), digest.as_str(), "the tensors have manifest"),
+        (&file, &manifest, &other, "the file has SHA-256"),
+        (&file, &other, "", "the tensors have manifest"),
+        (&file, "", "", "neither"),
+        (&long, &manifest, &hex(&sha256(&long)), "header of 16777217 bytes is beyond the limit"),
+        (&gap, &manifest, &hex(&sha256(&gap)), "the header of the file"),
+    ] {
+        let error = receive(announced(file, manifest, digest), &path).await.unwrap_err();
+        assert_eq!((error.kind(), entries(folder.path()).len()), (Kind::DataLoss, 0), "{error}");
+        assert!(error.to_string().contains(reason), "{reason}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_header_of_a_killed_run_that_is_none_is_asked_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m");
+    let part = folder.path().join(format!(".m.{}.part", &identity_of_all()[..16]));
+    let (file, manifest) = safetensors();
+    let whole = announced(&file, &manifest, &hex(&sha256(&file)));
+    let mut rest = whole.clone();
+    // What follows of the file from its ninth byte on.
+    rest[1] = Ok(proto::InitModelResponse {
+        event: Some(Event::Chunk(Chunk { offset: 8, data: file[8..].to_vec().into() })),
+    });
+    drop(rest.remove(2));
+    codec::write_atomic(&part, [&[255; 8][..]]).unwrap();
+    receive_from(Scripted { whole, rest, ..Default::default() }, &path).await.unwrap();
+    assert!(std::fs::read(&path).unwrap() == file);
     assert_eq!(entries(folder.path()), ["m"]);
 }
 

@@ -19,6 +19,8 @@ mod learning;
 mod lock;
 mod nested;
 mod plan;
+mod proxy;
+mod ranges;
 mod retarget;
 mod study;
 mod support;

@@ -128,6 +128,13 @@ fn the_client_checks_the_certificate() {
     let trusted = server.genebank(true, &["init", GENE, "-o", out]);
     assert!(trusted.status.success(), "{trusted:?}");
     assert!(Path::new(out).exists());
+    let http = ["init", GENE, "--transport", "http", "-o"];
+    let over_http = format!("{out}.http");
+    let refused = server.genebank(false, &[&http[..], &[&over_http]].concat());
+    assert_eq!((refused.status.code(), Path::new(&over_http).exists()), (Some(1), false), "{refused:?}");
+    let trusted = server.genebank(true, &[&http[..], &[&over_http]].concat());
+    assert!(trusted.status.success(), "{trusted:?}");
+    assert!(std::fs::read(out).unwrap() == std::fs::read(&over_http).unwrap());
     let listed = server.genebank(true, &["list"]);
     assert!(String::from_utf8(listed.stdout).unwrap().contains(GENE));
 }

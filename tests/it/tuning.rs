@@ -48,7 +48,7 @@ async fn a_tuned_model_comes_with_progress_and_is_stored_by_identity() {
         let (path, mut steps) = (out.path().join(name), Vec::new());
         let watch = |event: Event| match event {
             Event::Progress(progress) => steps.push((progress.step, progress.total_steps)),
-            Event::Header(_) | Event::Received { .. } | Event::Retry { .. } => (),
+            Event::Header(_) | Event::Received { .. } | Event::Resumed { .. } | Event::Retry { .. } => (),
         };
         summaries.push(client.init_model(&tuned(Length::Steps(7), 3), &path, watch).await.unwrap());
         if name == "first" {

@@ -31,7 +31,7 @@ pub(in crate::cli) fn run(options: &args::Init) -> Result<()> {
     };
     let work = async {
         match &options.server {
-            Some(url) => remote(url, &request, &options.output, expected.as_ref()).await,
+            Some(url) => remote(url, options, &request, expected.as_ref()).await,
             None => embedded(options, &request, expected.as_ref()).await,
         }
     };
@@ -51,11 +51,12 @@ pub(in crate::cli) fn run(options: &args::Init) -> Result<()> {
 
 async fn remote(
     url: &str,
+    options: &args::Init,
     request: &ModelRequest,
-    path: &Path,
     expected: Option<&Expected>,
 ) -> Result<Summary> {
-    let client = config::connect(url).await?;
+    let client = config::connect(url, options.transport).await?;
+    let path = options.output.as_path();
     if let Some(expected) = expected {
         return client.init_locked(request, path, expected, report).await;
     }
@@ -110,7 +111,7 @@ fn report(event: Event) {
         Event::Retry { reason, pause } => {
             output::talk(format_args!("trying again in {:.1} s: {reason}", pause.as_secs_f64()));
         }
-        Event::Header(_) | Event::Received { .. } => {}
+        Event::Header(_) | Event::Resumed { .. } | Event::Received { .. } => {}
     }
 }
 

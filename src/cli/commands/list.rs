@@ -3,12 +3,14 @@
 use crate::{
     bank::{GeneSummary, Registry},
     cli::{args, config, output},
+    client::Transport,
     error::Result,
 };
 
 pub(in crate::cli) fn run(options: &args::List) -> Result<()> {
     let genes = match &options.server {
-        Some(url) => super::small_runtime()?.block_on(async { config::connect(url).await?.genes().await })?,
+        Some(url) => super::small_runtime()?
+            .block_on(async { config::connect(url, Transport::default()).await?.genes().await })?,
         None => embedded(options)?,
     };
     if options.json {

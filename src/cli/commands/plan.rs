@@ -8,6 +8,7 @@ use crate::{
         budget::{self},
     },
     cli::{args, config, map, output},
+    client::Transport,
     error::{Error, Result},
     gene::Forecast,
     tensor::codec,
@@ -73,7 +74,7 @@ fn budget_of(options: &args::Plan) -> Result<Budget> {
 }
 
 async fn remote(url: &str, options: &args::Plan, budget: &Budget) -> Result<(Choices, GeneSummary)> {
-    let client = config::connect(url).await?;
+    let client = config::connect(url, Transport::default()).await?;
     let gene = options.gene.as_deref().unwrap_or_default();
     let choices = client.plan_model(gene, budget, options.limit).await?;
     let genes = client.genes().await?;

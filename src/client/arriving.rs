@@ -1,0 +1,147 @@
+//! A file on its way to the disk: one thread writes what comes, one reads it back in order and digests it.
+
+use std::{
+    path::Path,
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
+};
+
+use bytes::Bytes;
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use crate::error::{Error, Result};
+
+use super::{
+    Expected,
+    partial::{Partial, Place},
+    verify::{Claims, Found, Verifier},
+};
+
+/// Chunks that wait for the thread that writes them.
+const WAITING: usize = 4;
+/// Bytes that are digested at a time.
+const READ_BYTES: usize = 1 << 20;
+
+/// A file, and the threads that write and digest it.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    chunks: mpsc::Sender<(u64, Bytes)>,
+    work: JoinHandle<Result<(Partial, Verifier)>>,
+    /// An earlier process began it.
+    resumed: bool,
+}
+
+/// How a file ended.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// It is right, and has its name.
+    Right(Found),
+    /// What an earlier process left was wrong. Nothing is left of it.
+    Leftover,
+    /// It is not what was announced. Nothing is left of it.
+    Wrong(String),
+}
+
+impl Arriving {
+    /// Goes on with `partial`; `tensors`: it is a safetensors file, of which the manifest is wanted too.
+    pub(super) fn begin(partial: Partial, size: u64, tensors: bool) -> Self {
+        let (chunks, received) = mpsc::channel(WAITING);
+        let resumed = partial.bytes() > 0;
+        let verifier = Verifier::new(size, tensors);
+        let work = tokio::task::spawn_blocking(move || write(partial, verifier, received));
+        Self { chunks, work, resumed }
+    }
+
+    /// Where chunks and their offsets go. It closes early where the disk fails, or the file is seen to be wrong.
+    pub(super) fn chunks(&self) -> &mpsc::Sender<(u64, Bytes)> {
+        &self.chunks
+    }
+
+    /// Waits until all of it is written, checks it, and gives it its name.
+    pub(super) async fn conclude(self, claims: Claims, expected: Option<&Expected>) -> Result<Verdict> {
+        let resumed = self.resumed;
+        let (partial, verifier) = self.written().await?;
+        let found = match verifier.finish().and_then(|found| claims.check(&found).map(|()| found)) {
+            Ok(found) => found,
+            Err(reason) => {
+                blocking(move || partial.remove()).await?;
+                return Ok(if resumed { Verdict::Leftover } else { Verdict::Wrong(reason) });
+            }
+        };
+        if let Some(Err(error)) = expected.map(|expected| expected.check_sha256(&found.sha256)) {
+            blocking(move || partial.remove()).await?;
+            return Err(error);
+        }
+        blocking(move || partial.finish()).await?;
+        Ok(Verdict::Right(found))
+    }
+
+    /// Leaves what has arrived for another run.
+    pub(super) async fn keep(self) -> Result<()> {
+        self.written().await.map(drop)
+    }
+
+    /// Leaves nothing.
+    pub(super) async fn discard(self) -> Result<()> {
+        let (partial, _) = self.written().await?;
+        blocking(move || partial.remove()).await
+    }
+
+    async fn written(self) -> Result<(Partial, Verifier)> {
+        drop(self.chunks);
+        self.work.await.map_err(|_| Error::Panicked { what: "writing" })?
+    }
+}
+
+/// Opens what has arrived of a file.
+pub(super) async fn open(path: &Path, identity: &str, size: u64, part_bytes: Option<u64>) -> Result<Partial> {
+    let (path, identity) = (path.to_owned(), identity.to_owned());
+    blocking(move || Partial::open(&path, &identity, size, part_bytes)).await
+}
+
+fn write(
+    mut partial: Partial,
+    verifier: Verifier,
+    mut chunks: mpsc::Receiver<(u64, Bytes)>,
+) -> Result<(Partial, Verifier)> {
+    let place = partial.place();
+    thread::scope(|scope| {
+        let (prefix, prefixes) = channel();
+        let digesting = scope.spawn(move || digest(&place, verifier, &prefixes));
+        let written = take(&mut partial, &mut chunks, prefix);
+        let verifier = digesting.join().map_err(|_| Error::Panicked { what: "digesting" })?;
+        written?;
+        Ok((partial, verifier?))
+    })
+}
+
+/// Writes chunks until there are no more, or nobody digests them.
+fn take(partial: &mut Partial, chunks: &mut mpsc::Receiver<(u64, Bytes)>, prefix: Sender<u64>) -> Result<()> {
+    let mut digested = prefix.send(partial.prefix()).is_ok();
+    while digested && let Some((offset, chunk)) = chunks.blocking_recv() {
+        partial.write(offset, &chunk)?;
+        digested = prefix.send(partial.prefix()).is_ok();
+    }
+    chunks.close();
+    partial.record(0)
+}
+
+/// Digests the file up to each of `prefixes`, until the file is seen to be wrong.
+fn digest(place: &Place, mut verifier: Verifier, prefixes: &Receiver<u64>) -> Result<Verifier> {
+    let mut buffer = vec![0; READ_BYTES];
+    while let Ok(prefix) = prefixes.recv() {
+        while verifier.bytes() < prefix && verifier.broken().is_none() {
+            let count = (prefix - verifier.bytes()).min(READ_BYTES as u64) as usize;
+            place.read(verifier.bytes(), &mut buffer[..count])?;
+            verifier.update(&buffer[..count]);
+        }
+        if verifier.broken().is_some() {
+            break;
+        }
+    }
+    Ok(verifier)
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Cancelled)?
+}
