@@ -1,4 +1,5 @@
-//! How a run shows: a bar on a terminal, plain lines otherwise; ctrl-c cancels it after the step in progress.
+//! How runs and downloads show: a bar on a terminal, plain lines otherwise. Ctrl-c cancels a run after the step in
+//! progress.
 
 use std::sync::{
     Arc,
@@ -7,7 +8,11 @@ use std::sync::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::train::{Event, run::Report};
+use crate::{
+    bank::Progress,
+    client,
+    train::{Event, run::Report},
+};
 
 use super::output;
 
@@ -63,5 +68,80 @@ impl Watch {
     /// Says `text` without tearing the bar.
     pub(super) fn line(&self, text: String) {
         self.bar.suspend(|| output::talk(text));
+    }
+}
+
+/// Watches a model arrive.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    bar: ProgressBar,
+}
+
+impl Transfer {
+    /// With a bar, where standard error is a terminal.
+    pub(super) fn new(bar: bool) -> Self {
+        let target = if bar { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self::on(target)
+    }
+
+    fn on(target: ProgressDrawTarget) -> Self {
+        let bar = ProgressBar::with_draw_target(None, target);
+        let style = ProgressStyle::with_template(
+            "{bar:40} {binary_bytes}/{binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
+        );
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self { bar }
+    }
+
+    /// Shows what happened.
+    pub(super) fn report(&mut self, event: client::Event) {
+        match event {
+            client::Event::Header(_) => {}
+            client::Event::Progress(Progress { step, total_steps, loss }) => {
+                self.line(format!("tuning: step {step} of {total_steps}, loss {loss:.4}"));
+            }
+            client::Event::Retry { reason, pause } => {
+                self.line(format!("trying again in {:.1} s: {reason}", pause.as_secs_f64()));
+            }
+            client::Event::Resumed { bytes, of } => {
+                self.bar.set_length(of);
+                self.bar.set_position(bytes);
+                // The rate is that of what comes now.
+                self.bar.reset_eta();
+            }
+            client::Event::Received { bytes, of } => {
+                self.bar.set_length(of);
+                self.bar.set_position(bytes);
+            }
+        }
+    }
+
+    fn line(&self, text: String) {
+        self.bar.suspend(|| output::talk(text));
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        // What follows is a sentence or an error, and is no place for a bar.
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_shows_what_has_come_and_nothing_without_a_terminal() {
+        let mut transfer = Transfer::on(ProgressDrawTarget::hidden());
+        transfer.report(client::Event::Resumed { bytes: 30, of: 100 });
+        assert_eq!((transfer.bar.position(), transfer.bar.length()), (30, Some(100)));
+        transfer.report(client::Event::Received { bytes: 70, of: 100 });
+        assert_eq!(transfer.bar.position(), 70);
+        // Before tuning the size of the file is not known.
+        transfer.report(client::Event::Received { bytes: 70, of: 80 });
+        assert_eq!(transfer.bar.length(), Some(80));
+        assert!(transfer.bar.is_hidden() && Transfer::new(false).bar.is_hidden());
     }
 }

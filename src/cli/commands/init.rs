@@ -3,11 +3,12 @@
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    bank::{Bank, Delivery, ModelRequest, ModelSummary, Progress},
+    bank::{Bank, Delivery, ModelRequest, ModelSummary},
     cli::{
         args, config,
         lock::{self, Lock},
         output,
+        progress::Transfer,
     },
     client::{Event, Expected, Summary},
     error::{Error, Result},
@@ -56,7 +57,8 @@ async fn remote(
     expected: Option<&Expected>,
 ) -> Result<Summary> {
     let client = config::connect(url, options.transport).await?;
-    let path = options.output.as_path();
+    let (path, mut transfer) = (options.output.as_path(), Transfer::new(!options.json));
+    let report = |event| transfer.report(event);
     if let Some(expected) = expected {
         return client.init_locked(request, path, expected, report).await;
     }
@@ -82,8 +84,9 @@ async fn embedded(
     let artifact = match bank.deliver(&plan).await? {
         Delivery::Ready(artifact) => artifact,
         Delivery::Tuning(mut job) => {
+            let mut transfer = Transfer::new(false);
             while let Some(progress) = job.progress().await {
-                report(Event::Progress(progress));
+                transfer.report(Event::Progress(progress));
             }
             job.finish().await?
         }
@@ -101,18 +104,6 @@ async fn embedded(
     let size_bytes = artifact.size_bytes();
     let model = ModelSummary { identity, size_bytes, ..ModelSummary::of(&plan) };
     Ok(Summary { model, manifest: hex(artifact.manifest()), sha256 })
-}
-
-fn report(event: Event) {
-    match event {
-        Event::Progress(Progress { step, total_steps, loss }) => {
-            output::talk(format_args!("tuning: step {step} of {total_steps}, loss {loss:.4}"));
-        }
-        Event::Retry { reason, pause } => {
-            output::talk(format_args!("trying again in {:.1} s: {reason}", pause.as_secs_f64()));
-        }
-        Event::Header(_) | Event::Resumed { .. } | Event::Received { .. } => {}
-    }
 }
 
 fn sentence(summary: &Summary) -> String {
