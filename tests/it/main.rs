@@ -4,6 +4,7 @@
 
 mod baselines;
 mod candle;
+mod ci_example;
 mod cli;
 mod client;
 mod conformance;

@@ -1,0 +1,64 @@
+//! The script of `examples/ci` pulls, tunes and measures, and fails below its threshold.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use genebank::{gene::store, server::Limits};
+
+use crate::support::{GENE, Server, bank_config, fashion_meta, models, program, sample_data, weights};
+
+fn script(folder: &Path, server: &str, more: &[(&str, &str)]) -> Output {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ci/pull_and_tune.sh");
+    let mut command = Command::new("sh");
+    command.arg(script).current_dir(folder);
+    for name in
+        ["GENEBANK_MODELS", "GENEBANK_TOKEN", "DEPTH", "WIDTH", "DATASET", "EPOCHS", "MODEL", "LOCK", "TUNED"]
+    {
+        command.env_remove(name);
+    }
+    command.env("GENEBANK", env!("CARGO_BIN_EXE_genebank")).env("GENEBANK_SERVER", server);
+    command.env("GENEBANK_DATA", sample_data()).env("GENE", GENE).envs(more.iter().copied());
+    command.output().unwrap()
+}
+
+#[test]
+fn the_script_passes_a_threshold_and_fails_one_that_cannot_be_met() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let meta = fashion_meta();
+    let models = models(&store::render(meta.clone(), &weights(&meta), 7).unwrap().1);
+    let bank = bank_config(models.path());
+    let server = runtime.block_on(Server::on(Limits::default(), models, bank));
+    let (url, folder) = (server.url(), tempfile::tempdir().unwrap());
+    let run = |more: &[(&str, &str)]| script(folder.path(), &url, more);
+    let said = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
+
+    // Nothing is pulled that no lock file names.
+    let unlocked = run(&[("THRESHOLD", "0")]);
+    assert_eq!(unlocked.status.code(), Some(3), "{unlocked:?}");
+    let lock = ["init", GENE, "--depth", "3", "--server", &url, "-o", "model.safetensors", "--lock"];
+    assert!(program().current_dir(folder.path()).args(lock).status().unwrap().success());
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+
+    // Ten classes: a model that says anything at all is right at times.
+    let low = run(&[("THRESHOLD", "0.02"), ("DEPTH", "3")]);
+    assert!(low.status.success(), "{low:?}");
+    let text = String::from_utf8(low.stdout.clone()).unwrap();
+    assert!(text.contains("\"images\": 500") && text.contains("is at least 0.02"), "{text}");
+    for file in ["model.safetensors", "tuned.safetensors"] {
+        genebank::tensor::TensorFile::open(&folder.path().join(file)).unwrap();
+    }
+
+    let impossible = run(&[("THRESHOLD", "1.01"), ("DEPTH", "3")]);
+    assert_eq!(impossible.status.code(), Some(1), "{impossible:?}");
+    assert!(said(&impossible).contains("is below 1.01"), "{impossible:?}");
+
+    // Another model than the locked one, and a threshold that is none.
+    let other = run(&[("THRESHOLD", "0"), ("DEPTH", "2")]);
+    assert_eq!(other.status.code(), Some(2), "{other:?}");
+    assert!(said(&other).contains("is not the locked"), "{other:?}");
+    let wrong = run(&[("THRESHOLD", "high")]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    assert!(said(&wrong).contains("no number"), "{wrong:?}");
+}
