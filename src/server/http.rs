@@ -117,7 +117,7 @@ async fn model(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|rejection| Error::invalid("query", rejection.body_text()))?;
-    state.access.guard(authorization(&headers))?.admit(&gene)?;
+    state.access.guard(authorization(&headers))?.admit(state.bank.named(&gene))?;
     let plan = state.bank.plan(&request(&gene, &file, &query)?)?;
     if flag("summary", query.summary.as_deref())? {
         return Ok(Json(ModelSummary::of(&plan)).into_response());

@@ -1,13 +1,13 @@
 //! The Hub protocol, request by request.
 
 use genebank::{
-    server::{Access, Limits},
+    server::Limits,
     tensor::{TensorFile, codec, hex, sha256},
 };
 use serde_json::{Value, json};
 use sha1::Digest as _;
 
-use crate::support::{Answer, Server, bank_config, gene_bytes, models};
+use crate::support::{Answer, Server, bank_config, gene_bytes, models, private};
 
 const REPOSITORY: &str = "genebank/tiny-d5-w24";
 const FILES: [&str; 4] = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"];
@@ -344,14 +344,8 @@ async fn pages_name_the_next_one_whole() {
 #[tokio::test]
 async fn a_private_gene_needs_a_token_over_every_interface() {
     let models = models(&gene_bytes());
-    let tokens = models.path().join("tokens.toml");
-    let text = format!(
-        "private = [\"tiny\"]\n[[token]]\nname = \"ci\"\nsha256 = \"{}\"\n",
-        hex(&sha256(b"hf_secret"))
-    );
-    codec::write_atomic(&tokens, [text.as_bytes()]).unwrap();
     let bank = bank_config(models.path());
-    let server = Server::guarded(Limits::default(), models, bank, Access::open(&tokens).unwrap()).await;
+    let server = Server::guarded(Limits::default(), models, bank, private()).await;
     let (good, bad) = ("authorization: Bearer hf_secret\r\n", "authorization: Bearer hf_other\r\n");
     let address = resolve(REPOSITORY, "main", "config.json");
     for path in [address.clone(), api(REPOSITORY, ""), api(REPOSITORY, "/tree/main")] {
@@ -371,7 +365,12 @@ async fn a_private_gene_needs_a_token_over_every_interface() {
     };
     let caching = server.http("HEAD", &pinned, good).await;
     assert_eq!(caching.header("cache-control"), Some("private, max-age=31536000, immutable"));
-    for path in ["/v1/models/tiny/d5-w24.safetensors", "/v1/plan?max_parameters=9000000"] {
+    // A path without a name is the default gene's, and no way around it.
+    for path in [
+        "/v1/models/tiny/d5-w24.safetensors",
+        "/v1/models//d5-w24.safetensors",
+        "/v1/plan?max_parameters=9000000",
+    ] {
         assert_eq!(server.get(path).await.status, 401, "{path}");
         assert_eq!(server.http("GET", path, bad).await.status, 401, "{path}");
         assert_eq!(server.http("GET", path, good).await.status, 200, "{path}");

@@ -17,7 +17,7 @@ use genebank::{
         config::{NORM_EPS, RawVitConfig},
     },
     server::{Access, Config, Limits},
-    tensor::{Weights, codec},
+    tensor::{Weights, codec, hex, sha256},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -113,6 +113,19 @@ pub(crate) fn models(bytes: &[u8]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     codec::write_atomic(&folder.path().join(format!("{GENE}.safetensors")), [bytes]).unwrap();
     folder
+}
+
+/// The token that opens the test gene where it is private.
+pub(crate) const TOKEN: &str = "hf_secret";
+
+/// The test gene is private.
+pub(crate) fn private() -> Access {
+    let folder = tempfile::tempdir().unwrap();
+    let digest = hex(&sha256(TOKEN.as_bytes()));
+    let text = format!("private = [\"{GENE}\"]\n[[token]]\nname = \"ci\"\nsha256 = \"{digest}\"\n");
+    let path = folder.path().join("tokens.toml");
+    codec::write_atomic(&path, [text.as_bytes()]).unwrap();
+    Access::open(&path).unwrap()
 }
 
 /// What opens the bank of `models`.
