@@ -24,8 +24,18 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// What only the layers down to `bank` may name.
-const SERVICE_CRATES: &[&str] =
-    &["tokio", "tokio_stream", "tokio_util", "tonic", "tokio_rustls", "tower", "axum", "hyper", "hyper_util"];
+const SERVICE_CRATES: &[&str] = &[
+    "tokio",
+    "tokio_stream",
+    "tokio_util",
+    "tonic",
+    "tonic_web",
+    "tokio_rustls",
+    "tower",
+    "axum",
+    "hyper",
+    "hyper_util",
+];
 /// What only `cli` may name.
 const PROGRAM_CRATES: &[&str] = &["clap", "indicatif"];
 

@@ -27,6 +27,9 @@ pub struct Access {
     /// Tokens; each opens every private gene.
     #[serde(default, rename = "token")]
     tokens: Vec<Token>,
+    /// Origins whose pages may call the gRPC service from a browser; `*`: all.
+    #[serde(default)]
+    origins: BTreeSet<String>,
 }
 
 /// Somebody's token.
@@ -40,10 +43,11 @@ struct Token {
 }
 
 impl Access {
-    /// Reads a TOML file: `private`, a list of genes, and `[[token]]` tables of `name` and `sha256`.
+    /// Reads a TOML file: `private`, a list of genes, `[[token]]` tables of `name` and `sha256`, and `origins`, a list of
+    /// web origins.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Corrupt`] where it is too long, no such file, or a digest is none.
+    /// [`Error::Io`]; [`Error::Corrupt`] where it is too long, no such file, or a digest or an origin is none.
     pub fn open(path: &Path) -> Result<Self> {
         let corrupt = |reason: String| Error::corrupt(path.display().to_string(), reason);
         let mut text = String::new();
@@ -53,6 +57,11 @@ impl Access {
             return Err(corrupt(format!("it has more than {MAX_FILE_BYTES} bytes")));
         }
         let access: Self = toml::from_str(&text).map_err(|error| corrupt(error.to_string()))?;
+        if let Some(origin) = access.origins.iter().find(|origin| !is_origin(origin)) {
+            let reason =
+                format!("origin \"{origin}\" is neither \"*\" nor of the form https://example.org:8443");
+            return Err(corrupt(reason));
+        }
         match access.tokens.iter().find(|token| !is_digest(&token.sha256)) {
             Some(token) => {
                 Err(corrupt(format!("sha256 of \"{}\" is not 64 lower-case hex digits", token.name)))
@@ -72,6 +81,11 @@ impl Access {
     /// Whether the gene is private.
     pub(super) fn is_private(&self, gene: &str) -> bool {
         self.private.contains(gene)
+    }
+
+    /// Whether pages of this origin may call from a browser.
+    pub(super) fn shares_with(&self, origin: &[u8]) -> bool {
+        self.origins.iter().any(|known| known == "*" || known.as_bytes() == origin)
     }
 
     /// What a request with this value of the header `authorization` may see. A server without tokens asks for none, and ignores those that clients
@@ -114,6 +128,15 @@ impl Guard<'_> {
         }
         Err(Error::NoToken { what: "gene", name: gene.to_owned() })
     }
+}
+
+/// Whether it is `*`, or an origin as browsers write it: scheme, host in lower case, and no path, not even `/`.
+fn is_origin(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let is_host = |host: &str| {
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#@*".contains(&byte))
+    };
+    text == "*" || (rest.is_some_and(is_host) && !text.bytes().any(|byte| byte.is_ascii_uppercase()))
 }
 
 /// Whether two digests are equal, in a time that does not depend on where they differ.
@@ -162,12 +185,42 @@ mod tests {
 
     #[test]
     fn a_file_that_is_none_is_refused() {
-        for text in
-            ["private = 1", "other = 1", "[[token]]\nname = \"x\"\nsha256 = \"hf_secret\"", "[[token]]"]
-        {
+        for text in [
+            "private = 1",
+            "other = 1",
+            "[[token]]\nname = \"x\"\nsha256 = \"hf_secret\"",
+            "[[token]]",
+            "origins = 1",
+        ] {
             let file = tempfile::NamedTempFile::new().unwrap();
             crate::tensor::codec::write_atomic(file.path(), [text.as_bytes()]).unwrap();
             assert!(matches!(Access::open(file.path()), Err(Error::Corrupt { .. })), "{text}");
         }
+    }
+
+    #[test]
+    fn origins_are_those_that_browsers_write() {
+        for good in ["*", "https://example.org", "http://localhost:5173", "https://[::1]:8443"] {
+            assert!(is_origin(good), "{good}");
+        }
+        for bad in [
+            "",
+            "example.org",
+            "https://",
+            "https://example.org/",
+            "https://Example.org",
+            "https://*.example.org",
+            "ftp://example.org",
+            "null",
+            "https://a@example.org",
+            "https://example.org ",
+            "https://é.org",
+        ] {
+            assert!(!is_origin(bad), "{bad}");
+        }
+        let access = Access { origins: ["https://a.org".to_owned()].into(), ..Access::default() };
+        assert!(access.shares_with(b"https://a.org"));
+        assert!(!access.shares_with(b"https://a.org.evil.org") && !access.shares_with(b"null"));
+        assert!(!Access::default().shares_with(b"https://a.org"));
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! The generated service encodes each message into a buffer of its own, so every chunk is copied once. Here only the few
 //! bytes before a chunk's data are made; the data follow as the slice that they are. On the wire both are the same, byte
-//! for byte. The generated service stays: it takes what is compressed or framed for a browser, and is what this is
-//! tested against.
+//! for byte. The generated service stays: it takes what is compressed, and is what this is tested against.
 
 use std::{
     convert::Infallible,
@@ -93,7 +92,7 @@ impl Framed {
     }
 }
 
-/// Whether a call is framed as here: not compressed, not for a browser, and not told otherwise.
+/// Whether a call is framed as here: not compressed, and not told otherwise. Those of browsers are plain by now.
 fn is_plain(headers: &HeaderMap) -> bool {
     let is = |name: &str, known: &[&str]| {
         headers.get(name).is_none_or(|value| known.iter().any(|known| value.as_bytes() == known.as_bytes()))

@@ -23,6 +23,7 @@ use super::{
     download::{self, Download, Part},
     frame, plan,
     status::status,
+    web,
 };
 
 /// The service under its name in health checks.
@@ -43,7 +44,7 @@ impl Handlers {
     }
 }
 
-/// The service with health and reflection; a call's own deadline holds for each.
+/// The service with health and reflection, plain and for browsers; a call's own deadline holds for each.
 pub(super) fn routes(
     bank: Arc<Bank>,
     digests: Digests,
@@ -55,11 +56,13 @@ pub(super) fn routes(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Error::invalid("protocol", error.to_string()))?;
-    let handlers = Handlers { bank, digests, access };
+    let handlers = Handlers { bank, digests, access: access.clone() };
     let generated = Service::new(handlers.clone()).max_decoding_message_size(proto::MAX_REQUEST_BYTES);
     let routes = Routes::new(generated.clone()).add_service(health).add_service(reflection).prepare();
     let framed = frame::routes(handlers, generated);
-    Ok(routes.into_axum_router().merge(framed).layer(middleware::from_fn(deadline)))
+    let share = middleware::from_fn_with_state(access, web::share);
+    let routes = routes.into_axum_router().merge(framed).layer(middleware::from_fn(deadline));
+    Ok(routes.layer(middleware::from_fn(web::translate)).layer(share))
 }
 
 #[tonic::async_trait]

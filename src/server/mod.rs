@@ -1,4 +1,4 @@
-//! One port, two protocols: gRPC and HTTP over the same bank.
+//! One port for all protocols over the same bank: gRPC, also as gRPC-Web, HTTP, and that of the Hub.
 //!
 //! `Config` → [`Config::build`] → [`App`] → [`App::serve`]. The socket is bound first, so that a taken port fails
 //! before genes are read; requests are answered last, once every gene is loaded.
@@ -21,6 +21,7 @@ mod range;
 mod request;
 mod status;
 mod tls;
+mod web;
 
 pub use auth::Access;
 pub use tls::Tls;

@@ -27,3 +27,5 @@ mod study;
 mod support;
 mod tls;
 mod tuning;
+mod web;
+mod wire;

@@ -1,0 +1,76 @@
+//! gRPC-Web: every call of the service from a browser, over HTTP/1.1 as over HTTP/2, and the headers by which a page of
+//! another origin may make it.
+//!
+//! A call is turned into a plain one, which goes the way of all; the trailers of its answer become the last frame of the
+//! body, and as text all of it is base64. Plain calls do not pass through the translation.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use tonic_web::GrpcWebLayer;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use super::auth::Access;
+
+/// What the content type of such a call begins with.
+const WEB: &str = "application/grpc-web";
+/// The content types that are translated.
+const TYPES: [&str; 4] =
+    [WEB, "application/grpc-web+proto", "application/grpc-web-text", "application/grpc-web-text+proto"];
+
+/// Headers that a page may send, beside those that every page may.
+const SENT: &str = "authorization, content-type, genebank-frames, grpc-timeout, x-grpc-web, x-user-agent";
+/// Headers of an answer that a page may read: a status without a body is in them.
+const READ: &str = "error-kind, grpc-message, grpc-status, grpc-status-details-bin, retry-after";
+/// How long a browser remembers what it may do, seconds; longer than this none does.
+const REMEMBERED_S: &str = "7200";
+
+/// Translates a call of gRPC-Web and its answer.
+pub(super) async fn translate(request: Request, next: Next) -> Response {
+    let content_type = request.headers().get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+    if !content_type.starts_with(WEB.as_bytes()) {
+        return next.run(request).await;
+    }
+    if !TYPES.iter().any(|known| known.as_bytes() == content_type) {
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("use one of {}\n", TYPES.join(", ")))
+            .into_response();
+    }
+    let plain = service_fn(move |request: axum::http::Request<tonic::body::Body>| {
+        let next = next.clone();
+        async move { Ok::<_, Infallible>(next.run(request.map(Body::new)).await) }
+    });
+    let Ok(response) = GrpcWebLayer::new().layer(plain).oneshot(request).await;
+    response.map(Body::new)
+}
+
+/// Lets pages of known origins call and read (the CORS protocol of the Fetch standard). Others get no such header, and
+/// their browser refuses the call.
+pub(super) async fn share(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let origin = headers.get(header::ORIGIN).filter(|origin| access.shares_with(origin.as_bytes())).cloned();
+    let Some(origin) = origin else { return next.run(request).await };
+    let asks =
+        request.method() == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = if asks {
+        let allowed = [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, "POST"),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, SENT),
+            (header::ACCESS_CONTROL_MAX_AGE, REMEMBERED_S),
+        ];
+        (StatusCode::NO_CONTENT, allowed).into_response()
+    } else {
+        next.run(request).await
+    };
+    response.headers_mut().extend([
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, origin),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(READ)),
+        (header::VARY, HeaderValue::from_static("origin")),
+    ]);
+    response
+}
