@@ -13,7 +13,13 @@ pub mod repository;
 mod residents;
 pub mod summary;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use candle_core::Device;
 use moka::future::Cache;
@@ -70,6 +76,13 @@ pub enum Delivery {
     Tuning(Job),
 }
 
+/// What a render does where as many as may run do.
+#[derive(Debug, Clone, Copy)]
+enum AtLimit {
+    Refuse,
+    Wait,
+}
+
 /// Gene digest, width, dtype, layout, and the sizes of image and patch. A layout cuts tensors in its own way, so what
 /// it makes is counted on its own.
 type SlicesKey = (String, usize, Dtype, Layout, [usize; 2]);
@@ -83,6 +96,7 @@ pub struct Bank {
     pool: Arc<Pool>,
     artifacts: Cache<Identity, Arc<Artifact>>,
     renders: Arc<Semaphore>,
+    rendered: AtomicU64,
     jobs: Arc<jobs::Jobs>,
 }
 
@@ -109,6 +123,7 @@ impl Bank {
             .build();
         Ok(Self {
             renders: Arc::new(Semaphore::new(config.renders)),
+            rendered: AtomicU64::new(0),
             jobs: Arc::new(jobs::Jobs::new(&config, Residents::new(&registry, config.device.clone())?)),
             registry,
             slices,
@@ -121,6 +136,11 @@ impl Bank {
     /// The genes.
     pub const fn registry(&self) -> &Registry {
         &self.registry
+    }
+
+    /// Untuned models that were rendered since the bank was opened; one that is in the cache is not rendered again.
+    pub fn rendered(&self) -> u64 {
+        self.rendered.load(Ordering::Relaxed)
     }
 
     /// Every gene in name order.
@@ -163,7 +183,7 @@ impl Bank {
     /// rendering.
     pub async fn deliver(self: &Arc<Self>, plan: &Plan) -> Result<Delivery> {
         match &plan.tune {
-            None => self.artifact(plan, None).await.map(Delivery::Ready),
+            None => self.artifact(plan, AtLimit::Refuse).await.map(Delivery::Ready),
             Some(tune) => self.jobs.deliver(plan, tune).await,
         }
     }
@@ -174,40 +194,28 @@ impl Bank {
     /// Those of rendering.
     pub async fn fetch(self: &Arc<Self>, plan: &Plan) -> Result<Arc<Artifact>> {
         loop {
-            if let Some(artifact) = self.artifacts.get(&plan.blueprint.identity).await {
-                return Ok(artifact);
-            }
-            let permit = self.renders.clone().acquire_owned().await.map_err(|_| Error::Cancelled)?;
-            match self.artifact(plan, Some(permit)).await {
-                // It joined a call that had no permit and was refused.
+            match self.artifact(plan, AtLimit::Wait).await {
+                // It joined a call that does not wait and was refused.
                 Err(error) if error.kind() == Kind::Overloaded => {}
                 outcome => return outcome,
             }
         }
     }
 
-    /// The untuned model of `plan`, under `permit` or one that is free. Concurrent calls for one identity render
-    /// once.
-    async fn artifact(
-        self: &Arc<Self>,
-        plan: &Plan,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Result<Arc<Artifact>> {
+    /// The untuned model of `plan`. Concurrent calls for one identity render once: the first takes a permit, and none of
+    /// the others needs one.
+    async fn artifact(self: &Arc<Self>, plan: &Plan, at_limit: AtLimit) -> Result<Arc<Artifact>> {
         let identity = plan.blueprint.identity;
         if let Some(artifact) = self.artifacts.get(&identity).await {
             return Ok(artifact);
         }
         let render = async {
-            let free = || self.renders.clone().try_acquire_owned();
-            let permit = permit.map_or_else(free, Ok).map_err(|_| Error::Overloaded {
-                what: "renders",
-                limit: self.config.renders,
-                retry_after_s: 1,
-            })?;
+            let permit = self.permit(at_limit).await?;
             let slices = self.slices(plan).await;
-            let blueprint = plan.blueprint.clone();
+            let (bank, blueprint) = (self.clone(), plan.blueprint.clone());
             // The permit goes with the work, so that a caller that leaves does not free it early.
             let work = move || {
+                bank.rendered.fetch_add(1, Ordering::Relaxed);
                 let artifact = assemble(&blueprint, &slices).map(Arc::new);
                 drop(permit);
                 artifact
@@ -215,6 +223,18 @@ impl Bank {
             blocking(work).await
         };
         Ok(self.artifacts.try_get_with(identity, render).await?)
+    }
+
+    async fn permit(&self, at_limit: AtLimit) -> Result<OwnedSemaphorePermit> {
+        let renders = self.renders.clone();
+        match at_limit {
+            AtLimit::Wait => renders.acquire_owned().await.map_err(|_| Error::Cancelled),
+            AtLimit::Refuse => renders.try_acquire_owned().map_err(|_| Error::Overloaded {
+                what: "renders",
+                limit: self.config.renders,
+                retry_after_s: 1,
+            }),
+        }
     }
 
     async fn slices(&self, plan: &Plan) -> Arc<Slices> {

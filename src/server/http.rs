@@ -52,6 +52,7 @@ pub(super) fn router(state: State, grpc: Router) -> Router {
         .route("/v1/plan", get(plan::get))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(middleware::from_fn(without_body))
         .with_state(state)
@@ -78,6 +79,14 @@ async fn ready(Extract(state): Extract<State>) -> (StatusCode, &'static str) {
     } else {
         (StatusCode::OK, "ready\n")
     }
+}
+
+/// What monitoring reads (the text format of Prometheus).
+async fn metrics(Extract(state): Extract<State>) -> impl IntoResponse {
+    let name = "genebank_renders_total";
+    let help = "Models rendered since the start, those of the cache not counted.";
+    let text = format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n", state.bank.rendered());
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 async fn genes(

@@ -1,178 +1,235 @@
-//! The same request has the same answer in this process, over gRPC and over HTTP.
+//! What a caller may rely on is the same over every transport: each behaviour is one function, called for each way.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use genebank::{
-    bank::{Bank, Delivery, ModelRequest},
     client::Client,
-    error::{Error, Kind},
-    gene::Size,
-    server::Limits,
-    tensor::{hex, sha256},
+    error::Kind,
+    server::{Access, Limits},
 };
 
-use crate::support::{GENE, Server, bank_config};
+use crate::{
+    support::{GENE, Server, TOKEN, private},
+    ways::{ALL, Asked, GOOD, Places, Transport, Way},
+};
 
-/// A way to a model.
-#[derive(Debug, Clone, Copy)]
-enum Target {
-    Embedded,
-    Grpc,
-    Http,
-}
-
-const ALL: [Target; 3] = [Target::Embedded, Target::Grpc, Target::Http];
-
-/// A request as text, so that it can be wrong in every way.
-#[derive(Debug, Clone, Copy)]
-struct Asked {
-    gene: &'static str,
-    depth: u64,
-    width: u64,
-    dtype: &'static str,
-    untrained: bool,
-    layout: &'static str,
-}
-
-const GOOD: Asked = Asked { gene: GENE, depth: 5, width: 24, dtype: "f32", untrained: false, layout: "timm" };
-
-impl Asked {
-    fn request(self) -> Result<ModelRequest, Error> {
-        let size = Size {
-            depth: Some(self.depth),
-            width: Some(self.width),
-            dtype: self.dtype.parse()?,
-            allow_untrained_width: self.untrained,
-            ..Size::default()
-        };
-        let (gene, layout) = (self.gene.to_owned(), self.layout.parse()?);
-        Ok(ModelRequest { gene, size, layout, ..ModelRequest::default() })
-    }
-}
-
-/// The file and its announced SHA-256, or the kind of failure.
-async fn ask(server: &Server, target: Target, asked: Asked) -> Result<(Vec<u8>, String), Kind> {
-    match target {
-        Target::Embedded => embedded(server, asked).await.map_err(|e| e.kind()),
-        Target::Grpc => grpc(server, asked).await.map_err(|e| e.kind()),
-        Target::Http => http(server, asked).await,
-    }
-}
-
-async fn embedded(server: &Server, asked: Asked) -> Result<(Vec<u8>, String), Error> {
-    let bank = Arc::new(Bank::open(bank_config(&server.models()))?);
-    let plan = bank.plan(&asked.request()?)?;
-    let Delivery::Ready(artifact) = bank.deliver(&plan).await? else { panic!("nothing to tune") };
-    assert_eq!(plan.size_bytes(), artifact.size_bytes());
-    Ok((artifact.parts().flatten().copied().collect(), hex(artifact.sha256())))
-}
-
-async fn grpc(server: &Server, asked: Asked) -> Result<(Vec<u8>, String), Error> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.safetensors");
-    let client = Client::connect(&server.url()).await?.with_retries(0);
-    let summary = client.init_model(&asked.request()?, &path, |_| {}).await;
-    if summary.is_err() {
-        assert!(crate::support::entries(folder.path()).is_empty());
-    }
-    Ok((std::fs::read(&path).unwrap_or_default(), summary?.sha256))
-}
-
-async fn http(server: &Server, asked: Asked) -> Result<(Vec<u8>, String), Kind> {
-    let Asked { gene, depth, width, dtype, untrained, layout } = asked;
-    let path = format!(
-        "/v1/models/{gene}/d{depth}-w{width}.safetensors?dtype={dtype}&allow_untrained_width={untrained}&layout={layout}"
-    );
-    let answer = server.get(&path).await;
-    if answer.status == 200 {
-        let digest = server.get(&format!("{path}&digest")).await.json();
-        return Ok((answer.body, digest["sha256"].as_str().unwrap().to_owned()));
-    }
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
-    let word = answer.json()["kind"].as_str().unwrap().to_owned();
-    let kind = Kind::ALL.into_iter().find(|kind| kind.codes().word == word).unwrap();
-    assert_eq!(answer.status, kind.codes().http);
-    assert_eq!(answer.json()["status"], answer.status);
-    Err(kind)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_way_gives_the_same_bytes() {
-    let server = Server::start().await;
-    for asked in [
-        GOOD,
-        Asked { depth: 1, ..GOOD },
-        Asked { depth: 64, dtype: "bf16", ..GOOD },
-        Asked { width: 8, ..GOOD },
-        Asked { width: 16, dtype: "f16", untrained: true, ..GOOD },
-        Asked { layout: "transformers", ..GOOD },
-        Asked { layout: "transformers", width: 8, dtype: "bf16", ..GOOD },
-    ] {
-        let (bytes, digest) = ask(&server, Target::Embedded, asked).await.unwrap();
-        assert_eq!(hex(&sha256(&bytes)), digest);
-        for target in ALL {
-            let answer = ask(&server, target, asked).await.unwrap();
-            assert!(answer == (bytes.clone(), digest.clone()), "{target:?} {asked:?}");
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_layout_is_the_file_of_its_repository() {
-    let server = Server::start().await;
-    for (ending, layout) in [("", "timm"), ("-hf", "transformers")] {
-        let asked = Asked { layout, ..GOOD };
-        let path = format!("/genebank/{GENE}-d5-w24{ending}/resolve/main/model.safetensors");
-        let repository = server.get(&path).await;
-        assert_eq!(repository.status, 200, "{layout}");
-        for target in ALL {
-            let (bytes, _) = ask(&server, target, asked).await.unwrap();
-            assert!(bytes == repository.body, "{target:?} {layout}");
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_way_refuses_with_the_same_kind() {
-    let server = Server::start().await;
-    for (asked, kind) in [
-        (Asked { depth: 0, ..GOOD }, Kind::Invalid),
-        (Asked { depth: 65, ..GOOD }, Kind::Invalid),
-        (Asked { depth: 1_000_000_000, ..GOOD }, Kind::Invalid),
-        (Asked { depth: u64::MAX, ..GOOD }, Kind::Invalid),
-        (Asked { width: 0, ..GOOD }, Kind::Invalid),
-        (Asked { width: 16, ..GOOD }, Kind::Invalid),
-        (Asked { width: 12, untrained: true, ..GOOD }, Kind::Invalid),
-        (Asked { width: 1_000_000_000, untrained: true, ..GOOD }, Kind::Invalid),
-        (Asked { dtype: "f64", ..GOOD }, Kind::Invalid),
-        (Asked { layout: "keras", ..GOOD }, Kind::Invalid),
-        (Asked { gene: "nobody", ..GOOD }, Kind::NotFound),
-    ] {
-        for target in ALL {
-            assert_eq!(ask(&server, target, asked).await.unwrap_err(), kind, "{target:?} {asked:?}");
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_first_requests_are_one_render() {
-    let server = Arc::new(Server::of(Limits::default(), 1).await);
-    let client = Client::connect(&server.url()).await.unwrap();
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    let mut calls = tokio::task::JoinSet::new();
-    for i in 0..200 {
-        let (server, client, folder) = (server.clone(), client.clone(), folder.clone());
-        calls.spawn(async move {
-            if i % 2 == 0 {
-                return hex(&sha256(&server.get("/v1/models/tiny/d9-w24.safetensors").await.body));
+/// Runs `behaviour` over every way to the servers of `access`; the failure of each is reported by its name.
+async fn over_every_way<F>(name: &str, access: Access, behaviour: impl Fn(Way) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let places = Arc::new(Places::start(access).await);
+    let mut failures = String::new();
+    for transport in ALL {
+        let way = Way { transport, places: places.clone(), token: None };
+        let run = tokio::time::timeout(Duration::from_mins(2), tokio::spawn(behaviour(way))).await;
+        let reason = match run {
+            Ok(Ok(())) => continue,
+            Ok(Err(panicked)) => {
+                let payload = panicked.into_panic();
+                let text = payload.downcast_ref::<String>().cloned();
+                text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
             }
-            let path = folder.path().join(format!("{i}"));
-            let asked = Asked { depth: 9, ..GOOD };
-            client.init_model(&asked.request().unwrap(), &path, |_| {}).await.unwrap().sha256
-        });
+            Err(_) => "it does not end".to_owned(),
+        };
+        writeln!(failures, "{transport:?}: {name}: {reason}").unwrap();
     }
-    let digests: std::collections::BTreeSet<_> = calls.join_all().await.into_iter().collect();
-    assert_eq!(digests.len(), 1, "{digests:?}");
+    assert!(failures.is_empty(), "\n{failures}");
+}
+
+/// One test for each behaviour, which is given the access of the servers.
+macro_rules! behaviours {
+    ($($name:ident: $access:expr;)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            over_every_way(stringify!($name), $access, behaviour::$name).await;
+        }
+    )*};
+}
+
+behaviours! {
+    a_good_request_gives_the_same_bytes_and_digest: Access::default();
+    a_repeated_request_gives_the_same_bytes: Access::default();
+    other_labels_and_images_give_the_same_bytes: Access::default();
+    the_rest_from_an_offset_is_that_of_the_whole: Access::default();
+    an_offset_beyond_the_file_is_refused: Access::default();
+    an_unknown_gene_is_refused: Access::default();
+    an_empty_name_is_the_default_gene: Access::default();
+    sizes_beyond_the_limits_are_refused: Access::default();
+    an_unknown_dtype_is_refused: Access::default();
+    an_unknown_layout_is_refused: Access::default();
+    impossible_labels_and_images_are_refused: Access::default();
+    a_caller_that_leaves_harms_nobody: Access::default();
+    genes_are_listed: Access::default();
+    a_token_that_nobody_asked_for_is_ignored: Access::default();
+    a_private_gene_needs_a_token: private();
+    a_private_gene_is_not_listed_without_a_token: private();
+}
+
+mod behaviour {
+    use super::*;
+
+    /// Asks for what the way can say, and compares with the model of this process.
+    async fn agrees(way: &Way, asked: Asked) {
+        if way.can_say(asked) {
+            let expected = way.places.embedded(asked).await.unwrap().checked();
+            let got = way.ask(asked).await.unwrap_or_else(|kind| panic!("{kind:?} for {asked:?}"));
+            assert!(got == expected, "other bytes for {asked:?}");
+        }
+    }
+
+    async fn is_refused(way: &Way, asked: Asked, kind: Kind) {
+        if way.can_say(asked) {
+            assert_eq!(way.ask(asked).await.err(), Some(way.kind(kind)), "{asked:?}");
+        }
+    }
+
+    pub(super) async fn a_good_request_gives_the_same_bytes_and_digest(way: Way) {
+        for asked in [
+            GOOD,
+            Asked { depth: 1, ..GOOD },
+            Asked { depth: 64, dtype: "bf16", ..GOOD },
+            Asked { width: 8, ..GOOD },
+            Asked { dtype: "f16", ..GOOD },
+            Asked { width: 16, dtype: "f16", untrained: true, ..GOOD },
+            Asked { layout: "transformers", ..GOOD },
+            Asked { layout: "transformers", width: 8, dtype: "bf16", ..GOOD },
+        ] {
+            agrees(&way, asked).await;
+        }
+    }
+
+    pub(super) async fn a_repeated_request_gives_the_same_bytes(way: Way) {
+        let first = way.ask(GOOD).await.unwrap().checked();
+        for _ in 0..3 {
+            assert!(way.ask(GOOD).await.unwrap() == first);
+        }
+    }
+
+    pub(super) async fn other_labels_and_images_give_the_same_bytes(way: Way) {
+        agrees(&way, Asked { labels: Some(&["a", "é, \"x\"", "c"]), ..GOOD }).await;
+        agrees(&way, Asked { image_size: Some(16), ..GOOD }).await;
+        agrees(&way, Asked { labels: Some(&["z"]), image_size: Some(12), width: 8, ..GOOD }).await;
+    }
+
+    pub(super) async fn the_rest_from_an_offset_is_that_of_the_whole(way: Way) {
+        if way.has_offsets() {
+            let whole = way.places.embedded(GOOD).await.unwrap().bytes;
+            for offset in [0, 1, 7, 65_536, 65_537, whole.len() - 1] {
+                let rest = way.rest(GOOD, offset as u64).await.unwrap();
+                assert!(rest == whole[offset..], "from {offset}");
+            }
+        }
+    }
+
+    pub(super) async fn an_offset_beyond_the_file_is_refused(way: Way) {
+        if way.has_offsets() {
+            let size = way.places.embedded(GOOD).await.unwrap().bytes.len() as u64;
+            for offset in [size + 1, u64::MAX] {
+                assert_eq!(way.rest(GOOD, offset).await.err(), Some(Kind::Invalid), "from {offset}");
+            }
+        }
+    }
+
+    pub(super) async fn an_unknown_gene_is_refused(way: Way) {
+        for gene in ["nobody", "TINY", "tiny-d5-w24"] {
+            is_refused(&way, Asked { gene, ..GOOD }, Kind::NotFound).await;
+        }
+    }
+
+    pub(super) async fn an_empty_name_is_the_default_gene(way: Way) {
+        let empty = Asked { gene: "", ..GOOD };
+        if way.transport == Transport::Hub {
+            // The name of a repository has the gene in it.
+            is_refused(&way, empty, Kind::NotFound).await;
+        } else {
+            agrees(&way, empty).await;
+        }
+    }
+
+    pub(super) async fn sizes_beyond_the_limits_are_refused(way: Way) {
+        for asked in [
+            Asked { depth: 0, ..GOOD },
+            Asked { depth: 65, ..GOOD },
+            Asked { depth: 1_000_000_000, ..GOOD },
+            Asked { depth: u64::MAX, ..GOOD },
+            Asked { width: 0, ..GOOD },
+            Asked { width: 16, ..GOOD },
+            Asked { width: u64::MAX, ..GOOD },
+            Asked { width: 12, untrained: true, ..GOOD },
+            Asked { width: 1_000_000_000, untrained: true, ..GOOD },
+        ] {
+            is_refused(&way, asked, Kind::Invalid).await;
+        }
+    }
+
+    pub(super) async fn an_unknown_dtype_is_refused(way: Way) {
+        for dtype in ["f64", "F16", "int8"] {
+            is_refused(&way, Asked { dtype, ..GOOD }, Kind::Invalid).await;
+        }
+    }
+
+    pub(super) async fn an_unknown_layout_is_refused(way: Way) {
+        is_refused(&way, Asked { layout: "keras", ..GOOD }, Kind::Invalid).await;
+        is_refused(&way, Asked { layout: "transformers", labels: Some(&["z"]), ..GOOD }, Kind::Invalid).await;
+    }
+
+    pub(super) async fn impossible_labels_and_images_are_refused(way: Way) {
+        for asked in [
+            Asked { labels: Some(&[]), ..GOOD },
+            Asked { labels: Some(&[""]), ..GOOD },
+            Asked { labels: Some(&["a", "a"]), ..GOOD },
+            Asked { image_size: Some(0), ..GOOD },
+            Asked { image_size: Some(9), ..GOOD },
+            Asked { image_size: Some(4096), ..GOOD },
+        ] {
+            is_refused(&way, asked, Kind::Invalid).await;
+        }
+    }
+
+    pub(super) async fn a_caller_that_leaves_harms_nobody(way: Way) {
+        for depth in 55..=64 {
+            // Long, so that much of it has yet to come; another one each time, so that each is rendered.
+            way.leave(Asked { depth, ..GOOD }).await;
+        }
+        agrees(&way, GOOD).await;
+        agrees(&way, Asked { depth: 64, ..GOOD }).await;
+    }
+
+    pub(super) async fn genes_are_listed(way: Way) {
+        assert_eq!(way.genes().await.unwrap(), [GENE]);
+    }
+
+    pub(super) async fn a_token_that_nobody_asked_for_is_ignored(way: Way) {
+        agrees(&Way { token: Some("hf_of_another_hub"), ..way }, GOOD).await;
+    }
+
+    pub(super) async fn a_private_gene_needs_a_token(way: Way) {
+        if way.has_tokens() {
+            let with = |token| Way { token, ..way.clone() };
+            for asked in [GOOD, Asked { depth: 65, ..GOOD }] {
+                // That it is private comes before what is wrong with the request.
+                assert_eq!(with(None).ask(asked).await.err(), Some(Kind::NoToken));
+                assert_eq!(with(Some("hf_other")).ask(asked).await.err(), Some(Kind::BadToken));
+            }
+            if way.transport != Transport::Hub {
+                // The default gene is no way around it.
+                let default = Asked { gene: "", ..GOOD };
+                assert_eq!(with(None).ask(default).await.err(), Some(Kind::NoToken));
+            }
+            agrees(&with(Some(TOKEN)), GOOD).await;
+            is_refused(&with(Some(TOKEN)), Asked { depth: 65, ..GOOD }, Kind::Invalid).await;
+        }
+    }
+
+    pub(super) async fn a_private_gene_is_not_listed_without_a_token(way: Way) {
+        if way.has_tokens() {
+            let with = |token| Way { token, ..way.clone() };
+            assert!(with(None).genes().await.unwrap().is_empty());
+            assert_eq!(with(Some("hf_other")).genes().await.err(), Some(Kind::BadToken));
+            assert_eq!(with(Some(TOKEN)).genes().await.unwrap(), [GENE]);
+        }
+    }
 }
 
 #[tokio::test]
@@ -201,7 +258,12 @@ async fn more_downloads_than_permits_are_all_answered() {
 #[tokio::test]
 async fn overload_is_refused_before_any_byte_and_an_accepted_get_waits() {
     let server = Server::of(Limits::default(), 0).await;
-    assert_eq!(ask(&server, Target::Grpc, GOOD).await.unwrap_err(), Kind::Overloaded);
+    let folder = tempfile::tempdir().unwrap();
+    let client = Client::connect(&server.url()).await.unwrap().with_retries(0);
+    let request = GOOD.request().unwrap();
+    let refused = client.init_model(&request, &folder.path().join("m"), |_| {}).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::Overloaded);
+    assert!(crate::support::entries(folder.path()).is_empty());
     let path = "/v1/models/tiny/d5-w24.safetensors";
     // What needs no render is answered all the same.
     assert_eq!(server.http("HEAD", path, "").await.status, 200);

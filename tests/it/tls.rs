@@ -27,8 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{GENE, bank_config, gene_bytes, models};
 
-struct Secure {
-    url: String,
+/// A server under TLS with the test gene.
+pub(crate) struct Secure {
+    pub(crate) url: String,
     roots: RootCertStore,
     /// Genes, certificate and key.
     folder: TempDir,
@@ -45,22 +46,27 @@ fn files(folder: &Path) -> (Tls, RootCertStore) {
     (tls, roots)
 }
 
-fn config(folder: &Path, tls: Tls) -> Config {
+fn config(folder: &Path, tls: Tls, access: Access) -> Config {
     Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         grace: Duration::from_secs(2),
         limits: Limits { head_timeout: Duration::from_secs(1), ..Limits::default() },
         bank: bank_config(folder),
-        access: Access::default(),
+        access,
         tls: Some(tls),
     }
 }
 
 impl Secure {
     async fn start() -> Self {
+        Self::guarded(Access::default()).await
+    }
+
+    /// With private genes.
+    pub(crate) async fn guarded(access: Access) -> Self {
         let folder = models(&gene_bytes());
         let (tls, roots) = files(folder.path());
-        let app = config(folder.path(), tls).build().await.unwrap();
+        let app = config(folder.path(), tls, access).build().await.unwrap();
         let url = app.url().replace("127.0.0.1", "localhost");
         let stop = CancellationToken::new();
         tokio::spawn(app.serve(stop.clone()));
@@ -71,7 +77,7 @@ impl Secure {
         self.url.strip_prefix("https://").unwrap()
     }
 
-    async fn connect(&self, protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(&self, protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -154,7 +160,7 @@ async fn files_that_are_no_certificate_and_key_end_the_start() {
         (Tls { key: tls.certificate.clone(), ..tls.clone() }, &tls.certificate),
         (Tls { key: other.key.clone(), ..tls.clone() }, &tls.certificate),
     ] {
-        let error = config(folder.path(), wrong).build().await.unwrap_err();
+        let error = config(folder.path(), wrong, Access::default()).build().await.unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{error}");
         assert!(error.to_string().contains(named.to_str().unwrap()), "{error}");
     }
