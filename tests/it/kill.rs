@@ -10,7 +10,7 @@ use std::{
 use genebank::{bank, server::Limits};
 
 use crate::{
-    proxy::Proxy,
+    relay::Relay,
     support::{Server, bank_config, entries, program, sample_data},
 };
 
@@ -89,7 +89,7 @@ fn recorded(path: &Path, size: u64) -> u64 {
 }
 
 /// What is asked for again after a kill, at most: of each of 4 connections the MiB that was not recorded, and what was
-/// on its way between proxy and program.
+/// on its way between relay and program.
 const LOST_BYTES: u64 = 16 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,13 +103,13 @@ async fn a_killed_download_goes_on_to_the_same_bytes() {
     let models = tempfile::tempdir_in(folder.path()).unwrap();
     let config = bank::Config { models: path("models"), ..bank_config(models.path()) };
     let server = Server::on(Limits::default(), models, config).await;
-    let proxy = Proxy::start(server.address, false).await;
+    let relay = Relay::start(server.address, false).await;
     let whole = server.get("/v1/models/large/d6-w512.safetensors").await;
     let size = whole.body.len() as u64;
     assert!(size > 64 << 20, "{size}");
 
     let out = path("out/m");
-    let url = proxy.url();
+    let url = relay.url();
     let start = |transport: &str| {
         let mut command = program();
         command.args(["init", "large", "--server", &url, "--transport", transport, "-o"]).arg(&out);
@@ -120,12 +120,12 @@ async fn a_killed_download_goes_on_to_the_same_bytes() {
     for kill in 0..4u64 {
         // With `auto` the first bytes come over gRPC, and are dropped.
         let transport = if kill % 2 == 0 { "http" } else { "auto" };
-        let (bytes, before) = ((1 << 20) + random.hash_one(kill) % (13 << 20), proxy.passed());
+        let (bytes, before) = ((1 << 20) + random.hash_one(kill) % (13 << 20), relay.passed());
         let had = if kill == 0 { 0 } else { recorded(&path("out").join(hidden().unwrap()), size) };
-        proxy.pass_only(bytes);
+        relay.pass_only(bytes);
         let mut child = start(transport);
         let begun = Instant::now();
-        while proxy.passed() < before + bytes
+        while relay.passed() < before + bytes
             || transport == "http"
                 && hidden().map_or(0, |name| recorded(&path("out").join(name), size)) + LOST_BYTES
                     < had + bytes
@@ -141,8 +141,8 @@ async fn a_killed_download_goes_on_to_the_same_bytes() {
     }
     let had = recorded(&path("out").join(hidden().unwrap()), size);
     assert!(had > 0);
-    proxy.pass_only(u64::MAX);
-    let before = proxy.passed();
+    relay.pass_only(u64::MAX);
+    let before = relay.passed();
     let mut last = start("http");
     while last.try_wait().unwrap().is_none() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -150,6 +150,6 @@ async fn a_killed_download_goes_on_to_the_same_bytes() {
     assert!(last.wait().unwrap().success());
     assert!(std::fs::read(&out).unwrap() == whole.body);
     assert_eq!(entries(&path("out")), ["m"]);
-    let passed = proxy.passed() - before;
+    let passed = relay.passed() - before;
     assert!(passed < size - had + (1 << 20), "{passed} bytes for {} that were missing", size - had);
 }

@@ -1,100 +1,124 @@
-//! A proxy between client and server that stops when it has passed as many bytes as it may.
+//! A proxy between a client and a server, which remembers what was asked and can stop at a byte of the answers.
 
 use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Condvar, Mutex},
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, copy},
-    net::{TcpListener, TcpStream},
-    time::sleep,
-};
-
-/// Passes bytes; dropping it leaves it running until its runtime ends.
-#[derive(Clone)]
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
-    passed: Arc<AtomicU64>,
-    /// Connections of HTTP/1.1.
-    plain: Arc<AtomicU64>,
-    limit: Arc<AtomicU64>,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    passed: Mutex<Passed>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Passed {
+    /// What clients sent.
+    asked: Vec<u8>,
+    /// Bytes of answers that were handed on.
+    answered: u64,
+    /// Byte of the answers beyond which none is handed on.
+    stop: Option<u64>,
 }
 
 impl Proxy {
-    /// To the server at `to`. `old`: it knows HTTP/1.1 alone, and ends what is not.
-    pub(crate) async fn start(to: SocketAddr, old: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let proxy = Self {
-            address,
-            passed: Arc::default(),
-            plain: Arc::default(),
-            limit: Arc::new(AtomicU64::new(u64::MAX)),
-        };
-        let own = proxy.clone();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(own.clone().pass(client, to, old));
+    pub(crate) fn start(upstream: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, state) = (listener.local_addr().unwrap(), Arc::<State>::default());
+        let shared = state.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                // Without a server the connection is dropped, as by a host that is up.
+                let (Ok(client), Ok(server)) = (client, TcpStream::connect(upstream)) else { continue };
+                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let state = shared.clone();
+                std::thread::spawn(move || pass(from, to, |bytes| state.ask(bytes)));
+                let state = shared.clone();
+                std::thread::spawn(move || pass(server, client, |bytes| state.answer(bytes)));
             }
         });
-        proxy
+        Self { address, state }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Bytes of the server that were passed.
-    pub(crate) fn passed(&self) -> u64 {
-        self.passed.load(Ordering::SeqCst)
+    /// Methods and paths of the requests of HTTP/1.1 since the last time.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        let asked = std::mem::take(&mut self.state.passed.lock().unwrap().asked);
+        let asked = String::from_utf8_lossy(&asked);
+        asked.lines().filter_map(|line| line.strip_suffix(" HTTP/1.1")).map(ToOwned::to_owned).collect()
     }
 
-    /// Connections of HTTP/1.1 so far.
-    pub(crate) fn plain(&self) -> u64 {
-        self.plain.load(Ordering::SeqCst)
+    /// Hands on `bytes` more of the answers, and no further one.
+    pub(crate) fn stop_after(&self, bytes: u64) {
+        let mut passed = self.state.passed.lock().unwrap();
+        passed.stop = Some(passed.answered + bytes);
+        self.state.changed.notify_all();
     }
 
-    /// Passes so many bytes from now on, and then waits.
-    pub(crate) fn pass_only(&self, bytes: u64) {
-        self.limit.store(self.passed().saturating_add(bytes), Ordering::SeqCst);
-    }
-
-    async fn pass(self, mut client: TcpStream, to: SocketAddr, old: bool) {
-        let mut first = [0; 3];
-        let known = client.peek(&mut first).await.is_ok() && &first != b"PRI";
-        self.plain.fetch_add(u64::from(known), Ordering::SeqCst);
-        if old && !known {
-            let _ = client
-                .write_all(b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-length: 0\r\n\r\n")
-                .await;
-            return;
-        }
-        let mut server = TcpStream::connect(to).await.unwrap();
-        let (mut from_client, mut to_client) = client.split();
-        let (mut from_server, mut to_server) = server.split();
-        let down = async {
-            let mut buffer = vec![0; 64 << 10];
-            loop {
-                let count: usize = from_server.read(&mut buffer).await?;
-                if count == 0 {
-                    return Ok::<_, std::io::Error>(());
-                }
-                while self.passed() >= self.limit.load(Ordering::SeqCst) {
-                    sleep(Duration::from_millis(2)).await;
-                }
-                self.passed.fetch_add(count as u64, Ordering::SeqCst);
-                to_client.write_all(&buffer[..count]).await?;
+    /// Waits until it stands still or `ended` says that it never will. Whether it does.
+    pub(crate) fn stands_still(&self, mut ended: impl FnMut() -> bool) -> bool {
+        let mut passed = self.state.passed.lock().unwrap();
+        while passed.stop.is_some_and(|stop| passed.answered < stop) {
+            if ended() {
+                return false;
             }
-        };
-        // Either side may go at any time: that is what this is for.
-        tokio::select! {
-            _ = down => {}
-            _ = copy(&mut from_client, &mut to_server) => {}
+            passed = self.state.changed.wait_timeout(passed, Duration::from_millis(20)).unwrap().0;
+        }
+        true
+    }
+
+    /// Hands on everything again.
+    pub(crate) fn go_on(&self) {
+        self.state.passed.lock().unwrap().stop = None;
+        self.state.changed.notify_all();
+    }
+}
+
+impl State {
+    fn ask(&self, bytes: &[u8]) -> usize {
+        self.passed.lock().unwrap().asked.extend_from_slice(bytes);
+        bytes.len()
+    }
+
+    /// How many of `bytes` may pass, once some may.
+    fn answer(&self, bytes: &[u8]) -> usize {
+        let mut passed = self.passed.lock().unwrap();
+        loop {
+            let left = passed.stop.map_or(u64::MAX, |stop| stop.saturating_sub(passed.answered));
+            let count = left.min(bytes.len() as u64);
+            if count > 0 {
+                passed.answered += count;
+                self.changed.notify_all();
+                return count as usize;
+            }
+            passed = self.changed.wait(passed).unwrap();
         }
     }
+}
+
+/// Hands on bytes until one side is gone, as many at a time as `may_pass`.
+fn pass(mut from: TcpStream, mut to: TcpStream, may_pass: impl Fn(&[u8]) -> usize) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        let mut bytes = &buffer[..length];
+        while !bytes.is_empty() {
+            let (now, rest) = bytes.split_at(may_pass(bytes));
+            if to.write_all(now).is_err() {
+                let _ = from.shutdown(Shutdown::Both);
+                return;
+            }
+            bytes = rest;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
 }

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    proxy::Proxy,
+    relay::Relay,
     support::{GENE, Server, bank_config, entries, gene_bytes, models},
 };
 
@@ -414,7 +414,7 @@ fn requests() -> Vec<ModelRequest> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_transport_gives_the_same_file() {
     let server = Server::start().await;
-    let proxy = Proxy::start(server.address, true).await;
+    let relay = Relay::start(server.address, true).await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m");
     for request in requests() {
@@ -423,7 +423,7 @@ async fn every_transport_gives_the_same_file() {
             (server.url(), Transport::Grpc),
             (server.url(), Transport::Auto),
             (server.url(), Transport::Http),
-            (proxy.url(), Transport::Http),
+            (relay.url(), Transport::Http),
         ] {
             let client = by(&url, transport).await;
             let summary = client.init_model(&request, &path, |_| {}).await.unwrap();
@@ -433,7 +433,7 @@ async fn every_transport_gives_the_same_file() {
         assert_eq!((files[0].1.sha256.clone(), entries(folder.path()).len()), (hex(&sha256(&files[0].0)), 1));
     }
     // Long files leave gRPC, others do not.
-    let proxy_of_both = Proxy::start(server.address, false).await;
+    let proxy_of_both = Relay::start(server.address, false).await;
     let client = Client::connect(&proxy_of_both.url()).await.unwrap();
     client.init_model(&requests()[0], &path, |_| {}).await.unwrap();
     assert_eq!(proxy_of_both.plain(), 0);
@@ -441,7 +441,7 @@ async fn every_transport_gives_the_same_file() {
     assert!(proxy_of_both.plain() > 1);
 
     // HTTP/2 does not pass there.
-    let old = Client::connect_by(&proxy.url(), Transport::Grpc).await;
+    let old = Client::connect_by(&relay.url(), Transport::Grpc).await;
     let refused = match old {
         Ok(client) => client.with_retries(0).init_model(&requests()[0], &path, |_| {}).await.map(drop),
         Err(error) => Err(error),
