@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod conformance;
 mod data;
+mod faults;
 mod frames;
 mod golden;
 mod hf_hub;
