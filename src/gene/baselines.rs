@@ -115,6 +115,7 @@ impl Ancestor {
         let info = ModelInfo::from_file(&file, origin)?;
         let specs = schema::vit(&info.config);
         check_schema(file.shapes(), specs.iter().map(|s| (s.name.as_str(), s.shape(&info.config))))?;
+        file.check_finite(origin)?;
         Ok(Self { info: Arc::new(info), digest: hex(&sha256(file.bytes())), file })
     }
 

@@ -76,14 +76,7 @@ impl Learngene {
         meta.check(origin)?;
         let specs = meta.schema();
         check_schema(file.shapes(), specs.iter().map(|s| (s.name.as_str(), s.shape(&meta.config))))?;
-        for (name, tensor) in file.tensors() {
-            if let Some(at) = tensor.dtype.read(&tensor.bytes).iter().position(|v| !v.is_finite()) {
-                return Err(Error::corrupt(
-                    origin,
-                    format!("tensor \"{name}\" is not finite at element {at}"),
-                ));
-            }
-        }
+        file.check_finite(origin)?;
         let gene = Self { meta: Arc::new(meta), digest: hex(&sha256(file.bytes())), file };
         gene.check_probe(origin)?;
         Ok(gene)

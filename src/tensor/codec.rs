@@ -111,6 +111,22 @@ impl TensorFile {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
+    /// Checks that every element is a finite number.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming the first that is none; `origin` names the file.
+    pub fn check_finite(&self, origin: &str) -> Result<()> {
+        for (name, tensor) in self.tensors() {
+            if let Some(at) = tensor.dtype.read(&tensor.bytes).iter().position(|v| !v.is_finite()) {
+                return Err(Error::corrupt(
+                    origin,
+                    format!("tensor \"{name}\" is not finite at element {at}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Names and shapes in name order.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.tensors().map(|(name, tensor)| (name, tensor.shape.as_slice()))

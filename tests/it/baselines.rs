@@ -127,3 +127,12 @@ fn what_a_method_cannot_give_is_refused() {
     codec::write_atomic(&path, [codec::render(&info.metadata(), &tensors).as_ref()]).unwrap();
     assert_eq!(Bank::open(bank_config(folder.path())).unwrap_err().kind(), Kind::DataLoss);
 }
+
+#[test]
+fn an_ancestor_that_is_not_finite_is_refused() {
+    let mut bytes = ancestor();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    let error = Ancestor::from_file(TensorFile::from_bytes(bytes.into(), "a").unwrap(), "a").unwrap_err();
+    assert!(error.to_string().contains("not finite"), "{error}");
+}
