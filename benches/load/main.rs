@@ -14,6 +14,7 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
+mod bare;
 mod clients;
 mod distinct;
 mod first;

@@ -6,7 +6,7 @@ use genebank::proto::InitModelRequest;
 use prost::Message as _;
 
 use crate::{
-    Gene, Outcome, Size,
+    Gene, Outcome, Size, bare,
     clients::{Call, ask, curl, h2load_grpc, h2load_http},
     quartiles,
     server::Server,
@@ -56,6 +56,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     );
     let tls = Server::nginx(www, "tls", &tls)?;
     let url = |scheme: &str, server: &Server| format!("{scheme}://{}/model.safetensors", server.address);
+    let bare = format!("http://{}/", bare::serve(std::fs::read(&file)?)?);
     let (off, on, tls) = (url("http", &off), url("http", &on), url("https", &tls));
 
     let request = |chunk: u32| InitModelRequest {
@@ -82,11 +83,13 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
         let (url, message) = (service.clone(), message.to_owned());
         Box::new(move || h2load_grpc(&Call { url: &url, message: &message, frame, generated }, bytes, times))
     };
-    let rows: [(&str, Way<'_>, Way<'_>); 9] = [
+    let rows: [(&str, Way<'_>, Way<'_>); 11] = [
         ("HTTP/1.1 / nginx, sendfile off (curl)", by_curl(&ours), by_curl(&off)),
         ("HTTP/1.1 / nginx, sendfile on (curl)", by_curl(&ours), by_curl(&on)),
         ("HTTP/1.1 / nginx, sendfile off (h2load)", by_h2load(&ours), by_h2load(&off)),
         ("HTTP/1.1 / nginx, sendfile on (h2load)", by_h2load(&ours), by_h2load(&on)),
+        ("HTTP/1.1 / a bare loop over memory (curl)", by_curl(&ours), by_curl(&bare)),
+        ("a bare loop over memory / nginx, sendfile off (curl)", by_curl(&bare), by_curl(&off)),
         ("TLS 1.3 / nginx (curl)", by_curl(&ours_tls), by_curl(&tls)),
         (
             "gRPC / generated, 1 MiB frames (h2load)",

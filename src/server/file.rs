@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Slices of at most this many bytes go to the socket: the best size that was measured for HTTP/1.1.
-const CHUNK_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = 256 << 10;
 /// Content type of weights.
 pub(super) const BINARY: &str = "application/octet-stream";
 
