@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use genebank::tensor::codec::write_atomic;
+
 use crate::Outcome;
 
 /// A server that ends when this is dropped.
@@ -46,7 +48,7 @@ impl Server {
              server {{ listen {address} {listen}; root {folder}; {server} }} }}\n"
         );
         let file = www.join(format!("{name}.conf"));
-        std::fs::write(&file, text)?;
+        write_atomic(&file, [text.as_bytes()])?;
         let process = Command::new("nginx").arg("-c").arg(&file).spawn()?;
         let server = Self { process, address };
         for _ in 0..100 {

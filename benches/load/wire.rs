@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command};
 
-use genebank::proto::InitModelRequest;
+use genebank::{proto::InitModelRequest, tensor::codec::write_atomic};
 use prost::Message as _;
 
 use crate::{
@@ -67,8 +67,8 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
         ..InitModelRequest::default()
     };
     let (message, small) = (www.join("call.bin"), www.join("call-256k.bin"));
-    std::fs::write(&message, framed(&request(0))?)?;
-    std::fs::write(&small, framed(&request(256 << 10))?)?;
+    write_atomic(&message, [framed(&request(0))?.as_slice()])?;
+    write_atomic(&small, [framed(&request(256 << 10))?.as_slice()])?;
     let service = format!("http://{}/genebank.v1.GeneBank/InitModel", plain.address);
     let times = (options.gib << 30).div_ceil(bytes);
     let by_curl = |url: &str| -> Way<'_> {
@@ -113,7 +113,8 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     println!("| --- | ---: | ---: | ---: | ---: | ---: |");
     for (name, first, second) in rows.iter().filter(|(name, ..)| name.contains(&options.only)) {
         // Digests and page caches are warm in every measurement that counts.
-        (first()?, second()?);
+        first()?;
+        second()?;
         let (mut ratios, mut rates) = (Vec::new(), [Vec::new(), Vec::new()]);
         for pair in 0..options.pairs {
             let (a, b) = if pair % 2 == 0 {

@@ -148,7 +148,8 @@ pub(crate) fn gpu() -> Option<Device> {
     // Not through the test's captured output: a skipped test must be seen.
     opened
         .inspect_err(|error| {
-            writeln!(std::io::stderr(), "SKIPPED: no CUDA device is tested here: {error}").unwrap();
+            let mut seen = std::io::stderr();
+            writeln!(seen, "SKIPPED: no CUDA device is tested here: {error}").unwrap();
         })
         .ok()
 }
