@@ -1,6 +1,6 @@
 //! Blueprint → tensors of their own on a device, in a number of launches that does not grow with depth.
 //!
-//! [`super::expand`] gives views, and copying those out takes a launch for each tensor: 12 a layer, which on a GPU cost
+//! [`super::expand()`] gives views, and copying those out takes a launch for each tensor: 12 a layer, which on a GPU cost
 //! more than their bytes. Here the layers of all stages are stacked by parameter when the gene is put on the device. A
 //! model then takes one gather for each parameter of a block,
 //!
@@ -84,7 +84,7 @@ impl Resident {
     /// Every tensor of `blueprint` in memory of its own, or of its class's.
     ///
     /// # Errors
-    /// Those of [`super::expand`].
+    /// Those of [`super::expand()`].
     ///
     /// # Determinism
     /// On the CPU, bit-identical to [`super::assemble`]; elsewhere copies, slices and casts are.
