@@ -7,11 +7,30 @@ ask it once for the answers to every image and its mirror image. Reads the multi
 """
 
 import csv
+import itertools
 import sys
 
-IMAGES, EPOCHS, ANCESTOR_EPOCHS, VIEWS = 55_000, 20, 12, 2
-WIDTHS, DEPTHS, DRAWS = (24, 48, 72, 96), range(3, 17), 2
+IMAGES, EPOCHS, ANCESTOR_EPOCHS, VIEWS = 55_000, 20, 14, 2
+WIDTHS, DEPTHS, DRAWS, TOWARD_SMALL = (24, 48, 72, 96), range(3, 17), 3, 1
 FULL, SMALLEST, ANCESTOR = (8, 96), (3, 24), (16, 96)
+
+
+def share(number, among):
+    """Probability that a draw from `among` gives `number`."""
+    return number**-TOWARD_SMALL / sum(n**-TOWARD_SMALL for n in among)
+
+
+def drawn(macs):
+    """Expected multiply-accumulates of the sizes drawn in a step: widths without repetition, depths with it."""
+    of_width = {w: sum(share(d, DEPTHS) * macs[d, w] for d in DEPTHS) for w in WIDTHS}
+    expected = 0
+    for widths in itertools.permutations(WIDTHS, DRAWS):
+        chance, left = 1, list(WIDTHS)
+        for width in widths:
+            chance *= share(width, left)
+            left.remove(width)
+        expected += chance * sum(of_width[width] for width in widths)
+    return expected
 
 
 def main(table):
@@ -23,7 +42,7 @@ def main(table):
     passes = 3 * EPOCHS * IMAGES
     ancestor = 3 * ANCESTOR_EPOCHS * IMAGES * macs[ANCESTOR]
     # Draws that repeat the full or the smallest size cost less than is counted here.
-    gene = answers + passes * (macs[FULL] + macs[SMALLEST] + DRAWS * mean)
+    gene = answers + passes * (macs[FULL] + macs[SMALLEST] + drawn(macs))
     alone = answers + passes * mean
     print(f"ancestor            {ancestor / 1e12:8.1f} T multiply-accumulates")
     print(f"gene                {gene / 1e12:8.1f}")

@@ -18,6 +18,7 @@
 //! | `g` | `teacher` | the ancestor |
 //! | `β` | `ancestor_share` | 0: each size is taught by the next larger one; 1: each by the ancestor |
 //! | `λ_k` | `full_weight`, `smallest_weight`, 1 | weights of the sizes |
+//! | `p` | `toward_small` | a drawn depth or width is `n` in proportion to `n⁻ᵖ` |
 //!
 //! No gradient goes to who teaches. Differs from Scala in: whole heads are dropped and their dimension stays, every
 //! width is a prefix, depth varies by the repeats of a stage, and the ancestor may teach every size.
@@ -93,7 +94,7 @@ impl NestedSharing {
     }
 
     /// The sizes of a step and their weights `λ`, largest first: widths are drawn without repetition while there are
-    /// enough, depths evenly.
+    /// enough.
     fn sizes(&self, step: u64) -> Vec<(Shape, f64)> {
         let (nested, config) = (&self.nested, &self.meta.config);
         let mut sizes = BTreeMap::from([((config.width(), config.depth()), nested.full_weight)]);
@@ -101,16 +102,32 @@ impl NestedSharing {
             let narrowest = nested.widths.iter().copied().min().unwrap_or(config.width());
             sizes.entry((narrowest, nested.depths[0])).or_insert(nested.smallest_weight);
             let mut random = rng::stream(self.seed, &format!("sizes/{step}"));
-            let mut widths = nested.widths.clone();
-            random.shuffle(&mut widths);
             let [least, greatest] = nested.depths;
-            for width in widths.iter().cycle().take(nested.draws) {
-                let depth = least + random.below((greatest - least + 1) as u64) as usize;
-                sizes.entry((*width, depth)).or_insert(1.0);
+            let depths: Vec<_> = (least..=greatest).collect();
+            let mut left = Vec::new();
+            for _ in 0..nested.draws {
+                if left.is_empty() {
+                    left.clone_from(&nested.widths);
+                }
+                let width = left.remove(draw(&left, nested.toward_small, &mut random));
+                let depth = depths[draw(&depths, nested.toward_small, &mut random)];
+                sizes.entry((width, depth)).or_insert(1.0);
             }
         }
         sizes.into_iter().rev().collect()
     }
+}
+
+/// The index of one of `numbers`, drawn in proportion to `n⁻ᵖ`.
+fn draw(numbers: &[usize], power: f64, random: &mut rng::Stream) -> usize {
+    let weight = |n: &usize| libm::pow(*n as f64, -power);
+    let mut rest = f64::from(random.unit_f32()) * numbers.iter().map(weight).sum::<f64>();
+    let below = |n: &usize| {
+        rest -= weight(n);
+        rest < 0.0
+    };
+    // Rounding may leave a little after the last.
+    numbers.iter().position(below).unwrap_or(numbers.len() - 1)
 }
 
 impl Objective for NestedSharing {
@@ -144,5 +161,27 @@ impl Objective for NestedSharing {
 
     fn samples(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_numbers_are_drawn_as_often_as_the_power_says() {
+        let mut random = rng::stream(3, "draw");
+        let (numbers, draws) = ([1, 2, 4], 7000);
+        for (power, expected) in [(0.0, [1.0 / 3.0; 3]), (1.0, [4.0 / 7.0, 2.0 / 7.0, 1.0 / 7.0])] {
+            let mut counts = [0; 3];
+            for _ in 0..draws {
+                counts[draw(&numbers, power, &mut random)] += 1;
+            }
+            for (count, share) in counts.into_iter().zip(expected) {
+                // Five standard deviations of a count.
+                let spread = 5.0 * (f64::from(draws) * share * (1.0 - share)).sqrt();
+                assert!((f64::from(count) - f64::from(draws) * share).abs() < spread, "{power}: {counts:?}");
+            }
+        }
     }
 }

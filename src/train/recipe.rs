@@ -160,6 +160,9 @@ pub struct Nested {
     /// First steps, which train the trained size alone.
     #[serde(default)]
     pub full_only_steps: u64,
+    /// Power `p ≥ 0` of the draw: a depth or width `n` is drawn in proportion to `n⁻ᵖ`. 0: evenly.
+    #[serde(default)]
+    pub toward_small: f64,
     /// Scales and shifts of the norms of their own for each narrower width.
     #[serde(default)]
     pub width_norms: bool,
@@ -201,6 +204,8 @@ impl Recipe {
 impl Nested {
     /// Most sizes drawn in a step.
     pub const MAX_DRAWS: usize = 16;
+    /// Greatest power of the draw: depth 16 is then 256 times rarer than depth 4.
+    pub const MAX_POWER: f64 = 4.0;
 
     /// Checks every number; that the widths are of the gene is checked with the gene.
     fn check(&self, served: [usize; 2]) -> Result<()> {
@@ -222,6 +227,11 @@ impl Nested {
                 "ancestor_share",
                 (0.0..=1.0).contains(&self.ancestor_share),
                 format!("{} is not 0..=1", self.ancestor_share),
+            ),
+            (
+                "toward_small",
+                (0.0..=Self::MAX_POWER).contains(&self.toward_small),
+                format!("{} is not 0..={}", self.toward_small, Self::MAX_POWER),
             ),
             ("full_weight", weight(self.full_weight), format!("{} is not positive", self.full_weight)),
             (

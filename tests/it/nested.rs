@@ -66,6 +66,7 @@ fn gene_recipe() -> GeneRecipe {
             full_weight: 2.0,
             smallest_weight: 1.0,
             full_only_steps: 0,
+            toward_small: 1.0,
             width_norms: true,
         }),
     }
