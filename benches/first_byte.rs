@@ -5,15 +5,20 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
+#[path = "load/server.rs"]
+mod server;
+
 use std::{
     error::Error,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::TcpStream,
-    process::{Child, Command, Stdio},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use genebank::proto::{InitModelRequest, gene_bank_client::GeneBankClient, init_model_response::Event};
+
+use server::Server;
 
 const GENE: &str = "fashion-s";
 const WIDTH: u64 = 96;
@@ -22,54 +27,23 @@ const SERVERS: usize = 5;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-struct Server {
-    process: Child,
-    address: String,
+/// The release program over the bundled genes.
+fn start() -> Outcome<Server> {
+    Server::start(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/models")), &[])
 }
 
-impl Server {
-    fn start() -> Outcome<Self> {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_genebank"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--models"])
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/models"))
-            .env("GENEBANK_LOG", "warn")
-            .env_remove("GENEBANK_DATA")
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-        let address = line.trim().strip_prefix("listening on http://").ok_or("no address")?.to_owned();
-        Ok(Self { process, address })
-    }
-
-    /// Resident memory, bytes.
-    fn resident(&self) -> Outcome<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
-    }
-
-    /// Time from the request to the first byte of the answer, and the bytes of the answer.
-    fn get(&self, depth: u32) -> Outcome<(Duration, u64)> {
-        let mut stream = TcpStream::connect(&self.address)?;
-        stream.set_nodelay(true)?;
-        let path = format!("/v1/models/{GENE}/d{depth}-w{WIDTH}.safetensors");
-        let start = Instant::now();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
-        let mut first = [0];
-        stream.read_exact(&mut first)?;
-        let elapsed = start.elapsed();
-        let rest = std::io::copy(&mut stream, &mut std::io::sink())?;
-        Ok((elapsed, rest + 1))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Time from the request to the first byte of the answer, and the bytes of the answer.
+fn get(server: &Server, depth: u32) -> Outcome<(Duration, u64)> {
+    let mut stream = TcpStream::connect(&server.address)?;
+    stream.set_nodelay(true)?;
+    let path = format!("/v1/models/{GENE}/d{depth}-w{WIDTH}.safetensors");
+    let start = Instant::now();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
+    let mut first = [0];
+    stream.read_exact(&mut first)?;
+    let elapsed = start.elapsed();
+    let rest = std::io::copy(&mut stream, &mut std::io::sink())?;
+    Ok((elapsed, rest + 1))
 }
 
 /// Time from the call to the first message, and to the first whole chunk of weights.
@@ -108,13 +82,13 @@ fn main() -> Outcome<()> {
     let (mut http, mut messages, mut chunks) = (Vec::new(), Vec::new(), Vec::new());
     let (mut growth, mut later, mut largest) = (Vec::new(), Vec::new(), 0);
     for _ in 0..SERVERS {
-        let server = Server::start()?;
+        let server = start()?;
         // A warm process, but no depth of the range: the path to an error runs through all but the rendering.
-        server.get(1000)?;
+        get(&server, 1000)?;
         let before = server.resident()?;
         let mut after_first = before;
         for depth in DEPTHS {
-            let (time, bytes) = server.get(depth)?;
+            let (time, bytes) = get(&server, depth)?;
             http.push(time);
             largest = largest.max(bytes);
             if depth == *DEPTHS.start() {
@@ -124,7 +98,7 @@ fn main() -> Outcome<()> {
         let after = server.resident()? as f64;
         growth.push((after - before as f64) / 1e6);
         later.push((after - after_first as f64) / 1e6);
-        let server = Server::start()?;
+        let server = start()?;
         let url = format!("http://{}", server.address);
         runtime.block_on(async {
             let mut client = GeneBankClient::connect(url).await?;

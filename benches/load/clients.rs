@@ -88,32 +88,69 @@ pub(crate) struct Answer {
 
 /// Asks for `path`, and reads the head alone, or all of it.
 pub(crate) fn ask(address: &str, method: &str, path: &str, all: bool) -> Outcome<Answer> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
+    let mut connection = Connection::open(address)?;
     let start = Instant::now();
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
-    let mut reader = BufReader::with_capacity(1 << 18, stream);
-    reader.fill_buf()?;
+    connection.send(method, path, "connection: close\r\n")?;
+    connection.reader.fill_buf()?;
     let first = start.elapsed();
-    let (mut length, mut line) = (0, String::new());
-    reader.read_line(&mut line)?;
-    if !line.contains(" 200 ") {
-        let mut rest = String::new();
-        reader.take(4096).read_to_string(&mut rest)?;
-        return Err(format!("{method} {path}: {line}{rest}").into());
-    }
-    while line.trim_end() != "" {
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse()?;
-        }
-        line.clear();
-        reader.read_line(&mut line)?;
-    }
+    let length = connection.head(path)?;
     if all {
-        let found = std::io::copy(&mut reader, &mut std::io::sink())?;
+        let found = std::io::copy(&mut connection.reader, &mut std::io::sink())?;
         if found != length {
             return Err(format!("{path}: {found} bytes of {length}").into());
         }
     }
     Ok(Answer { first, last: start.elapsed(), length })
+}
+
+/// A connection of HTTP/1.1.
+pub(crate) struct Connection {
+    reader: BufReader<TcpStream>,
+}
+
+impl Connection {
+    pub(crate) fn open(address: &str) -> Outcome<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Ok(Self { reader: BufReader::with_capacity(1 << 18, stream) })
+    }
+
+    /// Reads the answer to a GET into `body`.
+    pub(crate) fn get(&mut self, path: &str, body: &mut Vec<u8>) -> Outcome<()> {
+        self.send("GET", path, "")?;
+        body.resize(usize::try_from(self.head(path)?)?, 0);
+        Ok(self.reader.read_exact(body)?)
+    }
+
+    /// The gene called `name` as the server describes it, and the bytes of all gene files.
+    pub(crate) fn gene(&mut self, name: &str) -> Outcome<(serde_json::Value, u64)> {
+        let mut body = Vec::new();
+        self.get("/v1/genes", &mut body)?;
+        let genes: Vec<serde_json::Value> = serde_json::from_slice(&body)?;
+        let stored = genes.iter().filter_map(|gene| gene["size_bytes"].as_u64()).sum();
+        let found = genes.into_iter().find(|gene| gene["name"] == name);
+        Ok((found.ok_or_else(|| format!("no gene \"{name}\""))?, stored))
+    }
+
+    fn send(&mut self, method: &str, path: &str, headers: &str) -> Outcome<()> {
+        Ok(write!(self.reader.get_mut(), "{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n")?)
+    }
+
+    /// Length of the body behind the head of a success.
+    fn head(&mut self, path: &str) -> Outcome<u64> {
+        let (mut status, mut line, mut length) = (String::new(), String::new(), 0);
+        self.reader.read_line(&mut status)?;
+        while self.reader.read_line(&mut line)? > 0 && line != "\r\n" {
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse()?;
+            }
+            line.clear();
+        }
+        if status.contains(" 200 ") {
+            return Ok(length);
+        }
+        let mut reason = String::new();
+        (&mut self.reader).take(length.min(4096)).read_to_string(&mut reason)?;
+        Err(format!("{path}: {status}{reason}").into())
+    }
 }

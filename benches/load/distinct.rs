@@ -1,11 +1,6 @@
 //! Resident memory over requests of which no two are the same.
 
-use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::TcpStream,
-};
-
-use crate::{Gene, Outcome, server::Server};
+use crate::{Gene, Outcome, clients::Connection, server::Server};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -54,17 +49,11 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     let server = Server::start(&options.gene.models, &["--cache-mib", &options.cache_mib.to_string()])?;
     let mut connection = Connection::open(&server.address)?;
     let (mut body, mut total) = (Vec::new(), 0);
-    connection.get("/v1/genes", &mut body)?;
-    let genes: serde_json::Value = serde_json::from_slice(&body)?;
-    let found =
-        genes.as_array().and_then(|all| all.iter().find(|gene| gene["name"] == options.gene.gene.as_str()));
-    let gene = found.ok_or("no such gene")?;
-    let stored: u64 =
-        genes.as_array().into_iter().flatten().filter_map(|gene| gene["size_bytes"].as_u64()).sum();
+    let (gene, stored) = connection.gene(&options.gene.gene)?;
     let before = server.resident()?;
     let (mut most, mut at) = (before, 0);
     for index in 0..options.requests {
-        connection.get(&request(gene, index)?, &mut body)?;
+        connection.get(&request(&gene, index)?, &mut body)?;
         total += body.len() as u64;
         if index % 50 == 0 || index + 1 == options.requests {
             let now = server.resident()?;
@@ -89,40 +78,4 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
         if most <= limit { "within" } else { "BEYOND" }
     );
     Ok(())
-}
-
-/// A kept connection of HTTP/1.1.
-struct Connection {
-    reader: BufReader<TcpStream>,
-}
-
-impl Connection {
-    fn open(address: &str) -> Outcome<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        Ok(Self { reader: BufReader::with_capacity(1 << 18, stream) })
-    }
-
-    /// Reads the answer to a GET into `body`.
-    fn get(&mut self, path: &str, body: &mut Vec<u8>) -> Outcome<()> {
-        write!(self.reader.get_mut(), "GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")?;
-        let (mut status, mut line, mut length) = (String::new(), String::new(), 0);
-        self.reader.read_line(&mut status)?;
-        loop {
-            line.clear();
-            self.reader.read_line(&mut line)?;
-            if line.trim_end().is_empty() {
-                break;
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse()?;
-            }
-        }
-        body.resize(length, 0);
-        self.reader.read_exact(body)?;
-        if status.contains(" 200 ") {
-            return Ok(());
-        }
-        Err(format!("{path}: {status}{}", String::from_utf8_lossy(body)).into())
-    }
 }

@@ -1,6 +1,11 @@
 //! First bytes of models that nobody asked for before, HEAD, and the list of files with digests.
 
-use crate::{Gene, Outcome, Size, clients::ask, quartiles, server::Server};
+use crate::{
+    Gene, Outcome, Size,
+    clients::{Connection, ask},
+    quartiles,
+    server::Server,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -46,7 +51,8 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
             warm(&server)?;
             let size = |depth| gene.path(&Size { depth, width: *width });
             heads.push(ask(&server.address, "HEAD", &size(2), false)?.last.as_secs_f64() * 1e3);
-            let stages = stages(&server, &gene.gene)?;
+            let (facts, _) = Connection::open(&server.address)?.gene(&gene.gene)?;
+            let stages = u32::try_from(facts["stages"].as_array().ok_or("no stages")?.len())?;
             let answer = ask(&server.address, "GET", &size(stages), false)?;
             times.push(answer.first.as_secs_f64() * 1e3);
             // A model of as many layers as stages holds each new slice once.
@@ -76,16 +82,6 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     )?;
     show(&format!("list of files with SHA-256 of a new size, {} MB", size.length / 1_000_000), &mut trees);
     Ok(())
-}
-
-fn stages(server: &Server, gene: &str) -> Outcome<u32> {
-    let output = std::process::Command::new("curl")
-        .args(["--silent", "--fail", &format!("http://{}/v1/genes", server.address)])
-        .output()?;
-    let genes: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let found = genes.as_array().and_then(|genes| genes.iter().find(|found| found["name"] == gene));
-    let stages = found.and_then(|gene| gene["stages"].as_array()).ok_or("no such gene")?;
-    Ok(u32::try_from(stages.len())?)
 }
 
 fn show(what: &str, milliseconds: &mut [f64]) {

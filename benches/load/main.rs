@@ -18,6 +18,7 @@ mod bare;
 mod clients;
 mod distinct;
 mod first;
+mod nginx;
 mod server;
 mod slow;
 mod wire;

@@ -8,7 +8,7 @@ use prost::Message as _;
 use crate::{
     Gene, Outcome, Size, bare,
     clients::{Call, ask, curl, h2load_grpc, h2load_http},
-    quartiles,
+    nginx, quartiles,
     server::Server,
 };
 
@@ -49,12 +49,12 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     if !written.success() || std::fs::metadata(&file)?.len() != bytes {
         return Err("the file for nginx was not written".into());
     }
-    let off = Server::nginx(www, "off", "sendfile off;")?;
-    let on = Server::nginx(www, "on", "sendfile on; tcp_nopush on;")?;
+    let off = nginx::serve(www, "off", "sendfile off;")?;
+    let on = nginx::serve(www, "on", "sendfile on; tcp_nopush on;")?;
     let tls = format!(
         "sendfile on; ssl_protocols TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key};"
     );
-    let tls = Server::nginx(www, "tls", &tls)?;
+    let tls = nginx::serve(www, "tls", &tls)?;
     let url = |scheme: &str, server: &Server| format!("{scheme}://{}/model.safetensors", server.address);
     let bare = format!("http://{}/", bare::serve(std::fs::read(&file)?)?);
     let (off, on, tls) = (url("http", &off), url("http", &on), url("https", &tls));
