@@ -14,7 +14,8 @@
 //!
 //! - measured: the median leave-one-out residual of the grid, which holds what sampling and the roughness of the curve
 //!   amount to. The gene does not say how many test images there were, so sampling alone is not known.
-//! - interpolated: the largest leave-one-out residual of the two measured depths on either side.
+//! - interpolated: the largest leave-one-out residual of the two measured depths on either side, and not less than the
+//!   upper quartile of the grid's: where two neighbours lie smooth by chance, the next one need not.
 //! - extrapolated: as much as the curve changes over the same distance before its end, plus those residuals.
 //! - along the width: the same of the curve along the width, plus the largest of the measured widths next to it.
 //!
@@ -61,8 +62,8 @@ pub struct Forecasts {
     /// Accuracy over depth, by measured width.
     curves: BTreeMap<usize, Curve>,
     scale: Scale,
-    /// Median leave-one-out residual along the depth.
-    noise: Option<f64>,
+    /// Leave-one-out residuals along the depth: their median, and their upper quartile.
+    noise: Option<[f64; 2]>,
 }
 
 /// What is even along the width.
@@ -103,7 +104,7 @@ impl Forecasts {
         let linear = missed(Scale::Linear) < missed(Scale::Logarithmic);
         let scale = if linear { Scale::Linear } else { Scale::Logarithmic };
         let residuals = |curve: &Curve| (0..curve.points().len()).filter_map(|i| curve.residual(i)).collect();
-        let noise = median(curves.values().flat_map::<Vec<_>, _>(residuals).collect());
+        let noise = middle_and_upper(curves.values().flat_map::<Vec<_>, _>(residuals).collect());
         Some(Self { curves, scale, noise })
     }
 
@@ -117,7 +118,11 @@ impl Forecasts {
             None => self.across(depth, width),
         };
         let measured = estimate.basis == Basis::Measured;
-        let error = if measured { self.noise } else { estimate.error };
+        let error = match self.noise {
+            Some([middle, _]) if measured => Some(middle),
+            Some([_, upper]) => estimate.error.map(|error| error.max(upper)),
+            None => estimate.error.filter(|_| !measured),
+        };
         let accuracy = estimate.value;
         let (low, high) = error.map_or((0.0, 1.0), |e| ((accuracy - e).max(0.0), (accuracy + e).min(1.0)));
         Forecast { accuracy, low, high, measured, extrapolated }
@@ -191,10 +196,11 @@ fn missed(curves: &BTreeMap<usize, Curve>, scale: Scale) -> f64 {
     inner.into_iter().map(of).sum()
 }
 
-/// The lower of the two middle ones of an even number.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+/// Median and upper quartile, each the lower of two that are in question.
+fn middle_and_upper(mut values: Vec<f64>) -> Option<[f64; 2]> {
     values.sort_by(f64::total_cmp);
-    values.get(values.len().checked_sub(1)? / 2).copied()
+    let last = values.len().checked_sub(1)?;
+    Some([values[last / 2], values[3 * last / 4]])
 }
 
 #[cfg(test)]
