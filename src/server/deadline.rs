@@ -32,9 +32,10 @@ pub(super) async fn deadline(request: Request, next: Next) -> Response {
     };
     let end = Instant::now() + limit.min(LONGEST);
     match timeout_at(end, next.run(request)).await {
-        Ok(response) => response
+        // The timer counts in milliseconds, the clock does not.
+        Ok(response) if Instant::now() < end => response
             .map(|body| Body::new(Until { body, end: Box::pin(sleep_until(end)), limit, over: false })),
-        Err(_) => exceeded(limit).into_http(),
+        _ => exceeded(limit).into_http(),
     }
 }
 
@@ -86,7 +87,7 @@ impl HttpBody for Until {
         if self.over {
             return Poll::Ready(None);
         }
-        if self.end.as_mut().poll(context).is_ready() {
+        if self.end.as_mut().poll(context).is_ready() || Instant::now() >= self.end.deadline() {
             self.over = true;
             // What is left is dropped now, not when the client has read the trailers.
             self.body = Body::empty();
@@ -147,6 +148,8 @@ mod tests {
         let router = || Router::new().route("/", get(std::future::pending::<&str>));
         assert_eq!(called("20m", router()).await.headers()["grpc-status"], "4");
         assert_eq!(called("soon", router()).await.headers()["grpc-status"], "3");
+        let ready = Router::new().route("/", get(async || "all"));
+        assert_eq!(called("0n", ready).await.headers()["grpc-status"], "4");
 
         // Within the body, whose work ends too.
         let (work, dropped) = tokio::sync::oneshot::channel::<()>();
