@@ -14,10 +14,12 @@
 //!
 //! - measured: the median leave-one-out residual of the grid, which holds what sampling and the roughness of the curve
 //!   amount to. The gene does not say how many test images there were, so sampling alone is not known.
-//! - interpolated: the largest leave-one-out residual of the two measured depths on either side, and not less than the
-//!   upper quartile of the grid's: where two neighbours lie smooth by chance, the next one need not.
+//! - interpolated: the largest leave-one-out residual of the two measured depths on either side.
 //! - extrapolated: as much as the curve changes over the same distance before its end, plus those residuals.
 //! - along the width: the same of the curve along the width, plus the largest of the measured widths next to it.
+//!
+//! Of a size that was not measured it is never less than the upper quartile of the grid's residuals: where two neighbours
+//! lie smooth by chance, the next one need not.
 //!
 //! A leave-one-out residual is the distance of a measured value from the curve through the others; a first or last
 //! value has none. Where there is no residual to go by, the interval is 0..=1.
