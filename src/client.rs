@@ -2,12 +2,11 @@
 //! over several connections of HTTP.
 
 mod arriving;
-mod convert;
+mod budget;
 mod download;
 mod expected;
 mod http;
 mod partial;
-mod plan;
 mod query;
 mod ranges;
 mod retry;
@@ -33,6 +32,7 @@ use crate::{
     bank::{GeneSummary, ModelSummary, Progress},
     error::{Error, Kind, Result},
     proto::{self, gene_bank_client::GeneBankClient},
+    wire,
 };
 
 /// Largest message that is accepted, bytes. Chunks are at most 3 MiB.
@@ -230,7 +230,7 @@ impl Client {
     pub async fn genes(&self) -> Result<Vec<GeneSummary>> {
         let answer = self.service.clone().list_genes(self.request(proto::ListGenesRequest {})).await;
         let proto::ListGenesResponse { genes } = answer.map_err(|status| self.remote(&status))?.into_inner();
-        Ok(genes.into_iter().map(convert::gene).collect())
+        Ok(genes.into_iter().map(wire::gene::from_proto).collect())
     }
 
     /// The stream is not what the protocol says.

@@ -16,3 +16,4 @@ pub mod server;
 pub mod study;
 pub mod tensor;
 pub mod train;
+mod wire;

@@ -13,6 +13,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["server", "client"],
+    &["wire"],
     &["bank"],
     &["study"],
     &["train"],
@@ -95,12 +96,12 @@ fn code(text: &str) -> String {
 fn violations(module: &str, text: &str) -> Vec<String> {
     let code = code(text);
     let Some(own) = layer(module) else { return vec![format!("module {module} has no layer")] };
-    let transport = ["server", "client"].contains(&module);
+    let speaks_proto = ["server", "client", "wire"].contains(&module);
     let mut wrong = Vec::new();
     for import in imports(&code) {
         let allowed = match layer(&import) {
             Some(layer) => import == module || layer > own,
-            None if import == "proto" => transport,
+            None if import == "proto" => speaks_proto,
             // Names of the crate root that are no modules, for example in a macro.
             None => import.starts_with(char::is_uppercase),
         };
@@ -157,6 +158,8 @@ fn a_planted_violation_is_found() {
         ("blueprint", "fn f() { crate::gene::g() }", "blueprint imports gene"),
         ("server", "use crate::client::Client;", "server imports client"),
         ("bank", "use crate::proto::Gene;", "bank imports proto"),
+        ("bank", "use crate::wire::gene;", "bank imports wire"),
+        ("wire", "use crate::server::status;", "wire imports server"),
         ("train", "use tokio::sync::mpsc;", "train names tokio"),
         ("server", "use clap::Parser;", "server names clap"),
         ("helpers", "", "module helpers has no layer"),
@@ -166,7 +169,8 @@ fn a_planted_violation_is_found() {
     for (module, text) in [
         ("tensor", "// crate::nn is above\nuse crate::error::{Error, Result};"),
         ("bank", "use tokio::sync::Semaphore;\nuse crate::{blueprint::{Artifact, Slices}, gene};"),
-        ("client", "use crate::{bank::Progress, proto::{self, Gene}};"),
+        ("client", "use crate::{bank::Progress, proto::{self, Gene}, wire};"),
+        ("wire", "use crate::{bank::Progress, proto};"),
         ("cli", "use clap::Parser;\nuse crate::{client, server};"),
         ("gene", "use crate::gene::meta; fn f() { mycrate::server::g() }"),
     ] {

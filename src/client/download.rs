@@ -6,16 +6,16 @@ use tokio::time::sleep;
 use tonic::{Status, Streaming};
 
 use crate::{
-    bank::{ModelRequest, ModelSummary, Progress},
+    bank::{ModelRequest, ModelSummary},
     error::{Error, Kind, Result},
     proto::{self, init_model_response::Event as Message},
     tensor::{codec, is_digest},
+    wire::{header, request},
 };
 
 use super::{
     Client, Event, Expected, Summary, Transport,
     arriving::{self, Arriving, Verdict},
-    convert,
     query::Offer,
     retry::{Interrupted, Patience},
     verify::Claims,
@@ -70,7 +70,7 @@ impl Client {
         let mut download = Download {
             client: self,
             asked: request,
-            request: convert::message(request)?,
+            request: request::to_proto(request)?,
             path,
             expected,
             model: None,
@@ -157,8 +157,8 @@ impl Download<'_> {
             let mut service = self.client.service.clone();
             let answer = match (&self.file, &self.model) {
                 (Some(_), Some((model, _))) => {
-                    let (model, identity) = (Some(self.request.clone()), model.identity.clone());
-                    let rest = proto::DownloadModelRequest { model, identity, offset: self.bytes };
+                    let identity = model.identity.clone();
+                    let rest = request::rest_to_proto(self.request.clone(), identity, self.bytes);
                     service.download_model(self.client.request(rest)).await
                 }
                 _ => service.init_model(self.client.request(self.request.clone())).await,
@@ -187,8 +187,7 @@ impl Download<'_> {
                 }
                 Some(Message::Header(_)) => return Err(self.broken("a second header".to_owned()))?,
                 Some(Message::Progress(progress)) => {
-                    let proto::TuningProgress { step, total_steps, loss } = progress;
-                    on_event(Event::Progress(Progress { step, total_steps, loss }));
+                    on_event(Event::Progress(header::progress_from_proto(progress)));
                 }
                 Some(Message::Chunk(chunk)) => {
                     heads = false;
@@ -209,7 +208,7 @@ impl Download<'_> {
     }
 
     fn header(&mut self, header: proto::ModelHeader, on_event: &mut impl FnMut(Event)) -> Result<()> {
-        let (model, manifest) = convert::model_summary(header);
+        let (model, manifest) = header::from_proto(header);
         self.client.check(&model)?;
         if let Some((begun, _)) = self.model.as_ref().filter(|_| self.file.is_some()) {
             // A stream that goes on says again what it is about.

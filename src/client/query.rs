@@ -5,8 +5,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use crate::{
     bank::{ModelRequest, ModelSummary},
     error::{Error, Result},
-    export::Layout,
-    gene::{Method, Size, Start, Target},
+    gene::Size,
+    wire::query::{self, FileDigests, Wanted},
 };
 
 use super::{
@@ -29,16 +29,6 @@ pub(super) struct Offer {
     /// Path and query of the file; the query is not empty.
     pub(super) target: String,
     pub(super) model: ModelSummary,
-}
-
-/// What the digests of a file are.
-#[derive(Debug, Deserialize)]
-pub(super) struct Digests {
-    pub(super) identity: String,
-    #[serde(default)]
-    pub(super) manifest: String,
-    #[serde(default)]
-    pub(super) sha256: String,
 }
 
 /// What of a gene decides the size of a request that names none.
@@ -100,7 +90,7 @@ impl Client {
         width: impl Into<u64>,
     ) -> Result<Offer, Interrupted> {
         let (http, target) = (self.http()?, target(request, gene, depth.into(), width.into())?);
-        let model: ModelSummary = get(&http, &format!("{target}&summary"), MAX_SUMMARY_BYTES).await?;
+        let model: ModelSummary = get(&http, &Wanted::Summary.of(&target), MAX_SUMMARY_BYTES).await?;
         self.check(&model)?;
         Ok(Offer { http, target, model })
     }
@@ -113,8 +103,8 @@ impl Client {
 
 impl Offer {
     /// The digests of the file, which the server reads for it.
-    pub(super) async fn digests(&self) -> Result<Digests, Interrupted> {
-        get(&self.http, &format!("{}&digest", self.target), MAX_SUMMARY_BYTES).await
+    pub(super) async fn digests(&self) -> Result<FileDigests, Interrupted> {
+        get(&self.http, &Wanted::Digests.of(&self.target), MAX_SUMMARY_BYTES).await
     }
 }
 
@@ -123,37 +113,9 @@ async fn get<T: DeserializeOwned>(http: &Http, target: &str, limit: usize) -> Re
     connection.json(target, limit).await
 }
 
-/// `/v1/models/{gene}/d{depth}-w{width}.safetensors` with everything else in the query.
+/// Path and query of the file of `request`, as far as HTTP takes them.
 fn target(request: &ModelRequest, gene: &str, depth: u64, width: u64) -> Result<String> {
-    let ModelRequest { gene: _, size, target, start: Start { method, seed }, layout, tune: _ } = request;
-    let Size { depth: _, width: _, rule, dtype, allow_untrained_width } = size;
-    let Target { image_size, patch_size, head } = target;
-    // A space is a plus sign in queries alone.
-    let gene = form_urlencoded::byte_serialize(gene.as_bytes()).collect::<String>().replace('+', "%20");
-    let path = format!("/v1/models/{gene}/d{depth}-w{width}.safetensors?");
-    let start = path.len();
-    let mut query = form_urlencoded::Serializer::for_suffix(path, start);
-    query.append_pair("dtype", &dtype.to_string());
-    query.append_pair("rule", &rule.to_string());
-    if *layout != Layout::default() {
-        query.append_pair("layout", &layout.to_string());
-    }
-    if *allow_untrained_width {
-        query.append_pair("allow_untrained_width", "true");
-    }
-    for (name, pixels) in [("image_size", image_size), ("patch_size", patch_size)] {
-        if let Some(pixels) = pixels {
-            query.append_pair(name, &pixels.to_string());
-        }
-    }
-    if let Some(head) = head {
-        let labels = serde_json::Value::from(head.labels.as_slice()).to_string();
-        query.append_pair("labels", &labels).append_pair("head_seed", &head.seed.to_string());
-    }
-    if *method != Method::default() || *seed != 0 {
-        query.append_pair("method", &method.to_string()).append_pair("method_seed", &seed.to_string());
-    }
-    let target = query.finish();
+    let target = query::render(request, gene, depth, width);
     if target.len() > MAX_TARGET_BYTES {
         let reason =
             format!("a request of {} bytes is beyond the {MAX_TARGET_BYTES} of HTTP; use grpc", target.len());
@@ -165,25 +127,18 @@ fn target(request: &ModelRequest, gene: &str, depth: u64, width: u64) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gene::Head;
+    use crate::gene::{Head, Target};
 
     #[test]
-    fn every_field_is_in_the_query() {
-        let plain = target(&ModelRequest::default(), "a b", 3, 24).unwrap();
-        assert_eq!(plain, "/v1/models/a%20b/d3-w24.safetensors?dtype=f32&rule=trained");
-        let head = |labels: usize| Some(Head { labels: vec!["a&b".to_owned(); labels], seed: 4 });
-        let mut request = ModelRequest {
-            size: Size { allow_untrained_width: true, ..Size::default() },
-            target: Target { image_size: Some(8), patch_size: Some(2), head: head(2) },
-            start: Start { method: Method::Scratch, seed: 5 },
-            layout: Layout::Transformers,
+    fn a_request_that_http_does_not_take_is_refused() {
+        let labels = |labels: usize| ModelRequest {
+            target: Target {
+                head: Some(Head { labels: vec!["a&b".to_owned(); labels], seed: 4 }),
+                ..Target::default()
+            },
             ..ModelRequest::default()
         };
-        let full = target(&request, "g", 3, 24).unwrap();
-        let expected = "layout=transformers&allow_untrained_width=true&image_size=8&patch_size=2\
-            &labels=%5B%22a%26b%22%2C%22a%26b%22%5D&head_seed=4&method=scratch&method_seed=5";
-        assert!(full.ends_with(expected), "{full}");
-        request.target.head = head(10_000);
-        assert!(target(&request, "g", 3, 24).unwrap_err().to_string().contains("use grpc"));
+        target(&labels(2), "g", 3, 24).unwrap();
+        assert!(target(&labels(10_000), "g", 3, 24).unwrap_err().to_string().contains("use grpc"));
     }
 }

@@ -20,13 +20,16 @@ use hyper::{
 use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    wire::query::FileDigests,
+};
 
 use super::{
     Client, Event, Expected, Summary,
     arriving::{self, Arriving, Verdict},
     http::Connection,
-    query::{Digests, Offer},
+    query::Offer,
     retry::{Interrupted, Patience, patiently},
     verify::Claims,
 };
@@ -149,7 +152,8 @@ impl Client {
 
 /// What the server says that the file is.
 async fn digests(offer: Offer, retries: u32) -> Result<Claims, Interrupted> {
-    let Digests { identity, manifest, sha256 } = patiently(retries, |_, _| {}, || offer.digests()).await?;
+    let FileDigests { identity, manifest, sha256, size_bytes: _ } =
+        patiently(retries, |_, _| {}, || offer.digests()).await?;
     if identity != offer.model.identity {
         let reason = format!("the digests of model {identity} instead of {}", offer.model.identity);
         return Err(offer.http.broken(reason))?;

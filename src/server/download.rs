@@ -18,9 +18,10 @@ use crate::{
     blueprint::Artifact,
     error::{Error, Result},
     proto::{self, init_model_response::Event},
+    wire::{header, request::Part},
 };
 
-use super::{convert, digests::Digests, status::status};
+use super::{digests::Digests, status::status};
 
 /// The messages of one call.
 pub(super) struct Download {
@@ -29,31 +30,18 @@ pub(super) struct Download {
     failure: Option<Error>,
 }
 
-/// Which bytes of a model, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
-    /// Largest chunk, bytes.
-    pub(super) chunk_bytes: usize,
-    /// First byte.
-    pub(super) offset: u64,
-    /// What the model must be, for a client that has the bytes before `offset`.
-    pub(super) identity: Option<String>,
-}
-
-impl Part {
-    /// Checks that it is a part of `artifact`.
-    fn check(&self, artifact: &Artifact) -> Result<()> {
-        let found = artifact.identity().to_string();
-        if let Some(identity) = self.identity.as_ref().filter(|identity| **identity != found) {
-            return Err(Error::NotFound { what: "model", name: identity.clone(), known: found });
-        }
-        let (size, offset) = (artifact.size_bytes(), self.offset);
-        if offset > size {
-            let (of, limit) = ("the model".to_owned(), format!("0..={size}"));
-            return Err(Error::OutOfRange { what: "offset", found: offset, of, limit });
-        }
-        Ok(())
+/// Checks that `artifact` is the model that `part` is of, and long enough.
+fn check(part: &Part, artifact: &Artifact) -> Result<()> {
+    let found = artifact.identity().to_string();
+    if let Some(identity) = part.identity.as_ref().filter(|identity| **identity != found) {
+        return Err(Error::NotFound { what: "model", name: identity.clone(), known: found });
     }
+    let (size, offset) = (artifact.size_bytes(), part.offset);
+    if offset > size {
+        let (of, limit) = ("the model".to_owned(), format!("0..={size}"));
+        return Err(Error::OutOfRange { what: "offset", found: offset, of, limit });
+    }
+    Ok(())
 }
 
 /// Begins the stream of `delivery`.
@@ -76,18 +64,18 @@ async fn produce(
         Delivery::Ready(artifact) => artifact,
         Delivery::Tuning(mut job) => {
             let model = ModelSummary { identity: job.identity().to_string(), ..model.clone() };
-            send(Event::Header(convert::header(model, String::new()))).await?;
+            send(Event::Header(header::to_proto(model, String::new()))).await?;
             while let Some(progress) = job.progress().await {
-                send(Event::Progress(convert::progress(progress))).await?;
+                send(Event::Progress(header::progress_to_proto(progress))).await?;
             }
             job.finish().await?
         }
     };
-    part.check(&artifact)?;
+    check(&part, &artifact)?;
     let size_bytes = artifact.size_bytes();
     let manifest = digests.manifest(&artifact).await?;
     let identity = artifact.identity().to_string();
-    let header = convert::header(ModelSummary { identity, size_bytes, ..model }, manifest);
+    let header = header::to_proto(ModelSummary { identity, size_bytes, ..model }, manifest);
     send(Event::Header(header)).await?;
     // The digest of the file is computed while its chunks are under way.
     let digest = {

@@ -13,15 +13,16 @@ use crate::{
         self,
         gene_bank_server::{GeneBank, GeneBankServer},
     },
+    wire::{self, request::Part},
 };
 
 use super::{
     auth::{Access, Guard},
-    convert,
+    budget,
     deadline::deadline,
     digests::Digests,
-    download::{self, Download, Part},
-    frame, plan,
+    download::{self, Download},
+    frame,
     status::status,
     web,
 };
@@ -74,7 +75,7 @@ impl GeneBank for Handlers {
         let guard = self.guard(&request)?;
         let proto::ListGenesRequest {} = request.into_inner();
         let seen = self.bank.genes().into_iter().filter(|gene| guard.sees(&gene.name));
-        let genes = seen.map(convert::gene).collect();
+        let genes = seen.map(wire::gene::to_proto).collect();
         Ok(Response::new(proto::ListGenesResponse { genes }))
     }
 
@@ -85,7 +86,7 @@ impl GeneBank for Handlers {
         let guard = self.guard(&request)?;
         let proto::GetGeneRequest { gene } = request.into_inner();
         guard.admit(self.bank.named(&gene)).map_err(status)?;
-        self.bank.gene(&gene).map(convert::gene).map(Response::new).map_err(status)
+        self.bank.gene(&gene).map(wire::gene::to_proto).map(Response::new).map_err(status)
     }
 
     async fn plan_model(
@@ -93,7 +94,7 @@ impl GeneBank for Handlers {
         request: Request<proto::PlanModelRequest>,
     ) -> Result<Response<proto::PlanModelResponse>, Status> {
         let guard = self.guard(&request)?;
-        plan::answer(&self.bank, guard, request.into_inner()).await.map(Response::new).map_err(status)
+        budget::answer(&self.bank, guard, request.into_inner()).await.map(Response::new).map_err(status)
     }
 
     type InitModelStream = download::Download;
@@ -103,8 +104,8 @@ impl GeneBank for Handlers {
         request: Request<proto::InitModelRequest>,
     ) -> Result<Response<Self::InitModelStream>, Status> {
         let guard = self.guard(&request)?;
-        let (request, chunk_bytes) = convert::model_request(request.into_inner()).map_err(status)?;
-        self.stream(guard, &request, Part { chunk_bytes, offset: 0, identity: None }).await
+        let (request, part) = wire::request::from_proto(request.into_inner()).map_err(status)?;
+        self.stream(guard, &request, part).await
     }
 
     type DownloadModelStream = download::Download;
@@ -114,7 +115,7 @@ impl GeneBank for Handlers {
         request: Request<proto::DownloadModelRequest>,
     ) -> Result<Response<Self::DownloadModelStream>, Status> {
         let guard = self.guard(&request)?;
-        let (request, part) = convert::download_request(request.into_inner()).map_err(status)?;
+        let (request, part) = wire::request::rest_from_proto(request.into_inner()).map_err(status)?;
         self.stream(guard, &request, part).await
     }
 }

@@ -11,22 +11,20 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde::Deserialize;
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bank::{Bank, GeneSummary, ModelRequest, ModelSummary, Plan, repository},
+    bank::{Bank, GeneSummary, ModelSummary, Plan},
     error::{Error, Result},
-    gene::{Head, Size, Start, Target},
+    wire::query::{self, FileDigests, ModelQuery, Wanted},
 };
 
 use super::{
     auth::Access,
+    budget,
     digests::Digests,
     file::{self, Content, Facts},
     hub::{self, Hub},
-    plan,
     request::{authorization, short, without_body},
     status::Problem,
 };
@@ -49,7 +47,7 @@ pub(super) fn router(state: State, grpc: Router) -> Router {
     Router::new()
         .route("/v1/genes", get(genes))
         .route("/v1/models/{gene}/{file}", get(model))
-        .route("/v1/plan", get(plan::get))
+        .route("/v1/plan", get(budget::get))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -98,26 +96,6 @@ async fn genes(
     Ok(Json(genes))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ModelQuery {
-    dtype: Option<String>,
-    layout: Option<String>,
-    rule: Option<String>,
-    #[serde(default)]
-    allow_untrained_width: bool,
-    digest: Option<String>,
-    summary: Option<String>,
-    image_size: Option<u64>,
-    patch_size: Option<u64>,
-    /// A JSON array of strings: a label may hold any character.
-    labels: Option<String>,
-    head_seed: Option<u64>,
-    method: Option<String>,
-    #[serde(default)]
-    method_seed: u64,
-}
-
 async fn model(
     Extract(state): Extract<State>,
     Path((gene, file)): Path<(String, String)>,
@@ -127,12 +105,12 @@ async fn model(
 ) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|rejection| Error::invalid("query", rejection.body_text()))?;
     state.access.guard(authorization(&headers))?.admit(state.bank.named(&gene))?;
-    let plan = state.bank.plan(&request(&gene, &file, &query)?)?;
-    if flag("summary", query.summary.as_deref())? {
-        return Ok(Json(ModelSummary::of(&plan)).into_response());
-    }
-    if flag("digest", query.digest.as_deref())? {
-        return Ok(digest(&state, &plan).await?);
+    let (request, wanted) = query::parse(&gene, &file, &query)?;
+    let plan = state.bank.plan(&request)?;
+    match wanted {
+        Wanted::File => {}
+        Wanted::Summary => return Ok(Json(ModelSummary::of(&plan)).into_response()),
+        Wanted::Digests => return Ok(Json(digests(&state, &plan).await?).into_response()),
     }
     let etag = file::etag(plan.blueprint.identity, &format!("/v1/models/{gene}/{file}"));
     let etag = file::quoted(&etag);
@@ -141,61 +119,14 @@ async fn model(
     file::answer(&method, &headers, facts, content).await
 }
 
-/// `d{depth}-w{width}.safetensors` and the query as a request.
-fn request(gene: &str, file: &str, query: &ModelQuery) -> Result<ModelRequest> {
-    let ModelQuery { dtype, rule, allow_untrained_width, layout, digest: _, summary: _, .. } = query;
-    let (depth, width) = file
-        .strip_suffix(".safetensors")
-        .and_then(repository::sizes)
-        .ok_or_else(|| not_found("file", file, "d{depth}-w{width}.safetensors with numbers up to 2^64"))?;
-    let size = Size {
-        depth: Some(depth),
-        width: Some(width),
-        rule: rule.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
-        dtype: dtype.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
-        allow_untrained_width: *allow_untrained_width,
-    };
-    let ModelQuery { image_size, patch_size, labels, head_seed, method, method_seed, .. } = query;
-    let head = head(labels.as_deref(), *head_seed)?;
-    let target = Target { image_size: *image_size, patch_size: *patch_size, head };
-    let method = method.as_deref().map(str::parse).transpose()?.unwrap_or_default();
-    let start = Start { method, seed: *method_seed };
-    let layout = layout.as_deref().map(str::parse).transpose()?.unwrap_or_default();
-    Ok(ModelRequest { gene: gene.to_owned(), size, target, start, layout, tune: None })
-}
-
-/// Other classes, where the query names them.
-fn head(labels: Option<&str>, seed: Option<u64>) -> Result<Option<Head>> {
-    let Some(labels) = labels else {
-        let alone = seed.map(|_| Error::invalid("head_seed", "it draws rows of labels; give labels too"));
-        return alone.map_or(Ok(None), Err);
-    };
-    let labels = serde_json::from_str(labels).map_err(|error| {
-        let reason =
-            format!("use a JSON array of strings, percent-encoded, for example [\"a\",\"b\"]: {error}");
-        Error::invalid("labels", reason)
-    })?;
-    Ok(Some(Head { labels, seed: seed.unwrap_or(0) }))
-}
-
-/// Whether the query has the flag called `name`.
-fn flag(name: &str, value: Option<&str>) -> Result<bool> {
-    match value {
-        None => Ok(false),
-        Some("" | "true") => Ok(true),
-        Some(other) => Err(Error::invalid(name, format!("\"{}\" is not a value of a flag", short(other)))),
-    }
-}
-
-async fn digest(state: &State, plan: &Plan) -> Result<Response> {
+async fn digests(state: &State, plan: &Plan) -> Result<FileDigests> {
     let artifact = state.bank.fetch(plan).await?;
-    let answer = json!({
-        "identity": artifact.identity().to_string(),
-        "manifest": state.digests.manifest(&artifact).await?,
-        "sha256": state.digests.sha256(&artifact).await?,
-        "size_bytes": artifact.size_bytes(),
-    });
-    Ok(Json(answer).into_response())
+    Ok(FileDigests {
+        identity: artifact.identity().to_string(),
+        manifest: state.digests.manifest(&artifact).await?,
+        sha256: state.digests.sha256(&artifact).await?,
+        size_bytes: artifact.size_bytes(),
+    })
 }
 
 fn not_found(what: &'static str, name: &str, known: &str) -> Error {

@@ -5,7 +5,7 @@
 
 mod auth;
 mod body;
-mod convert;
+mod budget;
 mod deadline;
 mod details;
 mod digests;
@@ -16,7 +16,6 @@ mod grpc;
 mod http;
 mod hub;
 mod listen;
-mod plan;
 mod range;
 mod request;
 mod status;

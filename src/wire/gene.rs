@@ -1,0 +1,169 @@
+//! `Gene` and [`GeneSummary`].
+
+use crate::{bank::GeneSummary, gene::Quality, proto};
+
+/// A gene as a message.
+pub(crate) fn to_proto(gene: GeneSummary) -> proto::Gene {
+    let GeneSummary {
+        name,
+        digest,
+        family,
+        trained_depth,
+        trained_width,
+        stages,
+        head_dim,
+        trained_widths,
+        min_depth,
+        max_depth,
+        image_size,
+        patch_size,
+        channels,
+        labels,
+        licence,
+        data,
+        teacher,
+        recipe,
+        size_bytes,
+        quality,
+        default,
+    } = gene;
+    proto::Gene {
+        name,
+        digest,
+        family,
+        trained_depth,
+        trained_width,
+        stages,
+        head_dim,
+        trained_widths,
+        min_depth,
+        max_depth,
+        image_size,
+        patch_size,
+        channels,
+        labels,
+        licence,
+        data,
+        teacher,
+        recipe,
+        size_bytes,
+        quality: quality.into_iter().map(quality_to_proto).collect(),
+        default,
+    }
+}
+
+/// What a message says about a gene.
+pub(crate) fn from_proto(gene: proto::Gene) -> GeneSummary {
+    let proto::Gene {
+        name,
+        digest,
+        family,
+        trained_depth,
+        trained_width,
+        stages,
+        head_dim,
+        trained_widths,
+        min_depth,
+        max_depth,
+        image_size,
+        patch_size,
+        channels,
+        labels,
+        licence,
+        data,
+        teacher,
+        recipe,
+        size_bytes,
+        quality,
+        default,
+    } = gene;
+    GeneSummary {
+        name,
+        digest,
+        family,
+        trained_depth,
+        trained_width,
+        stages,
+        head_dim,
+        trained_widths,
+        min_depth,
+        max_depth,
+        image_size,
+        patch_size,
+        channels,
+        labels,
+        licence,
+        data,
+        teacher,
+        recipe,
+        size_bytes,
+        quality: quality.into_iter().map(quality_from_proto).collect(),
+        default,
+    }
+}
+
+fn quality_to_proto(quality: Quality) -> proto::Quality {
+    let Quality { depth, width, tuning_epochs, accuracy } = quality;
+    proto::Quality { depth: depth as u32, width: width as u32, tuning_epochs, accuracy }
+}
+
+fn quality_from_proto(quality: proto::Quality) -> Quality {
+    let proto::Quality { depth, width, tuning_epochs, accuracy } = quality;
+    Quality { depth: depth as usize, width: width as usize, tuning_epochs, accuracy }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn qualities() -> impl Strategy<Value = Quality> {
+        let figure = |(depth, width, tuning_epochs, accuracy): (u32, u32, u32, f64)| Quality {
+            depth: depth as usize,
+            width: width as usize,
+            tuning_epochs,
+            accuracy,
+        };
+        (any::<u32>(), any::<u32>(), any::<u32>(), any::<f64>()).prop_map(figure)
+    }
+
+    proptest! {
+        #[test]
+        fn a_gene_comes_back(
+            [name, digest, family, licence, data, teacher, recipe] in any::<[String; 7]>(),
+            [trained_depth, trained_width, head_dim, min_depth, max_depth] in any::<[u32; 5]>(),
+            [image_size, patch_size, channels] in any::<[u32; 3]>(),
+            [stages, trained_widths] in any::<[Vec<u32>; 2]>(),
+            labels in vec(any::<String>(), 0..4),
+            size_bytes in any::<u64>(),
+            quality in vec(qualities(), 0..4),
+            default in any::<bool>(),
+        ) {
+            let gene = GeneSummary {
+                name,
+                digest,
+                family,
+                trained_depth,
+                trained_width,
+                stages,
+                head_dim,
+                trained_widths,
+                min_depth,
+                max_depth,
+                image_size,
+                patch_size,
+                channels,
+                labels,
+                licence,
+                data,
+                teacher,
+                recipe,
+                size_bytes,
+                quality,
+                default,
+            };
+            prop_assert_eq!(from_proto(to_proto(gene.clone())), gene);
+        }
+    }
+}
