@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-use super::{Config, Delivery, Length, Plan, Tune, blocking, residents::Residents};
+use super::{Config, Delivery, Length, Quote, Tune, blocking, residents::Residents};
 
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -121,22 +121,22 @@ impl Jobs {
         }
     }
 
-    /// The stored result of `plan`, or the job that makes it.
-    pub(super) async fn deliver(self: &Arc<Self>, plan: &Plan, tune: &Tune) -> Result<Delivery> {
+    /// The stored result of `quote`, or the job that makes it.
+    pub(super) async fn deliver(self: &Arc<Self>, quote: &Quote, tune: &Tune) -> Result<Delivery> {
         let (jobs, name) = (self.clone(), tune.dataset.clone());
         let data = blocking(move || jobs.dataset(&name)).await?;
-        let identity = identity(plan, tune, &data.train, self.residents.device());
+        let identity = identity(quote, tune, &data.train, self.residents.device());
         let jobs = self.clone();
         if let Some(artifact) = blocking(move || jobs.stored(identity)).await? {
             return Ok(Delivery::Ready(artifact));
         }
-        self.join_or_start(identity, plan, tune, data).map(Delivery::Tuning)
+        self.join_or_start(identity, quote, tune, data).map(Delivery::Tuning)
     }
 
     fn join_or_start(
         self: &Arc<Self>,
         identity: Identity,
-        plan: &Plan,
+        quote: &Quote,
         tune: &Tune,
         data: Arc<DatasetPair>,
     ) -> Result<Job> {
@@ -157,7 +157,7 @@ impl Jobs {
         running.insert(identity, entry);
         let work = Work {
             jobs: self.clone(),
-            plan: plan.clone(),
+            quote: quote.clone(),
             tune: tune.clone(),
             data,
             handle: Arc::downgrade(&handle),
@@ -236,7 +236,7 @@ impl Running {
 /// What a job needs on its thread.
 struct Work {
     jobs: Arc<Jobs>,
-    plan: Plan,
+    quote: Quote,
     tune: Tune,
     data: Arc<DatasetPair>,
     handle: Weak<Handle>,
@@ -263,9 +263,9 @@ impl Work {
             return Ok(artifact);
         }
         let residents = &self.jobs.residents;
-        let mut blueprint = self.plan.blueprint.clone();
+        let mut blueprint = self.quote.blueprint.clone();
         blueprint.entries.iter_mut().for_each(|entry| entry.dtype = crate::tensor::Dtype::F32);
-        let weights = residents.expand(&blueprint, &self.plan.stored)?;
+        let weights = residents.expand(&blueprint, &self.quote.stored)?;
         let model = Model { info: blueprint.info, weights };
         let rate = self.tune.learning_rate_e9.map(|rate| rate as f64 * 1e-9);
         let recipe = finetune::recipe_on(&self.data, self.tune.length, rate, self.tune.seed)?;
@@ -286,20 +286,20 @@ impl Work {
         if let Some(origin) = &mut tuned.info.origin {
             origin.identity = identity.to_string();
         }
-        let file = codec::render(&tuned.info.metadata(), &tuned.weights.to_bytes(self.plan.dtype)?);
+        let file = codec::render(&tuned.info.metadata(), &tuned.weights.to_bytes(self.quote.dtype)?);
         codec::write_atomic(&self.jobs.path(identity), [file.as_ref()])?;
         self.jobs.hold(identity, TensorFile::from_bytes(file, "tuned model")?)
     }
 }
 
 /// Name of the tuned model: the untuned one, the data by content, and the request's numbers.
-fn identity(plan: &Plan, tune: &Tune, data: &Dataset, device: &Device) -> Identity {
+fn identity(quote: &Quote, tune: &Tune, data: &Dataset, device: &Device) -> Identity {
     let (unit, length) = match tune.length {
         Length::Steps(steps) => ("steps", steps),
         Length::Epochs(epochs) => ("epochs", epochs),
     };
     let form = Canonical::new("genebank.tuned")
-        .text(&plan.blueprint.identity.to_string())
+        .text(&quote.blueprint.identity.to_string())
         .text(data.digest())
         .text(unit)
         .integer(u64::from(length))

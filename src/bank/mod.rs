@@ -6,8 +6,8 @@ pub mod catalog;
 pub mod cost;
 pub mod jobs;
 pub mod latency;
-pub mod plan;
 pub mod quantity;
+pub mod quote;
 pub mod registry;
 pub mod repository;
 mod residents;
@@ -37,7 +37,7 @@ pub use budget::{Budget, Choice, Choices, LatencyBudget, Reach};
 pub use cost::Cost;
 pub use jobs::{Job, Progress};
 pub use latency::{Latency, LatencyTable};
-pub use plan::{ModelRequest, Plan, Tune};
+pub use quote::{ModelRequest, Quote, Tune};
 
 pub use crate::train::Length;
 pub use registry::Registry;
@@ -170,31 +170,31 @@ impl Bank {
     /// # Errors
     /// [`Error::NotFound`] for an unknown gene, [`Error::OutOfRange`] or [`Error::Invalid`] for an impossible size
     /// or tuning.
-    pub fn plan(&self, request: &ModelRequest) -> Result<Plan> {
+    pub fn plan(&self, request: &ModelRequest) -> Result<Quote> {
         let gene = self.registry.get(&request.gene)?;
         let ancestor = self.registry.ancestor(&gene.meta().name);
-        Plan::new(gene, ancestor, request, self.config.data.as_deref())
+        Quote::new(gene, ancestor, request, self.config.data.as_deref())
     }
 
-    /// The model of `plan`, or the job that makes it.
+    /// The model of `quote`, or the job that makes it.
     ///
     /// # Errors
     /// [`Error::Overloaded`] before any work is begun; [`Error::NotFound`] for an unknown data set; those of
     /// rendering.
-    pub async fn deliver(self: &Arc<Self>, plan: &Plan) -> Result<Delivery> {
-        match &plan.tune {
-            None => self.artifact(plan, AtLimit::Refuse).await.map(Delivery::Ready),
-            Some(tune) => self.jobs.deliver(plan, tune).await,
+    pub async fn deliver(self: &Arc<Self>, quote: &Quote) -> Result<Delivery> {
+        match &quote.tune {
+            None => self.artifact(quote, AtLimit::Refuse).await.map(Delivery::Ready),
+            Some(tune) => self.jobs.deliver(quote, tune).await,
         }
     }
 
-    /// The untuned model of `plan`, as long as it takes: for a caller that was already told that it exists.
+    /// The untuned model of `quote`, as long as it takes: for a caller that was already told that it exists.
     ///
     /// # Errors
     /// Those of rendering.
-    pub async fn fetch(self: &Arc<Self>, plan: &Plan) -> Result<Arc<Artifact>> {
+    pub async fn fetch(self: &Arc<Self>, quote: &Quote) -> Result<Arc<Artifact>> {
         loop {
-            match self.artifact(plan, AtLimit::Wait).await {
+            match self.artifact(quote, AtLimit::Wait).await {
                 // It joined a call that does not wait and was refused.
                 Err(error) if error.kind() == Kind::Overloaded => {}
                 outcome => return outcome,
@@ -202,17 +202,17 @@ impl Bank {
         }
     }
 
-    /// The untuned model of `plan`. Concurrent calls for one identity render once: the first takes a permit, and none of
+    /// The untuned model of `quote`. Concurrent calls for one identity render once: the first takes a permit, and none of
     /// the others needs one.
-    async fn artifact(self: &Arc<Self>, plan: &Plan, at_limit: AtLimit) -> Result<Arc<Artifact>> {
-        let identity = plan.blueprint.identity;
+    async fn artifact(self: &Arc<Self>, quote: &Quote, at_limit: AtLimit) -> Result<Arc<Artifact>> {
+        let identity = quote.blueprint.identity;
         if let Some(artifact) = self.artifacts.get(&identity).await {
             return Ok(artifact);
         }
         let render = async {
             let permit = self.permit(at_limit).await?;
-            let slices = self.slices(plan).await;
-            let (bank, blueprint) = (self.clone(), plan.blueprint.clone());
+            let slices = self.slices(quote).await;
+            let (bank, blueprint) = (self.clone(), quote.blueprint.clone());
             // The permit goes with the work, so that a caller that leaves does not free it early.
             let work = move || {
                 bank.rendered.fetch_add(1, Ordering::Relaxed);
@@ -237,12 +237,12 @@ impl Bank {
         }
     }
 
-    async fn slices(&self, plan: &Plan) -> Arc<Slices> {
-        let (stored, config) = (&plan.stored, &plan.blueprint.info.config);
+    async fn slices(&self, quote: &Quote) -> Arc<Slices> {
+        let (stored, config) = (&quote.stored, &quote.blueprint.info.config);
         let images = [config.image_size(), config.patch_size()];
-        let key = (stored.digest.clone(), config.width(), plan.dtype, plan.layout, images);
+        let key = (stored.digest.clone(), config.width(), quote.dtype, quote.layout, images);
         let slices = || Slices::new(stored.file.clone(), stored.width).with_pool(self.pool.clone());
-        self.slices.get_with(key, async { Arc::new(slices().with_resized(&plan.blueprint)) }).await
+        self.slices.get_with(key, async { Arc::new(slices().with_resized(&quote.blueprint)) }).await
     }
 }
 

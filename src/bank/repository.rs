@@ -15,7 +15,7 @@ use crate::{
     train::{Length, finetune},
 };
 
-use super::{Bank, ModelRequest, Plan};
+use super::{Bank, ModelRequest, Quote};
 
 /// Owner of every repository.
 pub const OWNER: &str = "genebank";
@@ -108,46 +108,46 @@ pub struct Repository {
     /// Its name.
     pub name: RepositoryName,
     /// The model that its weights are.
-    pub plan: Plan,
+    pub quote: Quote,
     /// Every file but the weights, by path.
     pub texts: BTreeMap<&'static str, Bytes>,
 }
 
 impl Repository {
-    fn new(name: RepositoryName, plan: Plan) -> Result<Self> {
-        let (info, meta) = (&plan.blueprint.info, plan.gene.meta());
+    fn new(name: RepositoryName, quote: Quote) -> Result<Self> {
+        let (info, meta) = (&quote.blueprint.info, quote.gene.meta());
         let data = info.data.split_whitespace().next().unwrap_or_default();
         let recipe = finetune::recipe(data, Length::Epochs(1), None, 0)?;
         let tuning = toml::to_string(&recipe).map_err(|error| Error::invalid("recipe", error.to_string()))?;
         let card = Card {
             repository: &format!("{OWNER}/{name}"),
-            blueprint: &plan.blueprint,
-            layout: plan.layout,
-            dtype: plan.dtype,
-            size_bytes: plan.size_bytes(),
-            accuracy: plan.expected_accuracy,
+            blueprint: &quote.blueprint,
+            layout: quote.layout,
+            dtype: quote.dtype,
+            size_bytes: quote.size_bytes(),
+            accuracy: quote.expected_accuracy,
             teacher: &meta.teacher,
             recipe: &meta.recipe,
             tuning: &tuning,
         };
         let texts = BTreeMap::from([
             ("README.md", Bytes::from(card.render())),
-            ("config.json", plan.layout.config(info, plan.dtype).into()),
-            ("preprocessor_config.json", plan.layout.preprocessor(info).into()),
+            ("config.json", quote.layout.config(info, quote.dtype).into()),
+            ("preprocessor_config.json", quote.layout.preprocessor(info).into()),
         ]);
-        Ok(Self { name, plan, texts })
+        Ok(Self { name, quote, texts })
     }
 
     /// The one commit: the first digits of the request's identity, so that the same request has the same commit.
     pub fn commit(&self) -> String {
-        let mut digits = self.plan.blueprint.identity.to_string();
+        let mut digits = self.quote.blueprint.identity.to_string();
         digits.truncate(COMMIT_DIGITS);
         digits
     }
 
     /// The tag: the first digits of the gene's digest, the version of the gene.
     pub fn tag(&self) -> &str {
-        &self.plan.gene.digest()[..TAG_DIGITS]
+        &self.quote.gene.digest()[..TAG_DIGITS]
     }
 
     /// Whether `revision` names the commit by all its digits: what it stands for never changes.
@@ -178,12 +178,12 @@ impl Bank {
         let (gene, layout) = (name.gene.clone(), name.layout);
         let request = ModelRequest { gene, size, layout, ..ModelRequest::default() };
         // An empty name would mean the default gene.
-        let plan = match name.gene.as_str() {
+        let quote = match name.gene.as_str() {
             "" => Err(Error::invalid("gene", "its name is empty")),
             _ => self.plan(&request),
         };
-        match plan {
-            Ok(plan) => Repository::new(name, plan),
+        match quote {
+            Ok(quote) => Repository::new(name, quote),
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => {
                 Err(unknown(OWNER, &name.to_string(), error.to_string()))
             }

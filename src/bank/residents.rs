@@ -10,7 +10,7 @@ use crate::{
     tensor::Weights,
 };
 
-use super::{Registry, plan::Stored};
+use super::{Registry, quote::Stored};
 
 /// Where tuning computes, and the genes that lie there. On the CPU they are read where they are.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use crate::{
     nn::schema,
 };
 
-use super::Plan;
+use super::Quote;
 
 /// One gene: its trained configuration, sizes, provenance and measured quality.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -130,25 +130,25 @@ pub struct ModelSummary {
 }
 
 impl ModelSummary {
-    /// What there is to say about the model of `plan` before it is tuned.
-    pub fn of(plan: &Plan) -> Self {
-        let config = &plan.blueprint.info.config;
+    /// What there is to say about the model of `quote` before it is tuned.
+    pub fn of(quote: &Quote) -> Self {
+        let config = &quote.blueprint.info.config;
         Self {
-            gene: plan.gene.meta().name.clone(),
+            gene: quote.gene.meta().name.clone(),
             depth: config.depth() as u32,
             width: config.width() as u32,
-            identity: plan.blueprint.identity.to_string(),
-            size_bytes: plan.size_bytes(),
-            parameters: plan.blueprint.parameters(),
+            identity: quote.blueprint.identity.to_string(),
+            size_bytes: quote.size_bytes(),
+            parameters: quote.blueprint.parameters(),
             macs: config.macs(),
-            stage_layers: plan.stage_layers().iter().map(|n| *n as u32).collect(),
-            inheritance: plan.inheritance(),
-            untrained_width: plan.untrained_width,
-            expected_accuracy: plan.expected_accuracy,
+            stage_layers: quote.stage_layers().iter().map(|n| *n as u32).collect(),
+            inheritance: quote.inheritance(),
+            untrained_width: quote.untrained_width,
+            expected_accuracy: quote.expected_accuracy,
             image_size: config.image_size() as u32,
             patch_size: config.patch_size() as u32,
             classes: config.classes() as u32,
-            fresh_classes: plan.blueprint.fresh_rows(&format!("{}.weight", schema::HEAD)) as u32,
+            fresh_classes: quote.blueprint.fresh_rows(&format!("{}.weight", schema::HEAD)) as u32,
         }
     }
 }

@@ -6,7 +6,7 @@ use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use crate::{
-    bank::{Bank, Plan},
+    bank::{Bank, Quote},
     blueprint::{Artifact, Identity},
     error::{Error, Result},
     tensor::hex,
@@ -49,11 +49,11 @@ impl Digests {
         }
     }
 
-    /// Hex of the SHA-256 of the untuned file of `plan`, which is rendered if it was not digested before. Concurrent
+    /// Hex of the SHA-256 of the untuned file of `quote`, which is rendered if it was not digested before. Concurrent
     /// calls for one identity share the work.
-    pub(super) async fn of_plan(&self, bank: &Arc<Bank>, plan: &Plan) -> Result<Arc<str>> {
-        let digest = async { self.sha256(&bank.fetch(plan).await?).await.map(Arc::from) };
-        Ok(self.known.try_get_with(plan.blueprint.identity, digest).await?)
+    pub(super) async fn of_quote(&self, bank: &Arc<Bank>, quote: &Quote) -> Result<Arc<str>> {
+        let digest = async { self.sha256(&bank.fetch(quote).await?).await.map(Arc::from) };
+        Ok(self.known.try_get_with(quote.blueprint.identity, digest).await?)
     }
 }
 

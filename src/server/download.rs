@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use crate::{
-    bank::{Delivery, ModelSummary, Plan},
+    bank::{Delivery, ModelSummary, Quote},
     blueprint::Artifact,
     error::{Error, Result},
     proto::{self, init_model_response::Event},
@@ -45,21 +45,21 @@ fn check(part: &Part, artifact: &Artifact) -> Result<()> {
 }
 
 /// Begins the stream of `delivery`.
-pub(super) fn start(plan: Plan, delivery: Delivery, part: Part, digests: Digests) -> Download {
+pub(super) fn start(quote: Quote, delivery: Delivery, part: Part, digests: Digests) -> Download {
     let (sender, messages) = mpsc::channel(1);
-    let producer = produce(plan, delivery, part, digests, sender);
+    let producer = produce(quote, delivery, part, digests, sender);
     Download { producer: Some(Box::pin(producer)), messages, failure: None }
 }
 
 async fn produce(
-    plan: Plan,
+    quote: Quote,
     delivery: Delivery,
     part: Part,
     digests: Digests,
     out: mpsc::Sender<Event>,
 ) -> Result<()> {
     let send = async |event| out.send(event).await.map_err(|_| Error::Cancelled);
-    let model = ModelSummary::of(&plan);
+    let model = ModelSummary::of(&quote);
     let artifact = match delivery {
         Delivery::Ready(artifact) => artifact,
         Delivery::Tuning(mut job) => {

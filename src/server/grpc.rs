@@ -128,8 +128,8 @@ impl Handlers {
         part: Part,
     ) -> Result<Response<Download>, Status> {
         guard.admit(self.bank.named(&request.gene)).map_err(status)?;
-        let plan = self.bank.plan(request).map_err(status)?;
-        let delivery = self.bank.deliver(&plan).await.map_err(status)?;
-        Ok(Response::new(download::start(plan, delivery, part, self.digests.clone())))
+        let quote = self.bank.plan(request).map_err(status)?;
+        let delivery = self.bank.deliver(&quote).await.map_err(status)?;
+        Ok(Response::new(download::start(quote, delivery, part, self.digests.clone())))
     }
 }

@@ -14,7 +14,7 @@ use axum::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bank::{Bank, GeneSummary, ModelSummary, Plan},
+    bank::{Bank, GeneSummary, ModelSummary, Quote},
     error::{Error, Result},
     wire::query::{self, FileDigests, ModelQuery, Wanted},
 };
@@ -106,21 +106,21 @@ async fn model(
     let Query(query) = query.map_err(|rejection| Error::invalid("query", rejection.body_text()))?;
     state.access.guard(authorization(&headers))?.admit(state.bank.named(&gene))?;
     let (request, wanted) = query::parse(&gene, &file, &query)?;
-    let plan = state.bank.plan(&request)?;
+    let quote = state.bank.plan(&request)?;
     match wanted {
         Wanted::File => {}
-        Wanted::Summary => return Ok(Json(ModelSummary::of(&plan)).into_response()),
-        Wanted::Digests => return Ok(Json(digests(&state, &plan).await?).into_response()),
+        Wanted::Summary => return Ok(Json(ModelSummary::of(&quote)).into_response()),
+        Wanted::Digests => return Ok(Json(digests(&state, &quote).await?).into_response()),
     }
-    let etag = file::etag(plan.blueprint.identity, &format!("/v1/models/{gene}/{file}"));
+    let etag = file::etag(quote.blueprint.identity, &format!("/v1/models/{gene}/{file}"));
     let etag = file::quoted(&etag);
-    let facts = Facts { etag, size: plan.size_bytes(), content_type: file::BINARY };
-    let content = async { state.bank.fetch(&plan).await.map(Content::Model) };
+    let facts = Facts { etag, size: quote.size_bytes(), content_type: file::BINARY };
+    let content = async { state.bank.fetch(&quote).await.map(Content::Model) };
     file::answer(&method, &headers, facts, content).await
 }
 
-async fn digests(state: &State, plan: &Plan) -> Result<FileDigests> {
-    let artifact = state.bank.fetch(plan).await?;
+async fn digests(state: &State, quote: &Quote) -> Result<FileDigests> {
+    let artifact = state.bank.fetch(quote).await?;
     Ok(FileDigests {
         identity: artifact.identity().to_string(),
         manifest: state.digests.manifest(&artifact).await?,

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use candle_core::Device;
 use genebank::{
-    bank::{Bank, Delivery, Length, ModelRequest, Plan, Tune},
+    bank::{Bank, Delivery, Length, ModelRequest, Quote, Tune},
     blueprint::{Artifact, Inheritance, Resize, Slices, assemble::assemble, expand},
     client::Client,
     error::{Error, Kind},
@@ -243,7 +243,7 @@ fn fresh_rows_are_reported() {
     let gene = std::sync::Arc::new(gene());
     let plan = |labels: &[&str]| {
         let request = ModelRequest { target: labelled(labels, 0), ..ModelRequest::default() };
-        Plan::new(&gene, None, &request, None).unwrap()
+        Quote::new(&gene, None, &request, None).unwrap()
     };
     let copied = Inheritance { copied: 6 + 3 * 12, ..Inheritance::default() };
     for (labels, head, fresh) in [
@@ -261,7 +261,7 @@ fn fresh_rows_are_reported() {
         assert_eq!(plan.blueprint.info.labels, labels);
     }
     let request = ModelRequest { target: imaged(16, 2), ..ModelRequest::default() };
-    let plan = Plan::new(&gene, None, &request, None).unwrap();
+    let plan = Quote::new(&gene, None, &request, None).unwrap();
     assert_eq!(plan.inheritance(), Inheritance { resized: 2, ..copied });
     assert_eq!(plan.expected_accuracy, None);
     let summary = genebank::bank::ModelSummary::of(&plan);

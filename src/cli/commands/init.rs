@@ -80,8 +80,8 @@ async fn embedded(
     expected: Option<&Expected>,
 ) -> Result<Summary> {
     let bank = Arc::new(Bank::open(config::bank(options.bank.clone(), None)?)?);
-    let plan = bank.plan(request)?;
-    let artifact = match bank.deliver(&plan).await? {
+    let quote = bank.plan(request)?;
+    let artifact = match bank.deliver(&quote).await? {
         Delivery::Ready(artifact) => artifact,
         Delivery::Tuning(mut job) => {
             let mut transfer = Transfer::new(false);
@@ -102,7 +102,7 @@ async fn embedded(
         artifact.write(&options.output)?;
     }
     let size_bytes = artifact.size_bytes();
-    let model = ModelSummary { identity, size_bytes, ..ModelSummary::of(&plan) };
+    let model = ModelSummary { identity, size_bytes, ..ModelSummary::of(&quote) };
     Ok(Summary { model, manifest: hex(artifact.manifest()), sha256 })
 }
 

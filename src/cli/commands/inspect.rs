@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::subject::{self, is_gene};
 use crate::{
-    bank::{GeneSummary, ModelRequest, ModelSummary, Plan},
+    bank::{GeneSummary, ModelRequest, ModelSummary, Quote},
     blueprint::{ModelInfo, model::METADATA_KEY},
     cli::{args, config, output},
     error::Result,
@@ -63,7 +63,7 @@ fn report(path: &Path, options: &args::Subject) -> Result<Report> {
         let gene = std::sync::Arc::new(Learngene::from_file(file, &origin)?);
         let (size, target) = (config::size(&options.size), config::target(&options.target, None)?);
         let request = ModelRequest { size, target, ..ModelRequest::default() };
-        report.model = Some(ModelSummary::of(&Plan::new(&gene, None, &request, None)?));
+        report.model = Some(ModelSummary::of(&Quote::new(&gene, None, &request, None)?));
         report.gene = Some(GeneSummary::of(&gene, false));
     } else if file.metadata(METADATA_KEY).is_some() {
         report.info = Some(ModelInfo::from_file(&file, &origin)?);

@@ -74,8 +74,8 @@ pub(super) async fn model(
         }
     }
     let snapshot = &place.snapshot;
-    let (repository, info) = (&snapshot.repository, &snapshot.repository.plan.blueprint.info);
-    let mut model = summary(&repository.name, repository.plan.blueprint.parameters(), place.private);
+    let (repository, info) = (&snapshot.repository, &snapshot.repository.quote.blueprint.info);
+    let mut model = summary(&repository.name, repository.quote.blueprint.parameters(), place.private);
     let siblings: Vec<_> = if blobs {
         snapshot.objects(&hub).await?.iter().map(super::snapshot::Object::sibling).collect()
     } else {
@@ -84,7 +84,7 @@ pub(super) async fn model(
     model["sha"] = snapshot.commit.clone().into();
     model["siblings"] = siblings.into();
     model["cardData"] = json!({
-        "library_name": repository.plan.layout.to_string(),
+        "library_name": repository.quote.layout.to_string(),
         "pipeline_tag": TASK,
         "license": "other",
         "license_name": format!("training data: {}", info.licence),
@@ -127,7 +127,7 @@ pub(super) async fn header(place: Place) -> Result<Json<Value>, HubProblem> {
         let error = Error::NotFound { what: "file", name: short(&place.path), known: WEIGHTS.to_owned() };
         return Err(place.problem(error));
     }
-    let header = place.snapshot.repository.plan.blueprint.header();
+    let header = place.snapshot.repository.quote.blueprint.header();
     let header: Value =
         serde_json::from_slice(&header[8..]).map_err(|error| Error::corrupt(WEIGHTS, error.to_string()))?;
     Ok(Json(json!({ "index": { "metadata": {} }, "headers": { WEIGHTS: header } })))

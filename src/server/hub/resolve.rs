@@ -33,7 +33,7 @@ pub(super) async fn file(
     let content = async {
         match text {
             Some(text) => Ok(Content::Text(text)),
-            None => hub.bank.fetch(&place.snapshot.repository.plan).await.map(Content::Model),
+            None => hub.bank.fetch(&place.snapshot.repository.quote).await.map(Content::Model),
         }
     };
     let answer = file::answer(&method, &headers, facts, content).await;

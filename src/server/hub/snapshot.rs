@@ -71,7 +71,7 @@ impl Snapshot {
     /// Memory that it takes, bytes: texts, and about 256 for each entry of the blueprint.
     pub(super) fn bytes(&self) -> usize {
         let texts: usize = self.texts.values().map(|text| text.bytes.len()).sum();
-        texts + 256 * self.repository.plan.blueprint.entries.len()
+        texts + 256 * self.repository.quote.blueprint.entries.len()
     }
 
     /// Its paths in order.
@@ -97,9 +97,9 @@ impl Snapshot {
                 known: self.paths().collect::<Vec<_>>().join(", "),
             });
         }
-        let plan = &self.repository.plan;
-        let etag = etag(plan.blueprint.identity, WEIGHTS);
-        Ok(File { path: WEIGHTS, size: plan.size_bytes(), etag, text: None })
+        let quote = &self.repository.quote;
+        let etag = etag(quote.blueprint.identity, WEIGHTS);
+        Ok(File { path: WEIGHTS, size: quote.size_bytes(), etag, text: None })
     }
 
     /// The file at `path` with its object ids. Weights are rendered and digested, once.
@@ -111,7 +111,7 @@ impl Snapshot {
         if text.is_some() {
             return Ok(Object { path, size, oid: etag, stored: None });
         }
-        let sha256 = hub.digests.of_plan(&hub.bank, &self.repository.plan).await?;
+        let sha256 = hub.digests.of_quote(&hub.bank, &self.repository.quote).await?;
         let pointer =
             format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n");
         let stored = Some(Stored { sha256, pointer_size: pointer.len() });

@@ -79,7 +79,7 @@ pub struct Stored {
 
 /// A request that was found possible.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct Quote {
     /// The gene.
     pub gene: Arc<Learngene>,
     /// What the blueprint takes values from.
@@ -99,7 +99,7 @@ pub struct Plan {
     pub untrained_width: bool,
 }
 
-impl Plan {
+impl Quote {
     /// Plans `request` on `gene`, whose ancestor may be at hand.
     ///
     /// # Errors
@@ -120,7 +120,7 @@ impl Plan {
         let (blueprint, stored) = start(gene, ancestor, request)?;
         let config = blueprint.info.config;
         let as_measured = gene.meta().is_for(&blueprint.info);
-        let plan = Self {
+        let quote = Self {
             dtype: request.size.dtype,
             layout: Layout::Timm,
             tune: request.tune.clone(),
@@ -136,7 +136,7 @@ impl Plan {
             stored,
             blueprint,
         };
-        plan.in_layout(request.layout)
+        quote.in_layout(request.layout)
     }
 
     /// The same model in `layout`. Tuning is done in timm's.
