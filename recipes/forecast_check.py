@@ -26,7 +26,7 @@ def main(plan, table):
     for size in sorted(unknown, key=lambda size: (size["width"], size["depth"])):
         found, forecast = measured[size["depth"], size["width"]], size["forecast"]
         low, high = forecast["low"], forecast["high"]
-        differences.append(abs(forecast["accuracy"] - found))
+        differences.append(abs(forecast["value"] - found))
         inside += low <= found <= high
         print(
             f"| {size['width']} | {size['depth']} | {forecast['accuracy']:.2%} | {low:.2%} to {high:.2%} "

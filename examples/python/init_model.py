@@ -97,8 +97,8 @@ def main():
 
     print(f"{options.output}: {header.gene} depth {header.depth} width {header.width}")
     print(f"{header.parameters} parameters, {completed.size_bytes} bytes, layers by stage {list(header.stage_layers)}")
-    if header.HasField("expected_accuracy"):
-        print(f"measured accuracy before tuning {header.expected_accuracy:.4f}")
+    if header.HasField("expected"):
+        print(f"measured accuracy before tuning {header.expected:.4f}")
     print(f"sha256 {completed.sha256} verified")
 
 

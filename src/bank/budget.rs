@@ -183,7 +183,7 @@ fn better(a: &Candidate, b: &Candidate, trained_depth: usize) -> Ordering {
         |c: &Candidate, f: Forecast| if f.extrapolated { c.size[0].abs_diff(trained_depth) } else { 0 };
     x.extrapolated
         .cmp(&y.extrapolated)
-        .then(y.accuracy.total_cmp(&x.accuracy))
+        .then(y.value.total_cmp(&x.value))
         .then(distance(a, x).cmp(&distance(b, y)))
         .then(a.macs.cmp(&b.macs))
 }

@@ -94,7 +94,7 @@ pub struct Quote {
     pub tune: Option<Tune>,
     /// Measured accuracy at this size on the gene's test set; absent where the model is to be tuned, or is for
     /// other classes or images.
-    pub expected_accuracy: Option<f64>,
+    pub expected: Option<f64>,
     /// The width was not trained.
     pub untrained_width: bool,
 }
@@ -124,7 +124,7 @@ impl Quote {
             dtype: request.size.dtype,
             layout: Layout::Timm,
             tune: request.tune.clone(),
-            expected_accuracy: match request.tune {
+            expected: match request.tune {
                 None if !as_measured || request.start.method != Method::Gene => None,
                 None => gene.quality(config.depth(), config.width(), 0).map(|q| q.accuracy),
                 // The grid knows one recipe on one data set; this may be any.

@@ -125,7 +125,7 @@ impl Repository {
             layout: quote.layout,
             dtype: quote.dtype,
             size_bytes: quote.size_bytes(),
-            accuracy: quote.expected_accuracy,
+            accuracy: quote.expected,
             teacher: &meta.teacher,
             recipe: &meta.recipe,
             tuning: &tuning,

@@ -1,6 +1,6 @@
 //! What is said about genes and models, the same over gRPC, HTTP and the command line.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     blueprint::Inheritance,
@@ -52,6 +52,7 @@ pub struct GeneSummary {
     /// Bytes of the gene file.
     pub size_bytes: u64,
     /// Measured on the test set.
+    #[serde(serialize_with = "values")]
     pub quality: Vec<Quality>,
     /// Whether requests that name no gene get this one.
     pub default: bool,
@@ -94,8 +95,23 @@ impl GeneSummary {
     }
 }
 
+/// Names the figures as the protocol does. The gene file has other names.
+fn values<S: Serializer>(quality: &[Quality], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Figure {
+        depth: usize,
+        width: usize,
+        tuning_epochs: u32,
+        value: f64,
+    }
+    serializer.collect_seq(quality.iter().map(|figure| {
+        let Quality { depth, width, tuning_epochs, accuracy } = *figure;
+        Figure { depth, width, tuning_epochs, value: accuracy }
+    }))
+}
+
 /// One model before a byte of it is read.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ModelSummary {
     /// Name of the gene.
     pub gene: String,
@@ -118,7 +134,7 @@ pub struct ModelSummary {
     /// The width was not trained.
     pub untrained_width: bool,
     /// Measured accuracy at this size, before tuning.
-    pub expected_accuracy: Option<f64>,
+    pub expected: Option<f64>,
     /// Height and width of an image, pixels.
     pub image_size: u32,
     /// Height and width of a patch, pixels.
@@ -144,7 +160,7 @@ impl ModelSummary {
             stage_layers: quote.stage_layers().iter().map(|n| *n as u32).collect(),
             inheritance: quote.inheritance(),
             untrained_width: quote.untrained_width,
-            expected_accuracy: quote.expected_accuracy,
+            expected: quote.expected,
             image_size: config.image_size() as u32,
             patch_size: config.patch_size() as u32,
             classes: config.classes() as u32,

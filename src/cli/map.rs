@@ -64,7 +64,7 @@ impl<'a> Map<'a> {
         }
         let forecasts = Forecasts::of(&gene.quality);
         let mut map = Self { gene, choices, budget, widths, forecasts, ends: [0.0, 1.0] };
-        let values = map.cells().filter_map(|(_, _, forecast)| Some(forecast?.accuracy));
+        let values = map.cells().filter_map(|(_, _, forecast)| Some(forecast?.value));
         let ends = values.fold([f64::INFINITY, f64::NEG_INFINITY], |[a, b], y| [a.min(y), b.max(y)]);
         // Whole points, at least one.
         let [low, high] = [(ends[0] * 100.0).floor() / 100.0, (ends[1] * 100.0).ceil() / 100.0];
@@ -118,7 +118,7 @@ impl<'a> Map<'a> {
             .draw()?;
         chart.draw_series(self.cells().map(|(depth, row, forecast)| {
             let (x, y) = (f64::from(depth), row as f64);
-            let fill = forecast.map_or(RGBColor(225, 225, 225), |f| self.colour(f.accuracy));
+            let fill = forecast.map_or(RGBColor(225, 225, 225), |f| self.colour(f.value));
             Rectangle::new([(x - 0.5, y - 0.5), (x + 0.5, y + 0.5)], fill.filled())
         }))?;
         // A dot is a measurement; pale cells are a guess.
@@ -153,7 +153,7 @@ impl<'a> Map<'a> {
         if let Some(choice) = choices.sizes.first() {
             let _ = write!(best, "best: depth {}, width {}", choice.depth, choice.width);
             if let Some(forecast) = &choice.forecast {
-                let _ = write!(best, ", {:.2} %", forecast.accuracy * 100.0);
+                let _ = write!(best, ", {:.2} %", forecast.value * 100.0);
             }
         }
         area.draw(&Text::new(

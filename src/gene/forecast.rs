@@ -40,7 +40,7 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Forecast {
     /// Share of test images classified correctly.
-    pub accuracy: f64,
+    pub value: f64,
     /// Lower end of the interval; see the module.
     pub low: f64,
     /// Upper end of the interval; see the module.
@@ -125,9 +125,9 @@ impl Forecasts {
             Some([_, upper]) => estimate.error.map(|error| error.max(upper)),
             None => estimate.error.filter(|_| !measured),
         };
-        let accuracy = estimate.value;
-        let (low, high) = error.map_or((0.0, 1.0), |e| ((accuracy - e).max(0.0), (accuracy + e).min(1.0)));
-        Forecast { accuracy, low, high, measured, extrapolated }
+        let value = estimate.value;
+        let (low, high) = error.map_or((0.0, 1.0), |e| ((value - e).max(0.0), (value + e).min(1.0)));
+        Forecast { value, low, high, measured, extrapolated }
     }
 
     /// Along the width, and whether anything is beyond what was measured.
@@ -252,7 +252,7 @@ mod tests {
         assert!(forecast.measured && !forecast.extrapolated && !forecast.is_bounded());
         let forecast = forecasts.at(9, 48);
         assert!(!forecast.measured && forecast.extrapolated && !forecast.is_bounded());
-        assert_eq!(forecast.accuracy, 0.9);
+        assert_eq!(forecast.value, 0.9);
         let warning = forecasts.warning(9, 48).unwrap();
         assert!(warning.contains("width 48 is beyond the measured widths 96..=96"), "{warning}");
         assert!(warning.contains("depth 9 is beyond the measured depths 8..=8"), "{warning}");
@@ -272,7 +272,7 @@ mod tests {
                 q.depth > 5,
                 "{q:?} {forecast:?}"
             );
-            assert!((forecast.accuracy - q.accuracy).abs() < 0.013, "{q:?} {forecast:?}");
+            assert!((forecast.value - q.accuracy).abs() < 0.013, "{q:?} {forecast:?}");
         }
         // The interval of what was measured is near the 0.3 points of 10,000 images at 0.89.
         let whole = Forecasts::of(&bundled()).unwrap();
@@ -292,7 +292,7 @@ mod tests {
             let forecasts = Forecasts::of(&measured).unwrap();
             assert_eq!(forecasts.scale, scale);
             let forecast = forecasts.at(8, 72);
-            assert!((forecast.accuracy - accuracy(72) - 0.01).abs() < 1e-3, "{scale:?} {forecast:?}");
+            assert!((forecast.value - accuracy(72) - 0.01).abs() < 1e-3, "{scale:?} {forecast:?}");
             assert!(!forecast.measured && !forecast.extrapolated && forecast.is_bounded());
             assert!(forecasts.at(9, 72).extrapolated && forecasts.at(8, 216).extrapolated);
         }
@@ -304,7 +304,7 @@ mod tests {
             let forecasts = Forecasts::of(&grid).unwrap();
             for q in &grid {
                 let forecast = forecasts.at(q.depth, q.width);
-                prop_assert_eq!(forecast.accuracy, q.accuracy);
+                prop_assert_eq!(forecast.value, q.accuracy);
                 prop_assert!(forecast.measured && !forecast.extrapolated);
                 prop_assert_eq!(forecasts.warning(q.depth, q.width), None);
             }
@@ -316,14 +316,14 @@ mod tests {
             for width in [24usize, 48, 60, 72, 96, 144, 192, 384] {
                 let forecast = forecasts.at(depth, width);
                 prop_assert!(0.0 <= forecast.low && forecast.high <= 1.0);
-                prop_assert!((forecast.low..=forecast.high).contains(&forecast.accuracy), "{forecast:?}");
+                prop_assert!((forecast.low..=forecast.high).contains(&forecast.value), "{forecast:?}");
                 prop_assert_eq!(forecasts.warning(depth, width).is_some(), forecast.extrapolated);
                 let row: Vec<_> = grid.iter().filter(|q| q.width == width).collect();
                 let below = row.iter().filter(|q| q.depth <= depth).max_by_key(|q| q.depth);
                 let above = row.iter().filter(|q| q.depth >= depth).min_by_key(|q| q.depth);
                 if let (Some(a), Some(b)) = (below, above) {
                     let (least, most) = (a.accuracy.min(b.accuracy), a.accuracy.max(b.accuracy));
-                    prop_assert!((least..=most).contains(&forecast.accuracy));
+                    prop_assert!((least..=most).contains(&forecast.value));
                     prop_assert!(!forecast.extrapolated);
                 }
             }

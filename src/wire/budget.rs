@@ -143,13 +143,13 @@ fn choice_from_proto(message: proto::SizeChoice) -> Choice {
 }
 
 const fn forecast_to_proto(forecast: Forecast) -> proto::Forecast {
-    let Forecast { accuracy, low, high, measured, extrapolated } = forecast;
-    proto::Forecast { accuracy, low, high, measured, extrapolated }
+    let Forecast { value, low, high, measured, extrapolated } = forecast;
+    proto::Forecast { value, low, high, measured, extrapolated }
 }
 
 const fn forecast_from_proto(forecast: proto::Forecast) -> Forecast {
-    let proto::Forecast { accuracy, low, high, measured, extrapolated } = forecast;
-    Forecast { accuracy, low, high, measured, extrapolated }
+    let proto::Forecast { value, low, high, measured, extrapolated } = forecast;
+    Forecast { value, low, high, measured, extrapolated }
 }
 
 const fn reach_to_proto(reach: Reach) -> proto::Reach {
@@ -199,8 +199,8 @@ mod tests {
             memory_bytes,
         });
         let forecast =
-            any::<([f64; 3], bool, bool)>().prop_map(|([accuracy, low, high], measured, extrapolated)| {
-                Forecast { accuracy, low, high, measured, extrapolated }
+            any::<([f64; 3], bool, bool)>().prop_map(|([value, low, high], measured, extrapolated)| {
+                Forecast { value, low, high, measured, extrapolated }
             });
         let warning = option::of(".+");
         (any::<[u32; 2]>(), cost, any::<Option<f64>>(), option::of(forecast), warning).prop_map(

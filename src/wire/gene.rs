@@ -104,12 +104,12 @@ pub(crate) fn from_proto(gene: proto::Gene) -> GeneSummary {
 
 fn quality_to_proto(quality: Quality) -> proto::Quality {
     let Quality { depth, width, tuning_epochs, accuracy } = quality;
-    proto::Quality { depth: depth as u32, width: width as u32, tuning_epochs, accuracy }
+    proto::Quality { depth: depth as u32, width: width as u32, tuning_epochs, value: accuracy }
 }
 
 fn quality_from_proto(quality: proto::Quality) -> Quality {
-    let proto::Quality { depth, width, tuning_epochs, accuracy } = quality;
-    Quality { depth: depth as usize, width: width as usize, tuning_epochs, accuracy }
+    let proto::Quality { depth, width, tuning_epochs, value } = quality;
+    Quality { depth: depth as usize, width: width as usize, tuning_epochs, accuracy: value }
 }
 
 #[cfg(test)]

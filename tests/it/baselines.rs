@@ -93,7 +93,7 @@ async fn scratch_is_its_seed_and_inherits_nothing() {
     let plan = bank.plan(&one).unwrap();
     let tensors = plan.blueprint.entries.len() as u32;
     assert_eq!(plan.inheritance(), Inheritance { fresh: tensors, ..Inheritance::default() });
-    assert_eq!(plan.expected_accuracy, None);
+    assert_eq!(plan.expected, None);
     let bytes = |request: ModelRequest| {
         let bank = bank.clone();
         async move { file(&bank, &request).await.bytes().to_vec() }

@@ -76,7 +76,7 @@ fn the_most_accurate_size_within_the_budget_is_first() {
     assert_eq!(sizes(&tight), [(4, 24), (3, 24), (6, 8)]);
     assert_eq!(tight.reach[1].depth, 4);
     let measured = tight.sizes[0].forecast.unwrap();
-    assert!(measured.measured && measured.accuracy == 0.84 && measured.is_bounded());
+    assert!(measured.measured && measured.value == 0.84 && measured.is_bounded());
     // One short of it.
     assert_eq!(choose(&gene, &macs(macs_of(4, 24) - 1), 1).unwrap().sizes[0].depth, 3);
 }
@@ -87,9 +87,9 @@ fn between_and_beyond_measurements_is_said_and_comes_last() {
     let of = |depth, width| choices.sizes.iter().find(|c| (c.depth, c.width) == (depth, width)).unwrap();
     let between = of(5, 8).forecast.unwrap();
     assert!(!between.measured && !between.extrapolated);
-    assert!((0.72..=0.74).contains(&between.accuracy), "{between:?}");
+    assert!((0.72..=0.74).contains(&between.value), "{between:?}");
     let beyond = of(9, 24);
-    assert_eq!(beyond.forecast.unwrap().accuracy, 0.86);
+    assert_eq!(beyond.forecast.unwrap().value, 0.86);
     assert!(beyond.warning.as_ref().unwrap().contains("2..=8 of width 24"), "{beyond:?}");
     // Depth 1 goes on with depth 2's figure, and would win by its cost.
     let first = choices.sizes.iter().position(|c| c.forecast.unwrap().extrapolated).unwrap();

@@ -12,7 +12,6 @@ use std::{
 
 use genebank::{
     bank::{Length, ModelRequest, ModelSummary, Tune},
-    blueprint::Inheritance,
     client::{Client, Event, Ranges, Summary, Transport},
     error::{Error, Kind},
     export::Layout,
@@ -113,15 +112,10 @@ impl Scripted {
             identity: identity(),
             size_bytes: self.file.len() as u64,
             parameters: 50_000,
-            macs: 0,
-            stage_layers: Vec::new(),
-            inheritance: Inheritance::default(),
-            untrained_width: false,
-            expected_accuracy: None,
             image_size: 8,
             patch_size: 4,
             classes: 3,
-            fresh_classes: 0,
+            ..ModelSummary::default()
         }
     }
 

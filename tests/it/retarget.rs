@@ -257,13 +257,13 @@ fn fresh_rows_are_reported() {
         let summary = genebank::bank::ModelSummary::of(&plan);
         assert_eq!((summary.inheritance, summary.fresh_classes), (head, fresh), "{labels:?}");
         assert_eq!(summary.classes as usize, labels.len());
-        assert_eq!(plan.expected_accuracy.is_some(), labels == ["a", "b", "c"], "{labels:?}");
+        assert_eq!(plan.expected.is_some(), labels == ["a", "b", "c"], "{labels:?}");
         assert_eq!(plan.blueprint.info.labels, labels);
     }
     let request = ModelRequest { target: imaged(16, 2), ..ModelRequest::default() };
     let plan = Quote::new(&gene, None, &request, None).unwrap();
     assert_eq!(plan.inheritance(), Inheritance { resized: 2, ..copied });
-    assert_eq!(plan.expected_accuracy, None);
+    assert_eq!(plan.expected, None);
     let summary = genebank::bank::ModelSummary::of(&plan);
     assert_eq!((summary.image_size, summary.patch_size), (16, 2));
 }

@@ -108,7 +108,7 @@ async fn embedded(
 
 fn sentence(summary: &Summary) -> String {
     let Summary { model, sha256, manifest: _ } = summary;
-    let quality = match (model.expected_accuracy, model.untrained_width) {
+    let quality = match (model.expected, model.untrained_width) {
         (_, true) => "untrained width".to_owned(),
         (None, _) if model.fresh_classes > 0 => {
             format!("rows of the head fresh for {} of {} classes", model.fresh_classes, model.classes)

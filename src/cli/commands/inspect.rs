@@ -147,7 +147,7 @@ fn show_info(info: &ModelInfo) -> Result<()> {
 
 fn show_model(model: &ModelSummary) -> Result<()> {
     let ModelSummary { depth, width, parameters, macs, size_bytes, inheritance, .. } = model;
-    let quality = output::percent(model.expected_accuracy);
+    let quality = output::percent(model.expected);
     output::line("")?;
     output::line(format_args!(
         "depth {depth}, width {width}: {parameters} parameters, {macs} MACs, {size_bytes} bytes, measured {quality}"

@@ -119,7 +119,7 @@ fn size(choice: &Choice) -> String {
 fn row(choice: &Choice) -> Vec<String> {
     let (accuracy, interval, basis) = match &choice.forecast {
         None => ("-".to_owned(), "-".to_owned(), "not measured"),
-        Some(forecast) => (output::percent(Some(forecast.accuracy)), interval(forecast), basis(forecast)),
+        Some(forecast) => (output::percent(Some(forecast.value)), interval(forecast), basis(forecast)),
     };
     vec![
         size(choice),
