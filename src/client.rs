@@ -1,5 +1,5 @@
-//! A client that writes a model whole or not at all, and goes on where it was interrupted: over gRPC, and for long files
-//! over several connections of HTTP.
+//! A client that writes a model completely or not at all, and resumes where it was interrupted. It uses gRPC, and for
+//! long files several HTTP connections.
 
 mod arriving;
 mod budget;
@@ -35,9 +35,9 @@ use crate::{
     wire,
 };
 
-/// Largest message that is accepted, bytes. Chunks are at most 3 MiB.
+/// Largest message that the client accepts, in bytes. Chunks have at most 3 MiB.
 const MAX_MESSAGE_BYTES: usize = 8 << 20;
-/// Frames that the server may send, bytes: the default of 16 KiB halves the rate.
+/// Largest frame that the server may send, in bytes. The default of 16 KiB halves the throughput.
 const FRAME_BYTES: u32 = 1 << 20;
 
 /// A connection to a server.
@@ -48,24 +48,24 @@ pub struct Client {
     retries: u32,
     transport: Transport,
     ranges: Ranges,
-    /// `authorization` of every call.
+    /// Value of the `authorization` header of every call.
     token: Option<MetadataValue<Ascii>>,
 }
 
-/// How the bytes of a model come.
+/// How the bytes of a model are transferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Transport {
-    /// Over gRPC; long files over HTTP, where it passes.
+    /// Over gRPC, or for long files over HTTP if it gets through.
     #[default]
     Auto,
-    /// Over gRPC, whatever the length.
+    /// Over gRPC, for files of any length.
     Grpc,
-    /// Over HTTP/1.1 alone.
+    /// Only over HTTP/1.1.
     Http,
 }
 
 impl Transport {
-    /// Every way.
+    /// All transports.
     pub const ALL: [Self; 3] = [Self::Auto, Self::Grpc, Self::Http];
 }
 
@@ -88,24 +88,24 @@ impl FromStr for Transport {
     }
 }
 
-/// How often a client tries again where nothing is said of it.
+/// How often a client retries by default.
 pub const RETRIES: u32 = 5;
 
 /// What happens while a model arrives.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// What the model is. Comes again after tuning, with the size of the tuned file.
+    /// What the model is. After tuning a second header has the size of the tuned file.
     Header(ModelSummary),
-    /// Tuning goes on.
+    /// Tuning has made progress.
     Progress(Progress),
-    /// The call is tried again.
+    /// The call will be retried.
     Retry {
-        /// Why it ended.
+        /// Why it failed.
         reason: String,
-        /// Time until then.
+        /// Time until the next try.
         pause: Duration,
     },
-    /// So much of the file had arrived before, in another run.
+    /// An earlier run received this much of the file.
     Resumed {
         /// Bytes so far.
         bytes: u64,
@@ -121,15 +121,15 @@ pub enum Event {
     },
 }
 
-/// A model that was written.
+/// A model that was written to a file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// What it is.
     #[serde(flatten)]
     pub model: ModelSummary,
-    /// SHA-256 of the file's header and its tensors' digests, hex; empty where a server announced none to check.
+    /// SHA-256 of the file's header and its tensors' digests, in hex. Empty if the server did not announce it.
     pub manifest: String,
-    /// SHA-256 of the file, hex.
+    /// SHA-256 of the file, in hex.
     pub sha256: String,
 }
 
@@ -141,17 +141,17 @@ impl Summary {
 }
 
 impl Client {
-    /// Connects to the server at `url`, for example `http://127.0.0.1:8080`. Of `https` the certificate is checked
-    /// against the roots of the system, or those of the file that `SSL_CERT_FILE` names.
+    /// Connects to the server at `url`, for example `http://127.0.0.1:8080`. For `https` the certificate is checked
+    /// against the root certificates of the system, or those in the file that `SSL_CERT_FILE` names.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what is not a URL, [`Error::Remote`] where nobody answers.
+    /// [`Error::Invalid`] if `url` is not a URL, [`Error::Remote`] if nobody answers.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::connect_by(url, Transport::Auto).await
     }
 
-    /// As [`Client::connect`], for models that come by `transport`. With [`Transport::Http`] no call of gRPC is made
-    /// for them.
+    /// Like [`Client::connect`], with models transferred by `transport`. With [`Transport::Http`] they need no gRPC
+    /// call.
     ///
     /// # Errors
     /// Those of [`Client::connect`].
@@ -190,10 +190,10 @@ impl Client {
         Ok(client)
     }
 
-    /// With a token that opens private genes.
+    /// Sends a token that gives access to private genes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for text that no header can hold.
+    /// [`Error::Invalid`] if the token has characters that a header cannot hold.
     pub fn with_token(self, token: &str) -> Result<Self> {
         let mut value = MetadataValue::try_from(format!("Bearer {token}"))
             .map_err(|_| Error::invalid("token", "it has characters that no header can hold"))?;
@@ -201,7 +201,7 @@ impl Client {
         Ok(Self { token: Some(value), ..self })
     }
 
-    /// `message` with what every call carries.
+    /// `message` with the headers of every call.
     fn request<M>(&self, message: M) -> Request<M> {
         let mut request = Request::new(message);
         if let Some(token) = &self.token {
@@ -210,20 +210,20 @@ impl Client {
         request
     }
 
-    /// Tries again at most `retries` times in a row, without a byte in between, where a connection was lost or the server
-    /// is overloaded.
+    /// Retries at most `retries` times in a row without receiving a byte, if a connection is lost or the server is
+    /// overloaded.
     #[must_use]
     pub fn with_retries(self, retries: u32) -> Self {
         Self { retries, ..self }
     }
 
-    /// With another measure of long files.
+    /// Sets which files are long, and how they are downloaded.
     #[must_use]
     pub fn with_ranges(self, ranges: Ranges) -> Self {
         Self { ranges, ..self }
     }
 
-    /// The genes of the server in name order.
+    /// The genes of the server in the order of their names.
     ///
     /// # Errors
     /// [`Error::Remote`].
@@ -233,7 +233,7 @@ impl Client {
         Ok(genes.into_iter().map(wire::gene::from_proto).collect())
     }
 
-    /// The stream is not what the protocol says.
+    /// The server broke the protocol.
     fn broken(&self, message: String) -> Error {
         Error::Remote { server: self.url.clone(), kind: Kind::DataLoss, message }
     }

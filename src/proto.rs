@@ -1,5 +1,5 @@
-//! Messages and services of `proto/genebank/v1/genebank.proto`, for `server` and `client` only: everything below
-//! speaks in this crate's own types.
+//! Messages and services of `proto/genebank/v1/genebank.proto`. `wire` translates them to and from this crate's own
+//! types; only the services of `server` and `client` name them too.
 
 #![allow(
     missing_docs,
@@ -15,8 +15,8 @@
 
 tonic::include_proto!("genebank.v1");
 
-/// Largest message that a client may send, bytes: requests are a few numbers and names, and labels.
+/// Largest message that a client may send, in bytes. Requests hold a few numbers and names, and labels.
 pub const MAX_REQUEST_BYTES: usize = 512 << 10;
 
-/// The encoded `FileDescriptorSet`, for reflection.
+/// The encoded `FileDescriptorSet` for the reflection service.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/genebank_descriptor.bin"));

@@ -1,4 +1,4 @@
-//! From a budget to sizes: which of a gene's models is best within it.
+//! Finds the best sizes of a gene within a budget.
 
 use std::cmp::Ordering;
 
@@ -16,36 +16,36 @@ use super::{
     latency::LatencyTable,
 };
 
-/// Choices of a request that names no number.
+/// Number of choices of a request that names none.
 pub const DEFAULT_CHOICES: usize = 5;
-/// Most choices of a request: the length of each file is computed.
+/// Most choices of a request. The length of each file has to be computed.
 pub const MAX_CHOICES: usize = 100;
 
-/// What a model may cost; at least one number is given.
+/// What a model may cost. At least one number must be given.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Budget {
     /// Most parameters.
     pub parameters: Option<u64>,
-    /// Most multiply-accumulates of one forward pass of one image.
+    /// Most multiply-accumulate operations of one forward pass on one image.
     pub macs: Option<u64>,
-    /// Longest file, bytes.
+    /// Longest file in bytes.
     pub bytes: Option<u64>,
-    /// Most memory of one forward pass of one batch in f32, bytes: [`cost::memory_bytes`].
+    /// Most memory of one forward pass on one batch in f32, in bytes: [`cost::memory_bytes`].
     pub memory: Option<u64>,
-    /// Most time of one forward pass of one batch.
+    /// Most time of one forward pass on one batch.
     pub latency: Option<LatencyBudget>,
-    /// Images of the batch that memory and latency are about.
+    /// Number of images in the batch for which memory and latency are meant.
     pub batch: u32,
     /// Element type of the file.
     pub dtype: Dtype,
 }
 
-/// Most time of one forward pass, on the machine of a table.
+/// Most time of one forward pass, on the machine where a table was measured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatencyBudget {
     /// Most milliseconds.
     pub milliseconds: f64,
-    /// What was measured.
+    /// What was measured on it.
     pub table: LatencyTable,
 }
 
@@ -73,11 +73,11 @@ pub struct Choice {
     /// What it costs.
     #[serde(flatten)]
     pub cost: Cost,
-    /// Time of one forward pass of one batch, by the table; absent without one.
+    /// Time of one forward pass on one batch by the table. `None` without a table.
     pub milliseconds: Option<f64>,
-    /// The accuracy to expect before tuning; absent where nothing of the gene was measured.
+    /// The accuracy to expect before tuning. `None` if nothing was measured for the gene.
     pub forecast: Option<Forecast>,
-    /// Why the forecast is not to be relied on.
+    /// Why the forecast is unreliable, if it is.
     pub warning: Option<String>,
 }
 
@@ -97,13 +97,13 @@ pub struct Choices {
     pub gene: String,
     /// The best size first, then the next.
     pub sizes: Vec<Choice>,
-    /// The edge of the budget, narrow widths first; a width of which no depth is within it is absent.
+    /// The edge of the budget, from narrow to wide. A width is absent if no depth of it is within the budget.
     pub reach: Vec<Reach>,
 }
 
 impl Bank {
-    /// The best sizes of the gene called `gene` (empty: the default one) within `budget`, at most `limit`: see
-    /// [`choose`].
+    /// The best sizes of the gene called `gene` within `budget`, at most `limit`: see [`choose`]. An empty name means
+    /// the default gene.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown gene; those of [`choose`].
@@ -124,14 +124,14 @@ struct Candidate {
 
 /// The best sizes of `gene` within `budget`, at most `limit`.
 ///
-/// In order of expected accuracy, ties to fewer multiply-accumulates. Extrapolated sizes come last, because beyond the
-/// measured sizes the nearest value goes on and would win each of its ties by being cheaper; among them, too, the more
-/// accurate is first, and ties go to the depth nearest to the trained one. Without a measurement: in order of
-/// parameters, most first, each with a warning.
+/// The size with the best forecast comes first; of equal ones, the size with fewer multiply-accumulate operations.
+/// Extrapolated sizes come last: outside the measured range the forecast is constant, so they would win every tie by
+/// being cheaper. Among them the best forecast also comes first, and of equal ones the depth nearest to the trained
+/// depth. If nothing was measured, the size with the most parameters comes first, and each size has a warning.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a budget without a number or with an impossible one, [`Error::OutOfRange`] where not even
-/// the smallest size is within it, naming that size's value.
+/// [`Error::Invalid`] for a budget without a number or with an impossible one; [`Error::OutOfRange`] if not even the
+/// smallest size is within it, with the value of that size.
 pub fn choose(gene: &Learngene, budget: &Budget, limit: usize) -> Result<Choices> {
     let search = Search { gene, budget };
     search.check(limit)?;
@@ -174,7 +174,7 @@ pub fn choose(gene: &Learngene, budget: &Budget, limit: usize) -> Result<Choices
     Ok(Choices { gene: meta.name.clone(), sizes: sizes.collect::<Result<_>>()?, reach })
 }
 
-/// `Less` where `a` is the better choice.
+/// `Less` if `a` is the better choice.
 fn better(a: &Candidate, b: &Candidate, trained_depth: usize) -> Ordering {
     let (Some(x), Some(y)) = (a.forecast, b.forecast) else {
         return b.parameters.cmp(&a.parameters).then(a.macs.cmp(&b.macs));
@@ -188,7 +188,7 @@ fn better(a: &Candidate, b: &Candidate, trained_depth: usize) -> Ordering {
         .then(a.macs.cmp(&b.macs))
 }
 
-/// What grows with depth and with width, and can be limited.
+/// A cost that can be limited. It grows with depth and with width.
 #[derive(Debug, Clone, Copy)]
 enum Measure {
     Parameters,
@@ -198,7 +198,7 @@ enum Measure {
 }
 
 impl Measure {
-    /// The name of its limit in requests.
+    /// Name of its limit in requests.
     const fn name(self) -> &'static str {
         match self {
             Self::Parameters => "max_parameters",
@@ -216,7 +216,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Served widths, narrow first.
+    /// Trained widths, from narrow to wide.
     fn widths(&self) -> Vec<usize> {
         let mut widths = self.gene.meta().trained_widths.clone();
         widths.sort_unstable();
@@ -224,7 +224,7 @@ impl Search<'_> {
         widths
     }
 
-    /// What is limited, and to what.
+    /// The limits that the budget gives.
     fn limits(&self) -> impl Iterator<Item = (Measure, u64)> {
         let Budget { parameters, macs, bytes, memory, latency: _, batch: _, dtype: _ } = self.budget;
         let all = [
@@ -246,7 +246,7 @@ impl Search<'_> {
         })
     }
 
-    /// Whether the budget says anything, and whether the smallest size is within it.
+    /// Checks that the budget gives a limit, and that the smallest size is within it.
     fn check(&self, limit: usize) -> Result<()> {
         let (meta, budget) = (self.gene.meta(), self.budget);
         let of = || format!("gene \"{}\"", meta.name);
@@ -264,14 +264,14 @@ impl Search<'_> {
                 let reason = "give at least one of parameters, macs, bytes, memory and latency";
                 return Err(Error::invalid("budget", reason));
             }
-            // Written so that NaN fails.
+            // In this form NaN fails too.
             Some(latency) if !(latency.milliseconds.is_finite() && latency.milliseconds > 0.0) => {
                 let reason = format!("{} is no time above 0", latency.milliseconds);
                 return Err(Error::invalid("max_milliseconds", reason));
             }
             Some(_) | None => {}
         }
-        // Every measure grows with depth and with width.
+        // Every measure grows with depth and with width, so no other size can be within the limit.
         let smallest = [meta.depth_range[0], self.widths()[0]];
         for (measure, found) in self.limits() {
             let (what, least) = (measure.name(), self.value(measure, smallest)?);
@@ -284,8 +284,8 @@ impl Search<'_> {
         Ok(())
     }
 
-    /// Depths of `width` within the budget, latency aside. Every measure grows with depth, so the last one is found
-    /// by halving.
+    /// Depths of `width` within all limits but latency. Every measure grows with depth, so bisection finds the last
+    /// one.
     fn depths(&self, width: usize) -> Result<std::ops::RangeInclusive<usize>> {
         let within = |depth: usize| -> Result<bool> {
             for (measure, most) in self.limits() {
@@ -308,7 +308,7 @@ impl Search<'_> {
         Ok(least..=inside)
     }
 
-    /// No size is left. `covered`: the table knows some of those within the other budgets.
+    /// The error if no size is left. `covered` says that the table covers a size within the other limits.
     fn too_slow(&self, covered: bool) -> Error {
         let Some(latency) = &self.budget.latency else {
             return Error::invalid("budget", "no size is within it");

@@ -56,8 +56,8 @@ pub struct Config {
     pub data: Option<PathBuf>,
     /// Folder of tuned models.
     pub store: PathBuf,
-    /// Bytes of slices, other dtypes and headers that are kept beside the genes: an eighth for buffers between two uses,
-    /// the rest in equal parts for what depths share and for whole models.
+    /// Bytes of slices, other dtypes and headers that are kept beside the genes: an eighth for buffers between two
+    /// uses, the rest in equal parts for what depths share and for whole models.
     pub cache_bytes: u64,
     /// Models rendered at the same time; one more is [`Error::Overloaded`].
     pub renders: usize,
@@ -202,8 +202,8 @@ impl Bank {
         }
     }
 
-    /// The untuned model of `quote`. Concurrent calls for one identity render once: the first takes a permit, and none of
-    /// the others needs one.
+    /// The untuned model of `quote`. Concurrent calls for one identity render once: the first takes a permit, and none
+    /// of the others needs one.
     async fn artifact(self: &Arc<Self>, quote: &Quote, at_limit: AtLimit) -> Result<Arc<Artifact>> {
         let identity = quote.blueprint.identity;
         if let Some(artifact) = self.artifacts.get(&identity).await {

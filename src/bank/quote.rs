@@ -1,4 +1,4 @@
-//! What a request means, before any weight is touched.
+//! A request for a model and its quote: what the model will be, before any weight is touched.
 
 use std::{path::Path, sync::Arc};
 
@@ -14,17 +14,17 @@ use crate::{
 /// A request for a model.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelRequest {
-    /// Name of the gene; empty: the default one.
+    /// Name of the gene. Empty means the default gene.
     pub gene: String,
     /// Size and element type.
     pub size: Size,
-    /// Other classes and images than the gene's.
+    /// Classes and images, if they are not the gene's.
     pub target: Target,
-    /// Where first values come from.
+    /// Where the values before tuning come from.
     pub start: Start,
     /// How tensors are named and laid out.
     pub layout: Layout,
-    /// Tuning on the server.
+    /// Tuning on the server, if it is wanted.
     pub tune: Option<Tune>,
 }
 
@@ -33,11 +33,11 @@ pub struct ModelRequest {
 pub struct Tune {
     /// Name of the data set.
     pub dataset: String,
-    /// How long.
+    /// How long to tune.
     pub length: Length,
-    /// Peak learning rate in units of 1e-9; absent: the recipe's.
+    /// Peak learning rate in units of 1e-9. `None` means the recipe's.
     pub learning_rate_e9: Option<u64>,
-    /// Seed of order and augmentation.
+    /// Seed of the order of the images and of their augmentation.
     pub seed: u64,
 }
 
@@ -63,26 +63,26 @@ impl Tune {
     }
 }
 
-/// Largest learning rate of a tuning, 1e-9.
+/// Largest learning rate of a tuning, in units of 1e-9.
 const MAX_LEARNING_RATE_E9: u64 = 1_000_000_000;
 
-/// Stored tensors.
+/// The stored tensors that a model takes its values from.
 #[derive(Debug, Clone)]
 pub struct Stored {
-    /// Their file.
+    /// The file that holds them.
     pub file: TensorFile,
-    /// Its SHA-256, hex.
+    /// SHA-256 of that file, in hex.
     pub digest: String,
-    /// Width of the network that they are of.
+    /// Width of the stored network.
     pub width: usize,
 }
 
-/// A request that was found possible.
+/// What a request will give. It exists only for a request that is possible.
 #[derive(Debug, Clone)]
 pub struct Quote {
     /// The gene.
     pub gene: Arc<Learngene>,
-    /// What the blueprint takes values from.
+    /// Where the blueprint takes its values from.
     pub stored: Stored,
     /// The model before tuning.
     pub blueprint: Blueprint,
@@ -90,21 +90,21 @@ pub struct Quote {
     pub dtype: Dtype,
     /// How its tensors are named and laid out.
     pub layout: Layout,
-    /// Tuning on the server.
+    /// Tuning on the server, if it is wanted.
     pub tune: Option<Tune>,
-    /// Measured accuracy at this size on the gene's test set; absent where the model is to be tuned, or is for
-    /// other classes or images.
+    /// Quality that was measured at this size on the gene's test set. `None` if nothing was measured, if the model is
+    /// to be tuned, or if its method, classes or images are not the gene's.
     pub expected: Option<f64>,
-    /// The width was not trained.
+    /// The gene was not trained at this width.
     pub untrained_width: bool,
 }
 
 impl Quote {
-    /// Plans `request` on `gene`, whose ancestor may be at hand.
+    /// Quotes `request` for `gene`. Some methods need its `ancestor`, and tuning needs a folder of `data`.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit, also where the layout cannot hold the model;
-    /// [`Error::NotFound`] where a method selects from an ancestor and there is none.
+    /// [`Error::OutOfRange`] or [`Error::Invalid`] with the value and the limit, also if the layout cannot hold the
+    /// model; [`Error::NotFound`] if the method selects from an ancestor and there is none.
     pub fn new(
         gene: &Arc<Learngene>,
         ancestor: Option<&Ancestor>,
@@ -127,7 +127,7 @@ impl Quote {
             expected: match request.tune {
                 None if !as_measured || request.start.method != Method::Gene => None,
                 None => gene.quality(config.depth(), config.width(), 0).map(|q| q.accuracy),
-                // The grid knows one recipe on one data set; this may be any.
+                // The measurements hold for one recipe on one data set. This request may name others.
                 Some(_) => None,
             },
             untrained_width: request.start.method == Method::Gene
@@ -139,7 +139,7 @@ impl Quote {
         quote.in_layout(request.layout)
     }
 
-    /// The same model in `layout`. Tuning is done in timm's.
+    /// The same model in `layout`. Tuned models exist only in timm's.
     fn in_layout(self, layout: Layout) -> Result<Self> {
         if self.tune.is_some() && layout != Layout::Timm {
             return Err(Error::invalid("layout", format!("{layout} is for models that are not tuned")));
@@ -147,23 +147,23 @@ impl Quote {
         Ok(Self { blueprint: layout.of(self.blueprint)?, layout, ..self })
     }
 
-    /// Tensors by where their values come from.
+    /// How many tensors get their values in which way.
     pub fn inheritance(&self) -> Inheritance {
         Inheritance::of(&self.blueprint)
     }
 
-    /// Length of the file before tuning, bytes.
+    /// Length of the file before tuning, in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.blueprint.header().len() as u64 + self.blueprint.parameters() * self.dtype.size_bytes() as u64
     }
 
-    /// Layers of each stage in this model.
+    /// Number of this model's layers that come from each stage.
     pub fn stage_layers(&self) -> &[usize] {
         self.blueprint.info.origin.as_ref().map_or(&[], |origin| &origin.stage_layers)
     }
 }
 
-/// The model of `request` before tuning, and what it takes values from.
+/// The model of `request` before tuning, and where it takes its values from.
 fn start(
     gene: &Learngene,
     ancestor: Option<&Ancestor>,

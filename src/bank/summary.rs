@@ -1,4 +1,4 @@
-//! What is said about genes and models, the same over gRPC, HTTP and the command line.
+//! Descriptions of genes and models, the same over gRPC, HTTP and the command line.
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -15,7 +15,7 @@ use super::Quote;
 pub struct GeneSummary {
     /// Name.
     pub name: String,
-    /// SHA-256 of the gene file, hex.
+    /// SHA-256 of the gene file, in hex.
     pub digest: String,
     /// Model family.
     pub family: String,
@@ -23,15 +23,15 @@ pub struct GeneSummary {
     pub trained_depth: u32,
     /// Width of the auxiliary model.
     pub trained_width: u32,
-    /// Layers of each stage while the gene was learned.
+    /// Number of layers in each stage while the gene was learned.
     pub stages: Vec<u32>,
     /// Dimension of one head.
     pub head_dim: u32,
-    /// Widths that were trained and are therefore served.
+    /// Widths that were trained.
     pub trained_widths: Vec<u32>,
-    /// Least depth that is served.
+    /// Least depth that the server gives.
     pub min_depth: u32,
-    /// Greatest depth that is served.
+    /// Greatest depth that the server gives.
     pub max_depth: u32,
     /// Height and width of an image, pixels.
     pub image_size: u32,
@@ -45,21 +45,21 @@ pub struct GeneSummary {
     pub licence: String,
     /// Training data.
     pub data: String,
-    /// Who taught.
+    /// The model that taught the gene.
     pub teacher: String,
-    /// How it was learned.
+    /// The recipe that the gene was learned by.
     pub recipe: String,
-    /// Bytes of the gene file.
+    /// Length of the gene file in bytes.
     pub size_bytes: u64,
-    /// Measured on the test set.
+    /// What was measured on the test set.
     #[serde(serialize_with = "values")]
     pub quality: Vec<Quality>,
-    /// Whether requests that name no gene get this one.
+    /// Requests that name no gene get this one.
     pub default: bool,
 }
 
 impl GeneSummary {
-    /// What there is to say about `gene`.
+    /// Describes `gene`.
     pub fn of(gene: &Learngene, default: bool) -> Self {
         let meta = gene.meta();
         let all = |numbers: &[usize]| numbers.iter().map(|n| *n as u32).collect();
@@ -110,7 +110,7 @@ fn values<S: Serializer>(quality: &[Quality], serializer: S) -> Result<S::Ok, S:
     }))
 }
 
-/// One model before a byte of it is read.
+/// One model, as its blueprint describes it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ModelSummary {
     /// Name of the gene.
@@ -119,34 +119,34 @@ pub struct ModelSummary {
     pub depth: u32,
     /// Embedding dimension.
     pub width: u32,
-    /// SHA-256 of the canonical request, gene digest and render version, hex.
+    /// SHA-256 of the canonical request, the gene's digest and the render version, in hex.
     pub identity: String,
-    /// Length of the file, bytes; before tuning, where there is tuning.
+    /// Length of the file in bytes. Tuning may change it.
     pub size_bytes: u64,
     /// Number of parameters.
     pub parameters: u64,
-    /// Multiply-accumulates of one forward pass of one image.
+    /// Multiply-accumulate operations of one forward pass on one image.
     pub macs: u64,
-    /// Layers of each stage in this model.
+    /// Number of this model's layers that come from each stage.
     pub stage_layers: Vec<u32>,
-    /// Tensors by where their values come from.
+    /// How many tensors get their values in which way.
     pub inheritance: Inheritance,
-    /// The width was not trained.
+    /// The gene was not trained at this width.
     pub untrained_width: bool,
-    /// Measured accuracy at this size, before tuning.
+    /// Quality that was measured at this size before tuning.
     pub expected: Option<f64>,
     /// Height and width of an image, pixels.
     pub image_size: u32,
     /// Height and width of a patch, pixels.
     pub patch_size: u32,
-    /// Classes of the head.
+    /// Number of classes.
     pub classes: u32,
-    /// Classes whose row of the head is fresh, because the gene does not know their label.
+    /// Number of classes whose row of the head is fresh because the gene does not have their label.
     pub fresh_classes: u32,
 }
 
 impl ModelSummary {
-    /// What there is to say about the model of `quote` before it is tuned.
+    /// Describes the model of `quote` before it is tuned.
     pub fn of(quote: &Quote) -> Self {
         let config = &quote.blueprint.info.config;
         Self {

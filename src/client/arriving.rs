@@ -1,4 +1,4 @@
-//! A file on its way to the disk: one thread writes what comes, one reads it back in order and digests it.
+//! Writes an arriving file: one thread writes its chunks, another reads them back in order and digests them.
 
 use std::{
     path::Path,
@@ -17,33 +17,33 @@ use super::{
     verify::{Claims, Found, Verifier},
 };
 
-/// Chunks that wait for the thread that writes them.
+/// Number of chunks that may wait for the writing thread.
 const WAITING: usize = 4;
-/// Bytes that are digested at a time.
+/// Number of bytes that are digested at a time.
 const READ_BYTES: usize = 1 << 20;
 
-/// A file, and the threads that write and digest it.
+/// An arriving file, and the threads that write and digest it.
 #[derive(Debug)]
 pub(super) struct Arriving {
     chunks: mpsc::Sender<(u64, Bytes)>,
     work: JoinHandle<Result<(Partial, Verifier)>>,
-    /// An earlier process began it.
+    /// An earlier process received the first bytes.
     resumed: bool,
 }
 
-/// How a file ended.
+/// The result of a download.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// It is right, and has its name.
+    /// The file is right and has its final name.
     Right(Found),
-    /// What an earlier process left was wrong. Nothing is left of it.
+    /// The file was wrong, and an earlier process had received part of it. It is removed.
     Leftover,
-    /// It is not what was announced. Nothing is left of it.
+    /// The file is not what was announced. It is removed.
     Wrong(String),
 }
 
 impl Arriving {
-    /// Goes on with `partial`; `tensors`: it is a safetensors file, of which the manifest is wanted too.
+    /// Continues `partial`. With `tensors` it is a safetensors file, and its manifest is computed too.
     pub(super) fn begin(partial: Partial, size: u64, tensors: bool) -> Self {
         let (chunks, received) = mpsc::channel(WAITING);
         let resumed = partial.bytes() > 0;
@@ -52,12 +52,12 @@ impl Arriving {
         Self { chunks, work, resumed }
     }
 
-    /// Where chunks and their offsets go. It closes early where the disk fails, or the file is seen to be wrong.
+    /// Takes chunks and their offsets. It closes early if writing fails, or once the file is known to be wrong.
     pub(super) fn chunks(&self) -> &mpsc::Sender<(u64, Bytes)> {
         &self.chunks
     }
 
-    /// Waits until all of it is written, checks it, and gives it its name.
+    /// Waits until everything is written, checks the file, and renames it to its target.
     pub(super) async fn conclude(self, claims: Claims, expected: Option<&Expected>) -> Result<Verdict> {
         let resumed = self.resumed;
         let (partial, verifier) = self.written().await?;
@@ -76,12 +76,12 @@ impl Arriving {
         Ok(Verdict::Right(found))
     }
 
-    /// Leaves what has arrived for another run.
+    /// Keeps what has arrived for another run.
     pub(super) async fn keep(self) -> Result<()> {
         self.written().await.map(drop)
     }
 
-    /// Leaves nothing.
+    /// Removes what has arrived.
     pub(super) async fn discard(self) -> Result<()> {
         let (partial, _) = self.written().await?;
         blocking(move || partial.remove()).await
@@ -93,7 +93,7 @@ impl Arriving {
     }
 }
 
-/// Opens what has arrived of a file.
+/// Opens a partial file.
 pub(super) async fn open(path: &Path, identity: &str, size: u64, part_bytes: Option<u64>) -> Result<Partial> {
     let (path, identity) = (path.to_owned(), identity.to_owned());
     blocking(move || Partial::open(&path, &identity, size, part_bytes)).await
@@ -115,7 +115,7 @@ fn write(
     })
 }
 
-/// Writes chunks until there are no more, or nobody digests them.
+/// Writes chunks until there are no more, or until the digesting thread has ended.
 fn take(partial: &mut Partial, chunks: &mut mpsc::Receiver<(u64, Bytes)>, prefix: Sender<u64>) -> Result<()> {
     let mut digested = prefix.send(partial.prefix()).is_ok();
     while digested && let Some((offset, chunk)) = chunks.blocking_recv() {
@@ -126,7 +126,7 @@ fn take(partial: &mut Partial, chunks: &mut mpsc::Receiver<(u64, Bytes)>, prefix
     partial.record(0)
 }
 
-/// Digests the file up to each of `prefixes`, until the file is seen to be wrong.
+/// Digests the file up to each of `prefixes`, until the file is known to be wrong.
 fn digest(place: &Place, mut verifier: Verifier, prefixes: &Receiver<u64>) -> Result<Verifier> {
     let mut buffer = vec![0; READ_BYTES];
     while let Ok(prefix) = prefixes.recv() {

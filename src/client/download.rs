@@ -1,4 +1,4 @@
-//! A model to a file, across lost connections and killed runs: the stream of `InitModel`, and the choice of the way.
+//! Downloads a model to a file, across lost connections and killed runs: over the stream of `InitModel`, or over HTTP.
 
 use std::path::Path;
 
@@ -22,12 +22,12 @@ use super::{
 };
 
 impl Client {
-    /// Writes the model of `request` to `path`, which is left as it was unless every byte arrived and has the
-    /// announced digests. Bytes that arrived before a connection was lost, or before this process was killed, are
-    /// kept beside it and not asked for again.
+    /// Writes the model of `request` to `path`. The file is left as it was unless every byte arrived and the announced
+    /// digests match. If the connection drops or the process is killed, the next call resumes at the last byte
+    /// received.
     ///
     /// # Errors
-    /// [`Error::Remote`] with the kind that the server reported, or where the stream is not what it announced;
+    /// [`Error::Remote`] with the kind that the server reported, or if the stream is not what it announced;
     /// [`Error::Io`].
     pub async fn init_model(
         &self,
@@ -38,10 +38,10 @@ impl Client {
         self.download(request, path, None, on_event).await
     }
 
-    /// As [`Client::init_model`], for a model that was had before: another one is not written.
+    /// Like [`Client::init_model`], for a model that was downloaded before. A different model is not written.
     ///
     /// # Errors
-    /// Those of [`Client::init_model`], and [`Error::Invalid`] where identity or bytes differ.
+    /// Those of [`Client::init_model`], and [`Error::Invalid`] if the identity or the bytes differ.
     pub async fn init_locked(
         &self,
         request: &ModelRequest,
@@ -101,13 +101,13 @@ impl Client {
         }
     }
 
-    /// What a header says, checked before anything is done by it.
+    /// Checks what a header says before it is used.
     pub(super) fn check(&self, model: &ModelSummary) -> Result<()> {
         if model.size_bytes > codec::MAX_FILE_BYTES {
             let (size, limit) = (model.size_bytes, codec::MAX_FILE_BYTES);
             return Err(self.broken(format!("file of {size} bytes is beyond the limit of {limit}")));
         }
-        // It becomes part of a file's name.
+        // It becomes part of a file name.
         if !is_digest(&model.identity) {
             return Err(self.broken("an identity that is not 64 hexadecimal digits".to_owned()));
         }
@@ -119,7 +119,7 @@ impl Client {
         let error = self.remote(status);
         let seconds =
             status.metadata().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
-        // What this side noticed, and no server said.
+        // This side noticed the failure. No server reported it.
         let lost = std::error::Error::source(status).is_some() || status.code() == tonic::Code::Unavailable;
         if lost || error.kind() == Kind::Overloaded {
             return Interrupted::Again { error, pause: seconds.map(std::time::Duration::from_secs) };
@@ -128,30 +128,30 @@ impl Client {
     }
 }
 
-/// How a download by streams ends.
+/// How a download over streams ends.
 enum End {
     Written(Summary),
-    /// The file is so long that it is to come in ranges.
+    /// The file is long enough to be downloaded in ranges.
     Ranges(Offer),
 }
 
-/// One model on its way.
+/// One download.
 struct Download<'a> {
     client: &'a Client,
     asked: &'a ModelRequest,
     request: proto::InitModelRequest,
     path: &'a Path,
     expected: Option<&'a Expected>,
-    /// What the last header said, and the manifest.
+    /// The model and the manifest of the last header.
     model: Option<(ModelSummary, String)>,
-    /// Present from the first chunk on.
+    /// Open from the first chunk on.
     file: Option<Arriving>,
-    /// Bytes of the file so far, those on their way to the disk included.
+    /// Bytes received so far, including those that are not written yet.
     bytes: u64,
 }
 
 impl Download<'_> {
-    /// Begins or goes on, to the end.
+    /// Starts or resumes the download, and follows it to its end.
     async fn run(&mut self, on_event: &mut impl FnMut(Event)) -> Result<End, Interrupted> {
         loop {
             let mut service = self.client.service.clone();
@@ -170,7 +170,7 @@ impl Download<'_> {
         }
     }
 
-    /// Follows a stream to its end; nothing where another is to be followed, from another byte on.
+    /// Follows a stream to its end. Returns `None` if another stream must be followed, from another byte on.
     async fn follow(
         &mut self,
         stream: &mut Streaming<proto::InitModelResponse>,
@@ -199,7 +199,7 @@ impl Download<'_> {
                     }
                 }
                 Some(Message::Completed(completed)) => return Ok(self.complete(completed).await?),
-                // A message of a later version.
+                // A message from a newer version of the protocol.
                 None => {}
             }
         }
@@ -211,14 +211,14 @@ impl Download<'_> {
         let (model, manifest) = header::from_proto(header);
         self.client.check(&model)?;
         if let Some((begun, _)) = self.model.as_ref().filter(|_| self.file.is_some()) {
-            // A stream that goes on says again what it is about.
+            // A resumed stream repeats the header of its model.
             if (&begun.identity, begun.size_bytes) != (&model.identity, model.size_bytes) {
                 let (identity, begun) = (&model.identity, &begun.identity);
                 return Err(self.broken(format!("the rest of model {identity} instead of {begun}")));
             }
             return Ok(());
         }
-        // Before tuning the identity is that of what will be tuned.
+        // Before tuning the identity is not yet the one of the tuned model.
         if let Some(expected) = self.expected.filter(|_| !manifest.is_empty()) {
             expected.check_identity(&model.identity)?;
         }
@@ -227,7 +227,7 @@ impl Download<'_> {
         Ok(())
     }
 
-    /// The same file over HTTP, where it is long enough and HTTP passes.
+    /// The same file over HTTP, if it is long enough and HTTP gets through.
     async fn in_ranges(&self) -> Option<Offer> {
         let (model, _) = self.model.as_ref().filter(|_| self.file.is_none())?;
         let large = self.client.transport == Transport::Auto
@@ -241,7 +241,7 @@ impl Download<'_> {
         same.then_some(offer)
     }
 
-    /// Opens the file where it is not open. True: it has bytes that this stream begins before.
+    /// Opens the file if it is not open. Returns true if it already has bytes, so that this stream starts too early.
     async fn open(&mut self, on_event: &mut impl FnMut(Event)) -> Result<bool> {
         let Some((model, manifest)) = &self.model else { return Err(self.broken("no header".to_owned())) };
         if self.file.is_some() {
@@ -256,7 +256,7 @@ impl Download<'_> {
         Ok(self.bytes > 0)
     }
 
-    /// Hands a chunk on. False: the file takes no more, because it is seen to be wrong.
+    /// Passes a chunk to the writer. Returns false if the writer takes no more because the file is known to be wrong.
     async fn chunk(&mut self, chunk: proto::Chunk, on_event: &mut impl FnMut(Event)) -> Result<bool> {
         let (Some((model, _)), Some(file)) = (&self.model, &self.file) else { return Ok(false) };
         let proto::Chunk { offset, data } = chunk;
@@ -272,7 +272,7 @@ impl Download<'_> {
         Ok(true)
     }
 
-    /// Checks the whole file and gives it its name.
+    /// Checks the whole file and gives it its final name.
     async fn complete(&mut self, completed: proto::Completed) -> Result<Option<End>> {
         let proto::Completed { sha256, size_bytes } = completed;
         let bytes = self.bytes;
@@ -296,7 +296,7 @@ impl Download<'_> {
         }
     }
 
-    /// Leaves what has arrived for another run.
+    /// Keeps what has arrived for another run.
     async fn keep(self) -> Result<()> {
         match self.file {
             Some(file) => file.keep().await,
@@ -304,7 +304,7 @@ impl Download<'_> {
         }
     }
 
-    /// Leaves nothing.
+    /// Removes what has arrived.
     async fn discard(self) -> Result<()> {
         match self.file {
             Some(file) => file.discard().await,

@@ -1,4 +1,4 @@
-//! One connection of HTTP/1.1, plain or TLS, and what an answer means.
+//! One HTTP/1.1 connection, plain or with TLS, and the meaning of its answers.
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 
@@ -27,20 +27,20 @@ use crate::error::{Error, Kind, Result};
 
 use super::retry::Interrupted;
 
-/// Longest time until a connection is there.
+/// Longest time to open a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A server that sends nothing for so long is taken for lost. It may have to render or digest a file first.
+/// A server that sends nothing for this long is taken to be lost. It may have to render or digest a file first.
 const SILENCE: Duration = Duration::from_mins(2);
-/// Longest answer of a refusal, bytes.
+/// Longest body of an error answer in bytes.
 const MAX_PROBLEM_BYTES: usize = 64 << 10;
 
-/// Where a server is, and how it is spoken to.
+/// Address of a server, and what every request to it needs.
 #[derive(Clone)]
 pub(super) struct Http {
     url: String,
     host: String,
     port: u16,
-    /// As the header says it.
+    /// Value of the `host` header.
     authority: HeaderValue,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     token: Option<HeaderValue>,
@@ -53,10 +53,10 @@ impl std::fmt::Debug for Http {
 }
 
 impl Http {
-    /// The server at `url`. Of `https` the certificate is checked as over gRPC.
+    /// The server at `url`. For `https` the certificate is checked as over gRPC.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what is not a URL of HTTP.
+    /// [`Error::Invalid`] if `url` is not an HTTP URL.
     pub(super) fn new(url: &str, token: Option<&MetadataValue<Ascii>>) -> Result<Self> {
         let invalid =
             |reason: String| Error::invalid("server", format!("\"{url}\" is not a URL of HTTP: {reason}"));
@@ -90,12 +90,12 @@ impl Http {
         Error::Remote { server: self.url.clone(), kind, message }
     }
 
-    /// The server did not do what it should.
+    /// The server broke the protocol.
     pub(super) fn broken(&self, message: String) -> Error {
         self.error(Kind::DataLoss, message)
     }
 
-    /// A connection was lost, or could not be made.
+    /// A connection was lost or could not be opened.
     fn lost(&self, message: String) -> Interrupted {
         Interrupted::again(self.error(Kind::Internal, message))
     }
@@ -110,11 +110,11 @@ impl Http {
     }
 }
 
-/// Bytes both ways.
+/// Bytes in both directions.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// The system's roots, or those of `SSL_CERT_FILE`.
+/// Trusts the system's root certificates, or those of `SSL_CERT_FILE`.
 fn connector() -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -131,7 +131,7 @@ fn connector() -> Result<TlsConnector> {
 pub(super) struct Connection {
     http: Http,
     requests: SendRequest<String>,
-    /// What moves the bytes.
+    /// Drives the connection.
     _task: AbortOnDropHandle<()>,
 }
 
@@ -142,13 +142,13 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// The next bytes; none at the end.
+    /// The next bytes, or `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Interrupted> {
         loop {
             let frame = poll_fn(|context| Pin::new(&mut self.body).poll_frame(context));
             match timeout(SILENCE, frame).await {
                 Ok(None) => return Ok(None),
-                // Trailers say nothing here.
+                // Trailers have no meaning here.
                 Ok(Some(Ok(frame))) => {
                     if let Ok(data) = frame.into_data() {
                         return Ok(Some(data));
@@ -160,7 +160,7 @@ impl Pieces {
         }
     }
 
-    /// The whole of it.
+    /// The whole body.
     async fn all(mut self, limit: usize) -> Result<Bytes, Interrupted> {
         let mut all = BytesMut::new();
         while let Some(piece) = self.next().await? {
@@ -182,13 +182,13 @@ impl Connection {
         let opened = handshake(TokioIo::new(stream)).await;
         let (requests, connection) = opened.map_err(|error| http.lost(chain(&error)))?;
         let task = tokio::spawn(async move {
-            // Whoever waits for an answer is told.
+            // A failure also reaches the request that waits for its answer.
             let _ = connection.await;
         });
         Ok(Self { http: http.clone(), requests, _task: AbortOnDropHandle::new(task) })
     }
 
-    /// The head of an answer that is a success, and its body.
+    /// The head and the body of a successful answer.
     pub(super) async fn ask(
         &mut self,
         method: Method,
@@ -222,7 +222,7 @@ impl Connection {
         Ok((head.status, head.headers, pieces))
     }
 
-    /// The answer of a GET as what it says.
+    /// The JSON answer of a GET.
     pub(super) async fn json<T: DeserializeOwned>(
         &mut self,
         target: &str,
@@ -235,14 +235,14 @@ impl Connection {
     }
 }
 
-/// RFC 9457 details, as far as they are acted on.
+/// The fields of an RFC 9457 answer that are used.
 #[derive(Deserialize)]
 struct Problem {
     kind: Option<String>,
     detail: String,
 }
 
-/// What an answer means that is no success.
+/// What an answer without success means.
 async fn refusal(status: StatusCode, headers: &HeaderMap, pieces: Pieces) -> Interrupted {
     let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let http = pieces.http.clone();
@@ -252,7 +252,7 @@ async fn refusal(status: StatusCode, headers: &HeaderMap, pieces: Pieces) -> Int
     let kind = kind.unwrap_or_else(|| Kind::from_http(status.as_u16()));
     let error =
         http.error(kind, problem.map_or_else(|| format!("status {status}"), |problem| problem.detail));
-    // What stands between may say so too.
+    // A proxy may answer with these too.
     let passing = matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504);
     if passing {
         return Interrupted::Again { error, pause: seconds.map(Duration::from_secs) };

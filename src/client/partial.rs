@@ -1,9 +1,9 @@
-//! A file that is arriving. It lies beside its target under the identity of the model until it is whole, so that a run
-//! that was killed is gone on with at the byte.
+//! A partial file. It lies beside its target and has the identity of the model in its name, so that after a kill the
+//! next run resumes at the last byte received.
 //!
-//! A file that comes in order is the bytes that have come. One that comes in parts has its full length from the start;
-//! behind it lies a record of how much of each part has come. The record is believed only because the whole file is
-//! checked before it gets its name.
+//! A file that is received in order holds the bytes received so far. A file that is received in parts has its full
+//! length from the start, followed by a record of how much of each part has arrived. The record may be wrong, because
+//! the whole file is checked before it gets its name.
 
 use std::{
     ffi::OsString,
@@ -16,14 +16,14 @@ use std::{
 
 use crate::error::{Error, Result};
 
-/// First bytes of a record.
+/// The first bytes of a record.
 const MAGIC: [u8; 8] = *b"gb-parts";
-/// Bytes of a record before its numbers: [`MAGIC`] and the length of a part.
+/// Length of a record before its numbers: [`MAGIC`] and the length of a part.
 const RECORD_HEAD_BYTES: u64 = 16;
-/// A part is recorded again after so many bytes: what a kill costs at most, for each part that is under way.
+/// The record of a part is updated after this many bytes. A kill loses at most this much of each part.
 const RECORD_EVERY_BYTES: u64 = 1 << 20;
 
-/// What has arrived of a file. Everything here blocks.
+/// A partial file. Every method blocks.
 #[derive(Debug)]
 pub(super) struct Partial {
     target: PathBuf,
@@ -32,28 +32,28 @@ pub(super) struct Partial {
     arrived: Arrived,
 }
 
-/// An open file and its name, for several threads.
+/// An open file and its path, shared by several threads.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     path: PathBuf,
     file: Arc<Mutex<File>>,
 }
 
-/// Which bytes are there.
+/// Which bytes have arrived.
 #[derive(Debug)]
 enum Arrived {
-    /// The first ones.
+    /// The first bytes of the file.
     Prefix(u64),
-    /// Of each part of `length` bytes the first ones, and how many of them are recorded.
+    /// The first bytes of each part of `length` bytes, and how many of them are recorded.
     Parts { length: u64, bytes: Vec<u64>, recorded: Vec<u64> },
 }
 
 impl Partial {
-    /// What has arrived of the model called `identity`, of `size` bytes, for `target`; nothing at first. With
-    /// `part_bytes` it comes in parts of this length, and in order otherwise; it goes on from both.
+    /// Opens the partial file of the model called `identity`, which has `size` bytes, for `target`. With `part_bytes`
+    /// it will be received in parts of this length, otherwise in order. It resumes what either way left behind.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Invalid`] where another process is writing it.
+    /// [`Error::Io`]; [`Error::Invalid`] if another process is writing the file.
     pub(super) fn open(target: &Path, identity: &str, size: u64, part_bytes: Option<u64>) -> Result<Self> {
         let path = path(target, identity)?;
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -76,7 +76,7 @@ impl Partial {
         Ok(partial)
     }
 
-    /// Length of what is there from the first byte on.
+    /// Number of bytes that have arrived from the first byte on, up to the first gap.
     pub(super) fn prefix(&self) -> u64 {
         match &self.arrived {
             Arrived::Prefix(bytes) => *bytes,
@@ -89,7 +89,7 @@ impl Partial {
         }
     }
 
-    /// Bytes so far.
+    /// Number of bytes that have arrived.
     pub(super) fn bytes(&self) -> u64 {
         match &self.arrived {
             Arrived::Prefix(bytes) => *bytes,
@@ -97,7 +97,7 @@ impl Partial {
         }
     }
 
-    /// What is not there yet, in file order, no range longer than a part.
+    /// The missing ranges in file order, none longer than a part.
     pub(super) fn missing(&self) -> Vec<Range<u64>> {
         match &self.arrived {
             Arrived::Prefix(bytes) => {
@@ -113,7 +113,7 @@ impl Partial {
         }
     }
 
-    /// Adds the bytes that follow what is there, of the file or of a part.
+    /// Appends bytes to the file, or to a part of it.
     pub(super) fn write(&mut self, offset: u64, chunk: &[u8]) -> Result<()> {
         let (size, path) = (self.size, self.place.path.clone());
         let misplaced =
@@ -138,7 +138,7 @@ impl Partial {
         self.record(RECORD_EVERY_BYTES)
     }
 
-    /// Records the parts that went on by at least so many bytes, or to their end.
+    /// Records each part that is complete or has grown by at least `every` bytes.
     pub(super) fn record(&mut self, every: u64) -> Result<()> {
         let (place, size) = (&self.place, self.size);
         let Arrived::Parts { length, bytes, recorded } = &mut self.arrived else { return Ok(()) };
@@ -153,12 +153,12 @@ impl Partial {
         Ok(())
     }
 
-    /// The file, for a thread that reads what is there.
+    /// The file, for a thread that reads it back.
     pub(super) fn place(&self) -> Place {
         self.place.clone()
     }
 
-    /// Gives it the name of the target.
+    /// Renames the file to its target.
     pub(super) fn finish(self) -> Result<()> {
         let Place { path, file } = &self.place;
         let file = file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,7 +166,7 @@ impl Partial {
         std::fs::rename(path, &self.target).map_err(Error::io(&self.target))
     }
 
-    /// Leaves nothing behind.
+    /// Removes the file.
     pub(super) fn remove(self) -> Result<()> {
         std::fs::remove_file(&self.place.path).map_err(Error::io(&self.place.path))
     }
@@ -176,14 +176,14 @@ impl Partial {
         length.min(self.size.saturating_sub(part as u64 * length))
     }
 
-    /// Forgets what lies behind a gap.
+    /// Drops everything after the first `bytes` bytes.
     fn keep_prefix(&mut self, bytes: u64) -> Result<()> {
         self.place.set_length(bytes)?;
         self.arrived = Arrived::Prefix(bytes);
         Ok(())
     }
 
-    /// What comes from now on comes in parts.
+    /// Prepares the file to be received in parts from now on.
     fn divide(&mut self, length: u64) -> Result<()> {
         let prefix = self.prefix();
         let count = self.size.div_ceil(length) as usize;
@@ -198,7 +198,7 @@ impl Partial {
 }
 
 impl Arrived {
-    /// What the record behind the file says; nothing where there is none.
+    /// Reads the record after the file, if there is a valid one.
     fn read(place: &Place, size: u64) -> Result<Option<Self>> {
         let found = place.length()? - size;
         let mut head = [0; RECORD_HEAD_BYTES as usize];
@@ -208,7 +208,7 @@ impl Arrived {
         place.read(size, &mut head)?;
         let [magic, length] = [&head[..8], &head[8..]].map(|half| half.try_into().unwrap_or([0; 8]));
         let length = u64::from_le_bytes(length);
-        // The length of the file bounds what is allocated.
+        // The length of the file limits what is allocated below.
         if magic != MAGIC || length == 0 || found != RECORD_HEAD_BYTES + 8 * size.div_ceil(length) {
             return Ok(None);
         }
@@ -224,7 +224,7 @@ impl Arrived {
 }
 
 impl Place {
-    /// Reads the bytes from `offset` on.
+    /// Fills `buffer` with the bytes from `offset` on.
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(buffer));
@@ -248,7 +248,7 @@ impl Place {
     }
 }
 
-/// First digits of the identity that are in a name: a file system takes 255 bytes, and the digest of the whole is checked.
+/// Digits of the identity in a name. File systems limit a name to 255 bytes, and the whole file is checked anyway.
 const IDENTITY_DIGITS: usize = 16;
 
 /// `.{target}.{identity}.part` beside the target.
@@ -263,7 +263,7 @@ fn path(target: &Path, identity: &str) -> Result<PathBuf> {
     Ok(target.with_file_name(hidden))
 }
 
-/// The file at `path`, which no other process has while it is open.
+/// Opens the file at `path` and locks out other processes while it is open.
 fn locked(path: &Path) -> Result<File> {
     loop {
         let mut options = OpenOptions::new();
@@ -279,7 +279,8 @@ fn locked(path: &Path) -> Result<File> {
             }
             Err(TryLockError::Error(error)) => return Err(Error::io(path)(error)),
         }
-        // Who had it before may have renamed or removed it in between, and then this is not the file of that name.
+        // The process that had the lock may have renamed or removed the file. Then this is no longer the file at
+        // `path`.
         if is_named(&file, path)? {
             return Ok(file);
         }
@@ -297,7 +298,7 @@ fn is_named(file: &File, path: &Path) -> Result<bool> {
     }
 }
 
-/// An open file cannot be renamed there.
+/// On this system an open file cannot be renamed.
 #[cfg(not(unix))]
 fn is_named(_: &File, _: &Path) -> Result<bool> {
     Ok(true)
@@ -352,7 +353,7 @@ mod tests {
             partial.write(offset, bytes).unwrap_err();
         }
         assert_eq!((partial.prefix(), partial.bytes()), (3, 5));
-        // As a kill leaves it: whole parts are recorded, others after a MiB.
+        // After a kill only complete parts count here, because others are recorded every MiB.
         drop(partial);
         let mut partial = open(Some(4));
         assert_eq!((partial.bytes(), partial.missing()), (2, vec![0..4, 4..8]));
@@ -379,7 +380,7 @@ mod tests {
         assert_eq!((partial.prefix(), partial.missing()), (5, vec![5..8, 8..10]));
         partial.write(8, b"ij").unwrap();
         drop(partial);
-        // Parts of another length: what lies behind the gap is lost.
+        // With another part length, everything after the first gap is lost.
         assert_eq!(open(Some(3)).missing(), [5..6, 6..9, 9..10]);
         assert_eq!(open(None).missing().first(), Some(&(5..10)));
         let mut partial = open(None);

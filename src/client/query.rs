@@ -1,4 +1,4 @@
-//! A request as a path and a query of HTTP, and what the server says of it.
+//! Asks over HTTP what the file of a request will be.
 
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -15,23 +15,23 @@ use super::{
     retry::{Interrupted, patiently},
 };
 
-/// Longest path with its query, bytes: what servers and proxies take.
+/// Longest path with its query in bytes. Servers and proxies take no longer ones.
 const MAX_TARGET_BYTES: usize = 16 << 10;
-/// Longest answer about one model, bytes.
+/// Longest answer about one model in bytes.
 const MAX_SUMMARY_BYTES: usize = 1 << 20;
-/// Longest list of genes, bytes.
+/// Longest list of genes in bytes.
 const MAX_GENES_BYTES: usize = 8 << 20;
 
-/// A file that a server has.
+/// A file that a server offers.
 #[derive(Debug, Clone)]
 pub(super) struct Offer {
     pub(super) http: Http,
-    /// Path and query of the file; the query is not empty.
+    /// Path and query of the file. The query is not empty.
     pub(super) target: String,
     pub(super) model: ModelSummary,
 }
 
-/// What of a gene decides the size of a request that names none.
+/// The fields of a gene that decide the size of a request without one.
 #[derive(Debug, Deserialize)]
 struct Gene {
     name: String,
@@ -41,7 +41,7 @@ struct Gene {
 }
 
 impl Client {
-    /// The file of `request`, without a call of gRPC.
+    /// The file of `request`, without a gRPC call.
     pub(super) async fn offer(
         &self,
         request: &ModelRequest,
@@ -81,7 +81,7 @@ impl Client {
         self.offer_of(request, &gene, depth, width).await
     }
 
-    /// The file of `request`, whose gene and size are known.
+    /// The file of `request`, with a gene and a size that are already known.
     pub(super) async fn offer_of(
         &self,
         request: &ModelRequest,
@@ -95,14 +95,14 @@ impl Client {
         Ok(Offer { http, target, model })
     }
 
-    /// The server without gRPC.
+    /// The server as an HTTP client sees it.
     pub(super) fn http(&self) -> Result<Http> {
         Http::new(&self.url, self.token.as_ref())
     }
 }
 
 impl Offer {
-    /// The digests of the file, which the server reads for it.
+    /// The digests of the file. The server has to read the whole file to answer.
     pub(super) async fn digests(&self) -> Result<FileDigests, Interrupted> {
         get(&self.http, &Wanted::Digests.of(&self.target), MAX_SUMMARY_BYTES).await
     }
@@ -113,7 +113,7 @@ async fn get<T: DeserializeOwned>(http: &Http, target: &str, limit: usize) -> Re
     connection.json(target, limit).await
 }
 
-/// Path and query of the file of `request`, as far as HTTP takes them.
+/// Path and query of the file of `request`, if they are short enough for HTTP.
 fn target(request: &ModelRequest, gene: &str, depth: u64, width: u64) -> Result<String> {
     let target = query::render(request, gene, depth, width);
     if target.len() > MAX_TARGET_BYTES {

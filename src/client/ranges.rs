@@ -1,7 +1,7 @@
-//! A long file in ranges over several connections of HTTP.
+//! Downloads a long file in ranges over several HTTP connections.
 //!
-//! Every range is asked for under the entity tag of the first answer, so that all are of one file; what they add up to
-//! is checked as a stream is.
+//! Every range is requested with the entity tag of the first answer, so that all of them belong to the same file. The
+//! result is checked like a stream.
 
 use std::{
     collections::VecDeque,
@@ -34,14 +34,14 @@ use super::{
     verify::Claims,
 };
 
-/// How long files come over HTTP.
+/// How a long file is downloaded over HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ranges {
-    /// Files of more bytes come in ranges.
+    /// Files with more bytes than this are downloaded in ranges.
     pub above_bytes: u64,
-    /// Length of a range, bytes.
+    /// Length of a range in bytes.
     pub part_bytes: u64,
-    /// Connections at the same time.
+    /// Number of connections at the same time.
     pub connections: usize,
 }
 
@@ -51,25 +51,25 @@ impl Default for Ranges {
     }
 }
 
-/// What the connections tell.
+/// What a connection reports.
 enum Note {
     Received(u64),
     Retry { reason: String, pause: Duration },
 }
 
-/// What the connections share.
+/// State that the connections share.
 struct Shared {
     offer: Offer,
     etag: HeaderValue,
     retries: u32,
-    /// What nobody fetches yet, in file order.
+    /// Ranges that no connection has taken yet, in file order.
     parts: Mutex<VecDeque<Range<u64>>>,
     chunks: mpsc::Sender<(u64, Bytes)>,
     notes: mpsc::UnboundedSender<Note>,
 }
 
 impl Client {
-    /// Writes the file of `offer` to `path`.
+    /// Downloads the file of `offer` to `path`.
     pub(super) async fn ranges(
         &self,
         offer: Offer,
@@ -77,7 +77,7 @@ impl Client {
         expected: Option<&Expected>,
         on_event: &mut impl FnMut(Event),
     ) -> Result<Summary> {
-        // The server digests the file while it is under way.
+        // The server computes the digests while the file is sent.
         let digests = AbortOnDropHandle::new(tokio::spawn(digests(offer.clone(), self.retries)));
         let mut file = self.fetch(&offer, path, on_event).await?;
         let claims = match digests.await.map_err(|_| Error::Cancelled)? {
@@ -100,7 +100,7 @@ impl Client {
         }
     }
 
-    /// All bytes of the file, or as many as came before it was seen to be wrong.
+    /// Fetches all bytes of the file, or stops early once the file is known to be wrong.
     async fn fetch(&self, offer: &Offer, path: &Path, on_event: &mut impl FnMut(Event)) -> Result<Arriving> {
         let Ranges { above_bytes, part_bytes, connections } = self.ranges;
         let of = offer.model.size_bytes;
@@ -150,7 +150,7 @@ impl Client {
     }
 }
 
-/// What the server says that the file is.
+/// Asks the server for the digests of the file.
 async fn digests(offer: Offer, retries: u32) -> Result<Claims, Interrupted> {
     let FileDigests { identity, manifest, sha256, size_bytes: _ } =
         patiently(retries, |_, _| {}, || offer.digests()).await?;
@@ -161,7 +161,7 @@ async fn digests(offer: Offer, retries: u32) -> Result<Claims, Interrupted> {
     Ok(Claims { manifest, sha256 })
 }
 
-/// Fetches what is `missing`.
+/// Fetches the `missing` ranges.
 async fn fetch(
     offer: Offer,
     retries: u32,
@@ -171,7 +171,7 @@ async fn fetch(
     notes: mpsc::UnboundedSender<Note>,
 ) -> Result<(), Interrupted> {
     let retry = |reason, pause| {
-        // Nobody listens only where all of this ends.
+        // The receiver is gone only when the whole download has ended.
         let _ = notes.send(Note::Retry { reason, pause });
     };
     let etag = patiently(retries, retry, || etag(&offer)).await?;
@@ -185,7 +185,7 @@ async fn fetch(
     Ok(())
 }
 
-/// The entity tag that all parts must have.
+/// Asks for the entity tag that all ranges must have.
 async fn etag(offer: &Offer) -> Result<HeaderValue, Interrupted> {
     let mut connection = Connection::open(&offer.http).await?;
     let (_, headers, _) = connection.ask(Method::HEAD, &offer.target, &[]).await?;
@@ -195,7 +195,7 @@ async fn etag(offer: &Offer) -> Result<HeaderValue, Interrupted> {
             .http
             .broken(format!("a file of {} bytes, announced were {size}", length.unwrap_or(0))))?;
     }
-    // A weak one says nothing of bytes.
+    // A weak tag does not promise equal bytes.
     let strong = headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\""));
     Ok(strong.cloned().ok_or_else(|| offer.http.broken("a file without a strong entity tag".to_owned()))?)
 }
@@ -204,7 +204,7 @@ fn number(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// Fetches parts over one connection until none is left, or the file takes no more.
+/// Fetches ranges over one connection until none is left, or until the writer stops taking them.
 async fn connection(shared: Arc<Shared>) -> Result<(), Interrupted> {
     let mut open = None;
     while let Some(mut part) = shared.next() {
@@ -233,7 +233,7 @@ impl Shared {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
-    /// Fetches `part`, whose start moves with what has come. False: the file takes no more.
+    /// Fetches `part` and moves its start past the bytes that arrive. Returns false if the writer takes no more.
     async fn fetch(&self, open: &mut Option<Connection>, part: &mut Range<u64>) -> Result<bool, Interrupted> {
         let connection = match open {
             Some(connection) => connection,
@@ -262,7 +262,7 @@ impl Shared {
         Err(Interrupted::again(self.offer.http.broken(reason)))
     }
 
-    /// Checks that an answer is `part` of the one file.
+    /// Checks that an answer holds exactly `part` of the expected file.
     fn check(&self, status: StatusCode, headers: &HeaderMap, part: &Range<u64>) -> Result<()> {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let broken = |reason: String| Err(self.offer.http.broken(reason));

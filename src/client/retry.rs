@@ -1,4 +1,4 @@
-//! What is worth another try, and when.
+//! Which failures are worth another try, and after what pause.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use tokio::time::sleep;
 
 use crate::error::{Error, Result};
 
-/// First pause before another try; it doubles.
+/// The first pause before another try. Each further pause is twice as long.
 const PAUSE: Duration = Duration::from_millis(250);
-/// Longest pause, also where the server asks for more.
+/// The longest pause, even if the server asks for more.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// Why a call did not come to its end.
+/// Why a call failed.
 #[derive(Debug)]
 pub(super) enum Interrupted {
-    /// By what is worth another try, after a pause that the server may ask for.
+    /// Another try may succeed, after the pause that the server asks for.
     Again {
         error: Error,
         pause: Option<Duration>,
@@ -23,7 +23,7 @@ pub(super) enum Interrupted {
 }
 
 impl Interrupted {
-    /// Another try, after a pause that this side chooses.
+    /// Worth another try, after a pause that this side chooses.
     pub(super) const fn again(error: Error) -> Self {
         Self::Again { error, pause: None }
     }
@@ -41,7 +41,7 @@ impl From<Error> for Interrupted {
     }
 }
 
-/// Tries in a row without progress.
+/// Counts tries in a row without progress.
 #[derive(Debug)]
 pub(super) struct Patience {
     retries: u32,
@@ -49,12 +49,12 @@ pub(super) struct Patience {
 }
 
 impl Patience {
-    /// For this many more tries.
+    /// Allows this many more tries.
     pub(super) const fn new(retries: u32) -> Self {
         Self { retries, tries: 0 }
     }
 
-    /// Time until the next try, where there is one; `progress`: bytes came since the last.
+    /// The pause before the next try, if one is allowed. `progress` says that bytes arrived since the last try.
     pub(super) fn pause(&mut self, progress: bool, asked: Option<Duration>) -> Option<Duration> {
         if !progress && self.tries >= self.retries {
             return None;
@@ -64,7 +64,8 @@ impl Patience {
     }
 }
 
-/// Calls until it succeeds, fails for good, or was tried `retries` times more. `on_retry` hears why and after what time.
+/// Repeats `call` until it succeeds, fails for good, or has used up `retries`. `on_retry` gets the reason and the
+/// pause.
 pub(super) async fn patiently<T, F: Future<Output = Result<T, Interrupted>>>(
     retries: u32,
     mut on_retry: impl FnMut(String, Duration),

@@ -1,13 +1,13 @@
-//! What a file is checked against while it arrives: its SHA-256, and the manifest over its header and tensors.
+//! Checks a file while it arrives: its SHA-256, and the manifest over its header and tensors.
 
 use sha2::{Digest as _, Sha256};
 
 use crate::tensor::{codec, hex};
 
-/// Bytes of a file that say how long its header is.
+/// The first bytes of a file, which hold the length of its header.
 const PREFIX_BYTES: usize = 8;
 
-/// What was announced of a file, hex; empty: nothing was.
+/// The digests that a server announced for a file, in hex. An empty one was not announced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Claims {
     /// SHA-256 of the header and of each tensor's SHA-256.
@@ -16,19 +16,19 @@ pub(super) struct Claims {
     pub(super) sha256: String,
 }
 
-/// What a file is, hex.
+/// The digests of a file that arrived, in hex.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Empty where tensors were not looked at.
+    /// Empty if the tensors were not digested.
     pub(super) manifest: String,
     pub(super) sha256: String,
 }
 
 impl Claims {
-    /// Checks everything that was announced.
+    /// Checks every digest that was announced.
     ///
     /// # Errors
-    /// Which check failed; or that there is none.
+    /// Which check failed, or that there was nothing to check.
     pub(super) fn check(&self, found: &Found) -> Result<(), String> {
         if self.manifest.is_empty() && self.sha256.is_empty() {
             return Err("neither a SHA-256 nor a manifest was announced to check the file by".to_owned());
@@ -45,7 +45,7 @@ impl Claims {
     }
 }
 
-/// Digests of a file whose bytes are given in order.
+/// Digests a file whose bytes are given in order.
 #[derive(Debug)]
 pub(super) struct Verifier {
     size: u64,
@@ -55,7 +55,7 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    /// Of a file of `size` bytes; `tensors`: it is a safetensors file, of which the manifest is wanted too.
+    /// For a file of `size` bytes. With `tensors` it is a safetensors file, and its manifest is computed too.
     pub(super) fn new(size: u64, tensors: bool) -> Self {
         let tensors = tensors.then(|| Tensors { manifest: Sha256::new(), state: State::Prefix(Vec::new()) });
         Self { size, bytes: 0, file: Sha256::new(), tensors }
@@ -66,7 +66,7 @@ impl Verifier {
         self.bytes
     }
 
-    /// Takes the bytes that follow.
+    /// Takes the next bytes.
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.file.update(bytes);
         self.bytes += bytes.len() as u64;
@@ -75,7 +75,7 @@ impl Verifier {
         }
     }
 
-    /// Why the file is not what it should be, as soon as that is known.
+    /// Why the file cannot be right, as soon as that is known.
     pub(super) fn broken(&self) -> Option<&str> {
         match self.tensors.as_ref()?.state {
             State::Broken(ref reason) => Some(reason),
@@ -83,10 +83,10 @@ impl Verifier {
         }
     }
 
-    /// What the file is.
+    /// The digests of the whole file.
     ///
     /// # Errors
-    /// Why it is none.
+    /// Why it is not a safetensors file.
     pub(super) fn finish(self) -> Result<Found, String> {
         let manifest = self.tensors.map(Tensors::finish).transpose()?.unwrap_or_default();
         Ok(Found { manifest, sha256: hex(&self.file.finalize()) })
@@ -100,16 +100,17 @@ struct Tensors {
     state: State,
 }
 
-/// Where in a safetensors file the next byte lies.
+/// Which section of a safetensors file the next byte belongs to.
 #[derive(Debug)]
 enum State {
-    /// In the length of the header.
+    /// The length of the header.
     Prefix(Vec<u8>),
-    /// In the JSON of the header, which has `length` bytes.
+    /// The JSON of the header, which has `length` bytes.
     Header { json: Vec<u8>, length: usize },
-    /// In a tensor with so many bytes left and this digest so far, before those of `lengths`; or at the end.
+    /// A tensor, with the number of bytes that are still missing and the digest so far. `lengths` are those of the
+    /// tensors after it. At the end of the file there is no tensor.
     Data { tensor: Option<(u64, Sha256)>, lengths: std::vec::IntoIter<u64> },
-    /// Behind something that is no header.
+    /// The header was invalid, so nothing after it is read.
     Broken(String),
 }
 
@@ -141,7 +142,7 @@ impl Tensors {
                     let Some(prefix) = prefix.first_chunk().copied() else { return };
                     self.manifest.update(prefix);
                     match codec::header_bytes(prefix, size) {
-                        // Room is made as bytes come, and not for what is only promised.
+                        // Memory grows with the bytes that arrive. The announced length is not trusted.
                         Ok(length) => State::Header { json: Vec::new(), length: length as usize },
                         Err(reason) => State::Broken(reason),
                     }
@@ -256,7 +257,7 @@ mod tests {
             assert!(broken.contains(reason), "{broken}");
             assert_eq!(verifier.finish(), Err(broken));
         }
-        // The limit is that of the codec, however long the file is.
+        // The codec's limit holds for a file of any length.
         let mut verifier = Verifier::new(u64::MAX, true);
         verifier.update(&(codec::MAX_HEADER_BYTES + 1).to_le_bytes());
         assert!(verifier.broken().unwrap().contains("16777216"));

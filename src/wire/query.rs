@@ -1,4 +1,5 @@
-//! `/v1/models/{gene}/d{depth}-w{width}.safetensors?…` and [`ModelRequest`]: what HTTP asks for, and how it is answered.
+//! `/v1/models/{gene}/d{depth}-w{width}.safetensors?…` and [`ModelRequest`]: what HTTP asks for, and how it is
+//! answered.
 
 use serde::{Deserialize, Serialize};
 
