@@ -1,9 +1,9 @@
-"""What fashion-any costs to learn, and what models learned alone cost, in multiply-accumulates of training.
+"""Compares the cost of learning fashion-any with that of learning models alone, in multiply-accumulates of training.
 
     python recipes/any_size_cost.py docs/results/any-size/table.csv
 
-A training step counts three forward passes (one forward, two of its size backward). Both ways need the ancestor, and both
-ask it once for the answers to every image and its mirror image. Reads the multiply-accumulates of each size from the table.
+A training step counts as three forward passes (the backward pass costs two). Both ways need the ancestor, and both compute its
+answers once for every image and its mirror image. The multiply-accumulates of each size come from the table.
 """
 
 import csv
@@ -16,12 +16,12 @@ FULL, SMALLEST, ANCESTOR = (8, 96), (3, 24), (16, 96)
 
 
 def share(number, among):
-    """Probability that a draw from `among` gives `number`."""
+    """Probability that a draw from `among` returns `number`."""
     return number**-TOWARD_SMALL / sum(n**-TOWARD_SMALL for n in among)
 
 
 def drawn(macs):
-    """Expected multiply-accumulates of the sizes drawn in a step: widths without repetition, depths with it."""
+    """Expected multiply-accumulates of the sizes drawn in a step; widths are drawn without repetition, depths with it."""
     of_width = {w: sum(share(d, DEPTHS) * macs[d, w] for d in DEPTHS) for w in WIDTHS}
     expected = 0
     for widths in itertools.permutations(WIDTHS, DRAWS):
@@ -41,7 +41,7 @@ def main(table):
     answers = VIEWS * IMAGES * macs[ANCESTOR]
     passes = 3 * EPOCHS * IMAGES
     ancestor = 3 * ANCESTOR_EPOCHS * IMAGES * macs[ANCESTOR]
-    # Draws that repeat the full or the smallest size cost less than is counted here.
+    # A draw that repeats the full or the smallest size costs less than this counts.
     gene = answers + passes * (macs[FULL] + macs[SMALLEST] + drawn(macs))
     alone = answers + passes * mean
     print(f"ancestor            {ancestor / 1e12:8.1f} T multiply-accumulates")

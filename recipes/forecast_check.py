@@ -1,11 +1,11 @@
-"""How far the forecast of sizes that a gene's grid does not hold is from what was measured of them.
+"""Compares the forecast for sizes that are missing from a gene's grid with their measured accuracy.
 
     genebank study recipes/any-size-left-out.toml --models COPY -o OUT --store-quality
     genebank plan fashion-any --models COPY --parameters 100M --limit 100 --json > plan.json
     python recipes/forecast_check.py plan.json docs/results/any-size/table.csv
 
-COPY is a folder with copies of the gene and its ancestor: the first command replaces the grid in the gene's file by one
-without the odd depths from 5 on. Prints a Markdown table.
+COPY is a folder with copies of the gene and its ancestor. The first command replaces the grid in the gene's file by one that
+lacks the odd depths from 5 on. The script prints a Markdown table.
 """
 
 import csv

@@ -1,16 +1,15 @@
-"""Image folders for the transfer study, from Fashion-MNIST and CIFAR-100: other classes, another format, few images.
+"""Makes image folders for the transfer study from Fashion-MNIST and CIFAR-100: other classes, another format, few images.
 
     python recipes/transfer_sets.py DATA OUT
 
-DATA holds fashion-mnist/*.gz and cifar-100/ (binary version) as genebank reads them; OUT gets four folders that
-`--data OUT` then finds by name:
+DATA holds fashion-mnist/*.gz and cifar-100/ (binary version) as genebank reads them. The script writes four folders to OUT, and
+`--data OUT` then finds them by name:
 
-    fashion-groups   5 groups of Fashion-MNIST's classes, 105 training images each, every test image
-    cifar-grey       every fifth of CIFAR-100's classes in grey at 28x28 pixels, 105 training images each, 100 for testing
-    *-choice         the same training images, and for testing other training images: learning rates are chosen here
+    fashion-groups   5 groups of Fashion-MNIST's classes, 105 training images each, and all test images
+    cifar-grey       every fifth class of CIFAR-100 in grey at 28x28 pixels, 105 training images and 100 test images each
+    *-choice         the same training images; other training images are used for testing, to choose learning rates
 
-Of 105 training images of a class genebank holds out one in twenty, so that about 100 are trained on.
-Needs numpy and Pillow.
+genebank holds out one in twenty of the 105 training images of a class, so about 100 are trained on. Needs numpy and Pillow.
 """
 
 import gzip
@@ -61,7 +60,7 @@ def write(folder, images):
 
 
 def sets(out, name, licence, train, test):
-    """`train` and `test`: class name -> array of images; the order of training images is drawn with a fixed seed."""
+    """`train` and `test`: class name -> array of images. A fixed seed decides the order of the training images."""
     random = np.random.default_rng(0)
     train = {name: items[random.permutation(len(items))] for name, items in sorted(train.items())}
     first = {name: items[:TRAINED] for name, items in train.items()}
