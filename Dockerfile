@@ -7,11 +7,11 @@ RUN cargo build --release --locked
 FROM debian:bookworm-slim
 RUN useradd --system --no-create-home --uid 10001 genebank \
     && install -d -o genebank /var/lib/genebank
-# The program looks for genes in ../share/genebank/models, seen from its own folder.
+# The program looks for genes in ../share/genebank/models, relative to its folder.
 COPY --from=build /src/target/release/genebank /usr/local/bin/genebank
 COPY models /usr/local/share/genebank/models
 USER genebank
-# Tuned models are kept in .cache/genebank of the current folder.
+# The program stores tuned models in .cache/genebank in the current folder.
 WORKDIR /var/lib/genebank
 EXPOSE 8080
 STOPSIGNAL SIGTERM

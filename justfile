@@ -1,4 +1,4 @@
-# `just ci` is what .ci/run does. Every recipe is one plain command, so nothing depends on just.
+# `just ci` does the same as .ci/run. Every recipe consists of plain commands, so you can work without just.
 
 default: ci
 
@@ -22,17 +22,17 @@ test:
 deny:
     cargo deny check
 
-# Everything that a change must pass.
+# Every check that a change must pass.
 ci:
     .ci/run
 
-# Writes tests/golden again from timm and transformers; needs torch and safetensors too.
+# Regenerates tests/golden with timm and transformers; also needs torch and safetensors.
 golden:
     python tests/golden/generate.py
     python tests/golden/vit_checkpoint.py
     cargo test --test it golden_repositories -- --ignored
 
-# Stock Hub clients of this Python against the program that was built last.
+# Runs the Hub clients of this Python against the newest build of the program.
 interop:
     python tests/interop/hub.py
 

@@ -1,11 +1,11 @@
-"""Sets two builds of the training benchmark side by side, in turns.
+"""Compares two builds of the training benchmark, run in turns.
 
     cargo build --release --bench train_step
     RUSTFLAGS="-C target-cpu=native" CARGO_TARGET_DIR=target/native cargo build --release --bench train_step
     python benches/compare_builds.py PLAIN NATIVE --shape a192 --mode train --pairs 9
 
-The ratio is that of the first to the second, images per second: above 1 the first is faster. A pair is one run of each, in
-alternating order, each a fresh process.
+The ratio is the first build's images per second divided by the second's: above 1 the first is faster. A pair is one run of each
+build, in alternating order; each run is a fresh process.
 """
 
 import argparse

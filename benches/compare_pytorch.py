@@ -1,22 +1,23 @@
-"""Sets this program's training beside PyTorch's: the same vision transformer, the same machine, in turns.
+"""Compares this program's training with PyTorch's: the same vision transformer on the same machine, in turns.
 
     pip install torch numpy safetensors          # end-to-end: torchvision as well
-    cargo build --release --bench train_step     # prints the path of the binary that BENCH stands for
+    cargo build --release --bench train_step     # prints the path of the binary BENCH
     python benches/compare_pytorch.py --bench BENCH --shape a192 --mode train --pairs 9
     python benches/compare_pytorch.py --bench BENCH --shape a192 --mode curve
     python benches/compare_pytorch.py --bench BENCH --shape a192 --mode end-to-end --data DIR
 
-train, forward, end-to-end: each measurement is a fresh process; a pair is one of ours and one of
-PyTorch's, in alternating order. The ratio is ours by PyTorch's, images per second; above 1 this program
-is faster. Compared is the median step, in end-to-end the mean, in which a wait for data counts.
+train, forward, end-to-end: each measurement is a fresh process. A pair is one run of ours and one of
+PyTorch's, in alternating order. The ratio is our images per second divided by PyTorch's; above 1 this
+program is faster. train and forward compare the median step. end-to-end compares the mean, so that
+waiting for data counts.
 
-curve: this program trains and leaves its first values and its batches; PyTorch repeats the run in
-float32, and once more in float64: how far both are from the run without rounding.
+curve: this program trains, and writes its first values and its batches to disk. PyTorch repeats the run
+in float32 and in float64. The float64 run shows how much of the difference is rounding.
 
-PyTorch is eager and in float32, with fused AdamW, scaled_dot_product_attention, and gradients set to
-None. Of clipping with and without foreach, of the allocator's default and enlarged thresholds, and of 0,
-1 and 2 workers of its DataLoader the fastest is taken. In train and forward its images lie ready in
-memory; ours come from the loader in train.
+PyTorch runs eagerly in float32, with fused AdamW, scaled_dot_product_attention, and gradients set to
+None. The script uses the fastest of these alternatives: clipping with or without foreach, default or
+enlarged allocator thresholds, and 0, 1 or 2 DataLoader workers. In train and forward PyTorch's images
+are already in memory; in train ours come from the loader.
 """
 
 import argparse
@@ -42,15 +43,15 @@ SHAPES = {
 }
 DEPTH, HEAD_DIM, MLP_RATIO = 12, 64, 4
 LABEL_SMOOTHING, LEARNING_RATE, WEIGHT_DECAY, CLIP = 0.1, 1e-3, 0.05, 1.0
-# glibc gives large buffers back to the system at every free, and gets them again page by page.
+# By default glibc returns large buffers to the system at every free, and must map them again page by page.
 LARGE_THRESHOLDS = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
-# Cores that other processes may use before a measurement is no longer one.
+# If other processes use more cores than this, the measurement is invalid.
 QUIET = 0.1
 MEAN, STD = 0.2860, 0.3530  # of Fashion-MNIST
 
 
 def memory(field):
-    """A field of /proc/self/status, bytes."""
+    """Returns a field of /proc/self/status in bytes."""
     with open("/proc/self/status", encoding="ascii") as status:
         for line in status:
             if line.startswith(field + ":"):
@@ -58,11 +59,11 @@ def memory(field):
     return 0
 
 
-# PyTorch's side. torch is imported by the child processes alone.
+# PyTorch's side. Only child processes import torch.
 
 
 def build(image, patch, channels, classes, width, depth=DEPTH, head_dim=HEAD_DIM, mlp_ratio=MLP_RATIO):
-    """timm's VisionTransformer with a class token, under timm's names."""
+    """Builds timm's VisionTransformer with a class token, with timm's names."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -129,7 +130,7 @@ def build(image, patch, channels, classes, width, depth=DEPTH, head_dim=HEAD_DIM
 
 
 def optimizer_of(model, learning_rate, weight_decay, betas=(0.9, 0.999)):
-    """Fused AdamW; matrices decay."""
+    """Returns fused AdamW; only matrices decay."""
     import torch
 
     decays, rest = [], []
@@ -141,7 +142,7 @@ def optimizer_of(model, learning_rate, weight_decay, betas=(0.9, 0.999)):
 
 
 def fastest_clip(parameters):
-    """Whether clipping is faster with foreach, on the gradients as they are; they do not change."""
+    """Returns whether clipping is faster with foreach; the measurement does not change the gradients."""
     from torch.nn.utils import clip_grad_norm_
 
     def seconds(foreach):
@@ -177,7 +178,7 @@ class Training:
 
 
 def fashion_mnist(root):
-    """Training images `[60000, 28, 28]` and labels."""
+    """Returns the training images `[60000, 28, 28]` and labels."""
     import numpy
 
     def read(name, skip):
@@ -193,7 +194,7 @@ def fashion_mnist(root):
 
 
 def augmented(root, batch, workers):
-    """Fashion-MNIST with random crop and flip, as it is usually written."""
+    """Returns a loader of Fashion-MNIST with random crop and flip, written in the usual way."""
     import torch
     from PIL import Image
     from torchvision import transforms
@@ -228,7 +229,7 @@ def endless(loader):
 
 
 def torch_speed(options):
-    """Images per second, timed as benches/train_step.rs does; one line of JSON."""
+    """Measures images per second as benches/train_step.rs does; prints one line of JSON."""
     import torch
 
     torch.manual_seed(1)
@@ -281,7 +282,7 @@ def learning_rate(run, step):
 
 
 def torch_curve(options):
-    """Repeats the run of a dump; one line of JSON."""
+    """Repeats the run in a dump; prints one line of JSON."""
     import numpy
     import torch
     import torch.nn.functional as F
@@ -326,7 +327,7 @@ def torch_curve(options):
 
 
 def busy():
-    """Seconds that all cores have worked, and of that the ended children."""
+    """Returns the seconds that all cores have worked, and the share of ended child processes."""
     with open("/proc/stat", encoding="ascii") as stat:
         user, nice, system, _, _, interrupts, soft, *_ = (int(word) for word in stat.readline().split()[1:])
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -335,7 +336,7 @@ def busy():
 
 
 def measure(command, environment=None):
-    """Runs a process whose last line is JSON; adds how many cores other processes used meanwhile."""
+    """Runs a process that prints JSON on its last line; adds how many cores other processes used meanwhile."""
     start, (all_before, children_before) = time.perf_counter(), busy()
     done = subprocess.run(
         [str(word) for word in command],
@@ -366,7 +367,7 @@ def pytorch(options, steps, variant):
 
 
 def best_variant(options, key):
-    """PyTorch's fastest setting, by one run of each."""
+    """Returns PyTorch's fastest setting, found with one run of each."""
     allocators = [("default allocation", {}), ("large malloc thresholds", LARGE_THRESHOLDS)]
     workers = [0, 1, 2] if options.mode == "end-to-end" else [0]
     found = []
@@ -422,7 +423,7 @@ def compare_speed(options):
         print(f"{name}: peak {peak:.3f} GB; before there is a model {before:.3f} GB")
     print(f"PyTorch imported, nothing else: {middle(theirs, 'rss_imported_bytes') / 1e9:.3f} GB")
     if max(run["others"] for run in mine + theirs) > QUIET:
-        print(f"NOT QUIET: others used more than {QUIET} cores; the ratio is no measurement.")
+        print(f"NOT QUIET: other processes used more than {QUIET} cores; the ratio is invalid.")
     if variant["workers"]:
         print("Memory of PyTorch's workers is not counted.")
     columns = ["mode", "shape", "pairs", "ours, images/s", "PyTorch, images/s", "ratio: quartiles", "peak GB"]
@@ -482,11 +483,11 @@ def main():
     parser.add_argument("--shape", choices=[*SHAPES, "tiny"], default="a192")
     parser.add_argument("--mode", choices=["train", "forward", "curve", "end-to-end"], default="train")
     parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--steps", type=int, help="measured steps; 12, of a curve 200, where absent")
+    parser.add_argument("--steps", type=int, help="measured steps; default: 12, for a curve 200")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data", type=pathlib.Path, help="folder of the data sets")
-    parser.add_argument("--dump", type=pathlib.Path, help="keep a curve's first values and batches here")
+    parser.add_argument("--dump", type=pathlib.Path, help="folder to keep a curve's first values and batches in")
     parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -494,15 +495,15 @@ def main():
     options.steps = options.steps or (200 if options.mode == "curve" else 12)
     curve = options.mode == "curve"
     if options.shape == "tiny" and not curve:
-        parser.error("tiny is a curve's alone: too small to compare speed")
+        parser.error("tiny is only for --mode curve: it is too small to compare speed")
     if options.mode == "end-to-end" and not options.data:
         parser.error("--mode end-to-end needs --data")
     if options.warmup < 1 or options.steps < 1 or options.pairs < 1:
-        parser.error("--warmup, --steps and --pairs are at least 1")
+        parser.error("--warmup, --steps and --pairs must be at least 1")
     if options.child:
         return torch_curve(options) if curve else torch_speed(options)
     if not options.bench:
-        parser.error("--bench is the binary that cargo build --release --bench train_step makes")
+        parser.error("--bench must name the binary made by cargo build --release --bench train_step")
     return compare_curve(options) if curve else compare_speed(options)
 
 

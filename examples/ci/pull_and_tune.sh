@@ -1,20 +1,20 @@
 #!/bin/sh
-# Pulls the model that a lock file names, tunes it, and fails where it is not good enough.
+# Pulls the model that a lock file names, tunes it, and fails if its accuracy is too low.
 #
 #   GENEBANK_SERVER  server to pull from, for example http://127.0.0.1:8080 (required)
 #   GENEBANK_TOKEN   token that opens a private gene
 #   GENEBANK_DATA    folder of data sets (required)
 #   GENE             name of the gene (fashion-s)
-#   DEPTH, WIDTH     size of the model (those of the gene)
+#   DEPTH, WIDTH     size of the model (the gene's trained size)
 #   DATASET          name of the data set (fashion-mnist)
 #   EPOCHS           passes over its training part (1)
-#   THRESHOLD        least accuracy on its test part, 0 to 1 (0.85)
-#   MODEL            file of the pulled model (model.safetensors), which the lock file names
-#   LOCK             the lock file (genebank.lock): write it with `genebank init ... --lock`, and commit it
-#   TUNED            file of the tuned model (tuned.safetensors)
+#   THRESHOLD        minimum accuracy on its test part, 0 to 1 (0.85)
+#   MODEL            file for the pulled model (model.safetensors); the lock file must name it
+#   LOCK             the lock file (genebank.lock); write it with `genebank init ... --lock`, and commit it
+#   TUNED            file for the tuned model (tuned.safetensors)
 #   GENEBANK         the program (genebank)
 #
-# Exit status: 0 good enough; 1 not; otherwise that of the command that failed.
+# Exit status: 0 if the accuracy is high enough, 1 if it is too low, otherwise the status of the command that failed.
 set -eu
 
 : "${GENEBANK_SERVER:?names the server}" "${GENEBANK_DATA:?names the folder of data sets}"
@@ -24,7 +24,7 @@ tuned=${TUNED:-tuned.safetensors}
 dataset=${DATASET:-fashion-mnist}
 threshold=${THRESHOLD:-0.85}
 
-# awk compares text where a value is no number, and a gate must not pass by that.
+# awk would compare a value that is not a number as text, and the check could then pass by accident.
 case $threshold in
     '' | . | *[!0-9.]* | *.*.*)
         echo "THRESHOLD=$threshold is no number" >&2
@@ -32,7 +32,7 @@ case $threshold in
         ;;
 esac
 
-# The bytes of the lock file or none.
+# Either the bytes that the lock file records, or no file.
 "$genebank" init "${GENE:-fashion-s}" ${DEPTH:+--depth "$DEPTH"} ${WIDTH:+--width "$WIDTH"} \
     --server "$GENEBANK_SERVER" --locked --lock="${LOCK:-genebank.lock}" -o "$model"
 

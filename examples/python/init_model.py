@@ -3,7 +3,7 @@
     pip install grpcio grpcio-tools
     python examples/python/init_model.py fashion-s --depth 7 -o m.safetensors
 
-The protocol is compiled on the fly from proto/genebank/v1/genebank.proto.
+The script compiles the protocol from proto/genebank/v1/genebank.proto when it starts.
 """
 
 import argparse
@@ -21,7 +21,7 @@ PROTO = pathlib.Path(__file__).resolve().parents[2] / "proto"
 
 
 def compiled(name):
-    """The Python modules of proto/genebank/v1/genebank.proto: messages and stubs."""
+    """Returns the Python modules of a proto file: messages and stubs."""
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["protoc", f"-I{PROTO}", f"--python_out={folder}", f"--grpc_python_out={folder}", name]
         if protoc.main(arguments) != 0:
@@ -35,12 +35,12 @@ def compiled(name):
 
 
 def receive(stream, file):
-    """Writes the chunks of `stream` to `file`; returns the header and the last message, checked."""
+    """Writes the chunks of `stream` to `file`, checks them, and returns the header and the last message."""
     header, completed, sha256, offset = None, None, hashlib.sha256(), 0
     for message in stream:
         event = message.WhichOneof("event")
         if event == "header":
-            # With tuning a first header comes before it, and one with the manifest after it.
+            # A tuned model has two headers: the first before tuning, the second, with the manifest, after it.
             header = message.header
         elif event == "progress":
             progress = message.progress
@@ -62,11 +62,11 @@ def receive(stream, file):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("gene", nargs="?", default="", help="absent: the server's default gene")
-    parser.add_argument("--depth", type=int, help="absent: the trained depth")
-    parser.add_argument("--width", type=int, help="absent: the trained width")
+    parser.add_argument("gene", nargs="?", default="", help="default: the server's default gene")
+    parser.add_argument("--depth", type=int, help="default: the trained depth")
+    parser.add_argument("--width", type=int, help="default: the trained width")
     parser.add_argument("--dtype", choices=["f32", "f16", "bf16"], default="f32")
-    parser.add_argument("--tune-dataset", help="tune on this data set of the server, for --tune-epochs")
+    parser.add_argument("--tune-dataset", help="tune for --tune-epochs on this data set of the server")
     parser.add_argument("--tune-epochs", type=int, default=1)
     parser.add_argument("--server", default="127.0.0.1:8080", help="HOST:PORT")
     parser.add_argument("-o", "--output", type=pathlib.Path, required=True)
@@ -75,7 +75,7 @@ def main():
     messages, stubs = compiled("genebank/v1/genebank.proto")
     request = messages.InitModelRequest(
         gene=options.gene,
-        # None leaves an optional field absent, which means the trained value; 0 would be refused.
+        # None leaves an optional field unset, which selects the trained value; 0 would be refused.
         depth=options.depth,
         width=options.width,
         dtype=messages.Dtype.Value(f"DTYPE_{options.dtype.upper()}"),
@@ -84,7 +84,7 @@ def main():
         request.fine_tune.dataset = options.tune_dataset
         request.fine_tune.epochs = options.tune_epochs
 
-    # Under its final name the file is whole or absent.
+    # The final name never shows an incomplete file.
     part = options.output.with_name(options.output.name + ".part")
     try:
         with grpc.insecure_channel(options.server) as channel, part.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Loads a model file of genebank into timm, with nothing missing and nothing left over.
+"""Loads a model file of genebank into timm; every key must match.
 
     pip install torch timm safetensors
     python examples/python/load_timm.py m.safetensors
@@ -6,10 +6,10 @@
     python examples/python/load_timm.py m.safetensors --data DIR --logits logits.safetensors
     python examples/python/load_timm.py m.safetensors --compare models/fashion-s.safetensors
 
-DIR holds the Fashion-MNIST test set (t10k-*-ubyte, with or without .gz), or a folder fashion-mnist with it.
---logits takes what `genebank eval m.safetensors --logits FILE` wrote, and compares it with timm's on the test set.
-A gene carries a probe: the logits that its trained network gives for a seeded input. --compare computes them with
-timm, for a model of the trained depth. With another model file it compares the two on noise.
+DIR holds the Fashion-MNIST test set (t10k-*-ubyte, with or without .gz), or a folder fashion-mnist that holds it.
+--logits compares timm's logits on the test set with those that `genebank eval m.safetensors --logits FILE` wrote.
+A gene carries a probe: the logits of its trained network for a seeded input. If --compare names a gene, timm computes the
+logits of the same input; the model must have the trained depth. If --compare names a model, both run on noise.
 """
 
 import argparse
@@ -26,16 +26,16 @@ from timm.models.vision_transformer import VisionTransformer
 
 
 def record(path):
-    """What genebank says about the file at `path`."""
+    """Returns genebank's record of the file at `path`."""
     with safetensors.safe_open(path, framework="pt") as file:
         return json.loads(file.metadata()["genebank"])
 
 
 def load(path):
-    """The network of the file at `path`, and its record."""
+    """Returns the network in the file at `path`, and its record."""
     info = record(path)
     if "stages" in info:
-        raise SystemExit(f"{path} is a gene; make a model of it with: genebank init {info['name']} -o m.safetensors")
+        raise SystemExit(f"{path} is a gene; make a model from it with: genebank init {info['name']} -o m.safetensors")
     config = info["config"]
     model = VisionTransformer(
         img_size=config["image_size"],
@@ -49,13 +49,13 @@ def load(path):
         class_token=True,
         global_pool="token",
     )
-    # Half-precision files are cast up on loading.
+    # Loading casts half-precision files up to float32.
     model.load_state_dict(safetensors.torch.load_file(path), strict=True)
     return model.eval(), info
 
 
 def idx(folder, name):
-    """The values of an IDX file, as a tensor of bytes."""
+    """Returns the values of an IDX file as a tensor of bytes."""
     for place in (folder / "fashion-mnist", folder):
         for path in (place / name, place / f"{name}.gz"):
             if path.is_file():
@@ -68,21 +68,21 @@ def idx(folder, name):
 
 
 def pixels(images, info):
-    """Bytes `[images, height, width]` as the network's input `[images, channels, height, width]`."""
+    """Turns bytes `[images, height, width]` into the network's input `[images, channels, height, width]`."""
     mean, std = (torch.tensor(info["preprocessing"][key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
     return (images[:, None].float() / 255 - mean) / std
 
 
 @torch.no_grad()
 def accuracy(model, info, folder):
-    """Right answers on the Fashion-MNIST test set, and the logits `[images, classes]`."""
+    """Returns the number of correct answers on the Fashion-MNIST test set, and the logits `[images, classes]`."""
     images, labels = idx(folder, "t10k-images-idx3-ubyte"), idx(folder, "t10k-labels-idx1-ubyte")
     logits = torch.cat([model(pixels(part, info)) for part in images.split(250)])
     return (logits.argmax(1) == labels).sum().item(), logits
 
 
 def chacha20(key, words):
-    """The first `words` 32-bit words of the ChaCha20 stream of `key`, counter and nonce from 0."""
+    """Returns the first `words` 32-bit words of the ChaCha20 stream of `key`; counter and nonce start at 0."""
     constants, mask, out = struct.unpack("<4I", b"expand 32-byte k"), 0xFFFFFFFF, []
     quarters = [(0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15)]
     quarters += [(0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14)]
@@ -99,7 +99,7 @@ def chacha20(key, words):
 
 
 def probe_input(seed, shape):
-    """The input of a gene's probe: uniform in [-1, 1), a multiple of 2^-23."""
+    """Returns the input of a gene's probe: uniform in [-1, 1), in multiples of 2^-23."""
     key = hashlib.sha256(struct.pack("<Q", seed) + b"probe").digest()
     words = torch.tensor(chacha20(key, torch.Size(shape).numel()))
     return ((words >> 8).double() / 2**23 - 1).float().reshape(shape)
@@ -107,7 +107,7 @@ def probe_input(seed, shape):
 
 @torch.no_grad()
 def compare(model, info, path):
-    """Largest difference of `model`'s logits from those of the file at `path`, and the largest logit of the file."""
+    """Returns the largest difference between `model`'s logits and those of the file at `path`, and the file's largest logit."""
     theirs_info, config = record(path), info["config"]
     image = (config["channels"], config["image_size"], config["image_size"])
     if "stages" not in theirs_info:
@@ -128,8 +128,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=pathlib.Path)
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="measure accuracy on the test set")
-    parser.add_argument("--logits", type=pathlib.Path, metavar="FILE", help="compare with the logits that genebank eval wrote; needs --data")
-    parser.add_argument("--compare", type=pathlib.Path, metavar="FILE", help="compare logits with a gene's probe, or with a model")
+    parser.add_argument("--logits", type=pathlib.Path, metavar="FILE", help="compare with logits written by genebank eval; needs --data")
+    parser.add_argument("--compare", type=pathlib.Path, metavar="FILE", help="compare logits with a gene's probe, or with another model")
     options = parser.parse_args()
 
     model, info = load(options.file)

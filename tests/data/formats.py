@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Write the sample of Fashion-MNIST again in the formats in which people have data.
+"""Write the sample of Fashion-MNIST in the formats of users' data sets.
 
 Usage: pip install pillow pyarrow && formats.py
 
-Reads fashion-mnist/ beside this script. Writes fashion-folder/ (three classes, PNG) and fashion-parquet/ (all classes,
-as the `datasets` library writes them).
+The script reads fashion-mnist/ in its own folder. It writes fashion-folder/ (three classes, PNG) and fashion-parquet/ (all
+classes, in the form of the `datasets` library).
 """
 
 import gzip
@@ -25,7 +25,7 @@ NAMES = [
 
 
 def sample(prefix: str) -> list[tuple[bytes, int]]:
-    """The encoded images and labels, in order."""
+    """Return the encoded images and their labels, in order."""
     images = gzip.decompress((HERE / "fashion-mnist" / f"{prefix}-images-idx3-ubyte.gz").read_bytes())[16:]
     labels = gzip.decompress((HERE / "fashion-mnist" / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())[8:]
     return [(encode(images[i * SIZE * SIZE : (i + 1) * SIZE * SIZE]), label) for i, label in enumerate(labels)]
@@ -55,7 +55,7 @@ def write_parquet(part: str, items: list[tuple[bytes, int]]) -> None:
     schema = pyarrow.schema([("image", image_type), ("label", pyarrow.int64())], metadata)
     folder = HERE / "fashion-parquet" / "data"
     folder.mkdir(parents=True, exist_ok=True)
-    # Two row groups, so that a reader must cross from one to the next.
+    # Two row groups, so that the tests also read across their border.
     pyarrow.parquet.write_table(
         pyarrow.table([images, labels], schema=schema),
         folder / f"{part}-00000-of-00001.parquet",

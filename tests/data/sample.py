@@ -3,8 +3,8 @@
 
 Usage: sample.py FULL_SET_DIR
 
-FULL_SET_DIR holds the four upstream .gz files. For each class the first 100 train and 50 test images are kept, in
-the order of the full set; the result is written beside this script, as gzip without name and with time stamp 0.
+FULL_SET_DIR holds the four upstream .gz files. The script keeps the first 100 training and 50 test images of each class, in the
+order of the full set. It writes them to its own folder, as gzip without a name and with time stamp 0.
 """
 
 import gzip

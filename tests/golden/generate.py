@@ -1,4 +1,4 @@
-"""Writes vit.safetensors: timm's VisionTransformer on fixed inputs, with every gradient and ten AdamW losses.
+"""Writes vit.safetensors: results of timm's VisionTransformer on fixed inputs, with every gradient and ten AdamW losses.
 
 Run with: pip install torch timm safetensors && python tests/golden/generate.py
 """
@@ -20,7 +20,7 @@ SMOOTHING, LEARNING_RATE, WEIGHT_DECAY, STEPS = 0.1, 1e-2, 0.05, 10
 model = VisionTransformer(**CONFIG, class_token=True, global_pool="token")
 with torch.no_grad():
     for parameter in model.parameters():
-        # Every path must matter: biases and norms away from 0 and 1.
+        # Move biases and norms away from 0 and 1, so that every parameter affects the result.
         parameter.add_(0.1 * torch.randn_like(parameter))
 
 images = torch.randn(6, 3, 12, 12)

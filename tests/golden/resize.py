@@ -1,4 +1,4 @@
-"""Writes resize.safetensors: position embeddings and patch kernels that timm resized.
+"""Writes resize.safetensors: position embeddings and patch kernels, resized by timm.
 
 Run with: pip install torch timm safetensors && python tests/golden/resize.py
 """

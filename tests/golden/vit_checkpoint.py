@@ -1,4 +1,4 @@
-"""Writes vit_checkpoint.json: names, shapes and configuration of a small ViTForImageClassification, as it is saved.
+"""Writes vit_checkpoint.json: names, shapes and configuration of a small ViTForImageClassification checkpoint.
 
 Run with: pip install torch transformers safetensors && python tests/golden/vit_checkpoint.py
 """
@@ -16,7 +16,7 @@ CONFIG = dict(
     num_attention_heads=3, intermediate_size=96, hidden_act="gelu", qkv_bias=True, layer_norm_eps=1e-6,
     id2label=dict(enumerate("abc")), label2id={label: index for index, label in enumerate("abc")},
 )
-# What a configuration says about the program that wrote it, and what a model without a pooler does not have.
+# Keys that describe the program that wrote the configuration, and keys of the pooler, which this model lacks.
 LEFT_OUT = ["transformers_version", "pooler_act", "pooler_output_size"]
 
 with tempfile.TemporaryDirectory() as folder:

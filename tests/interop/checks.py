@@ -1,6 +1,6 @@
-"""What stock Hub clients do with a server: each check returns what it saw, and fails by raising.
+"""Checks of unmodified Hub clients against a server. Each check returns what it saw, and raises if it fails.
 
-A check that returns None is one that its client does not have.
+A check returns None if its client lacks the feature.
 """
 
 import gzip
@@ -16,9 +16,9 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODEL, NATIVE = "genebank/fashion-any-d6-w48", "genebank/fashion-any-d6-w48-hf"
-# Longer than the 10 MiB that a client writes at once, so that a cut download has something to go on from.
+# Longer than the 10 MiB that a client writes at once, so that an interrupted download can resume.
 LONG = "genebank/fashion-any-d24-w96"
-# Of a gene that is private, with the token that opens it.
+# A model of a private gene, and the token that opens it.
 PRIVATE, TOKEN = "genebank/fashion-s-d6-w96", "hf_interop"
 FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 
@@ -34,7 +34,7 @@ def check(needs):
 
 
 def requests():
-    """What came since the last call: method, path, status and range of each request."""
+    """Returns the requests since the last call: method, path, status and range of each."""
     with urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/__log") as answer:
         seen = json.load(answer)
     return [request for request in seen if "agent-harnesses" not in request[1]]
@@ -60,7 +60,7 @@ def run(*command, **environment):
 
 
 def hf():
-    """The command line, where it is there and starts: that of 1.0.0 misses a dependency of its own."""
+    """Returns the command-line program if it is installed and starts; version 1.0.0 lacks one of its dependencies."""
     beside = pathlib.Path(sys.executable).parent
     for name in ("hf", "huggingface-cli"):
         if (beside / name).exists():
@@ -305,7 +305,7 @@ def interrupted_download_resumes():
     requests()
     try:
         path, note = hf_hub_download(LONG, "model.safetensors"), ""
-    except Exception as error:  # clients before 2 do not try again by themselves
+    except Exception as error:  # clients before version 2 do not retry by themselves
         path, note = hf_hub_download(LONG, "model.safetensors"), f" (after {type(error).__name__})"
     seen = requests()
     expect(info.lfs.sha256 == sha256(path), "the bytes are others")
@@ -317,7 +317,7 @@ def hf_transfer_in_parallel_ranges():
     import hf_transfer
     from huggingface_hub import HfApi
 
-    # By itself, because huggingface_hub takes it for files beyond 50 MiB only.
+    # Called directly, because huggingface_hub uses it only for files beyond 50 MiB.
     expected = next(f.lfs.sha256 for f in HfApi().get_paths_info(LONG, "model.safetensors"))
     requests()
     with tempfile.TemporaryDirectory() as folder:
@@ -329,7 +329,7 @@ def hf_transfer_in_parallel_ranges():
 
 
 def images():
-    """Test images of the sample, as the network takes them."""
+    """Returns the test images of the sample as the network's input."""
     import torch
 
     data = gzip.decompress((ROOT / "tests/data/fashion-mnist/t10k-images-idx3-ubyte.gz").read_bytes())
@@ -348,7 +348,7 @@ LOGITS = {}
 
 
 def keep(name, logits):
-    """Logits of a client, beside those that came first."""
+    """Compares the logits of a client with the first ones; returns accuracy and difference."""
     first = LOGITS.setdefault("first", logits)
     difference = (logits - first).abs().max().item()
     expect(difference < 1e-5, f"{name} differs by {difference}")

@@ -1,11 +1,11 @@
-"""Python's gRPC client, with modules compiled from the proto, against a server of this repository.
+"""Checks Python's gRPC client, with modules compiled from the proto, against a server of this repository.
 
     cargo build
     pip install grpcio grpcio-tools
     python tests/interop/grpc_client.py
 
-The server is --server, started on a free port with the genes of models/, of which fashion-s is private. Prints a line for
-each check; exits with 1 where one fails.
+The script starts the program --server on a free port with the genes in models/; fashion-s is private. It prints a line for each
+check and exits with 1 if one fails.
 """
 
 import argparse
@@ -28,7 +28,7 @@ BEARER = [("authorization", f"Bearer {TOKEN}")]
 
 
 def whole(stream):
-    """Header, bytes and last message of a stream."""
+    """Returns header, bytes and last message of a stream."""
     header, data, completed = None, bytearray(), None
     for message in stream:
         event = message.WhichOneof("event")
@@ -42,7 +42,7 @@ def whole(stream):
 
 
 def code(call):
-    """The status of a call that fails."""
+    """Returns the error of a call, which must fail."""
     try:
         list(call)
     except grpc.RpcError as error:
@@ -131,7 +131,7 @@ def main():
             for check in checks(stubs.GeneBankStub(channel), messages, file):
                 try:
                     print(f"| {check.__name__} | {check()} |")
-                except Exception as error:  # a failed check must not hide the others
+                except Exception as error:  # run the other checks as well
                     failed += 1
                     print(f"| {check.__name__} | **failed** {type(error).__name__}: {error} |")
     return 1 if failed else 0

@@ -1,14 +1,14 @@
-"""Stock Hub clients against a server of this repository: prints a table, row by client.
+"""Runs unmodified Hub clients against a server of this repository, and prints a table with a column for each.
 
     cargo build
     pip install huggingface_hub timm transformers torch
     python tests/interop/hub.py
     python tests/interop/hub.py --python OTHER_VENV/bin/python --python …
 
-Each --python is an interpreter with clients of its own; without one, this one. The server is --server, started on a free
-port with the genes of models/. Between it and the clients stands a recorder, which counts requests and, for one check,
-cuts a download. Every client has an empty HF_HOME. Exits with 1 where a check fails; a check whose client is not
-installed is shown as absent.
+Each --python names an interpreter with installed clients; the default is the current interpreter. The script starts the program
+--server on a free port with the genes in models/. A recorder between server and clients counts requests and, for one check,
+interrupts a download. Every client has an empty HF_HOME. The script exits with 1 if a check fails; a check is shown as absent
+if its client is not installed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PACKAGES = ["huggingface_hub", "hf_transfer", "timm", "transformers", "torch"]
 
 @contextlib.contextmanager
 def server(binary):
-    """Address of a server of the genes in models/, as (host, port)."""
+    """Starts a server of the genes in models/; yields its address as (host, port)."""
     with tempfile.TemporaryDirectory() as store:
         tokens, digest = pathlib.Path(store) / "tokens.toml", hashlib.sha256(TOKEN.encode()).hexdigest()
         tokens.write_text(f'private = ["fashion-s"]\n[[token]]\nname = "interop"\nsha256 = "{digest}"\n')
@@ -51,7 +51,7 @@ def server(binary):
 
 
 def client():
-    """Runs every check with the clients of this interpreter; one JSON object on the last line."""
+    """Runs every check with the clients of this interpreter; prints one JSON object on the last line."""
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -67,7 +67,7 @@ def client():
         except ImportError as error:
             results[name] = None
             print(f"{name}: {error}", file=sys.stderr)
-        except Exception as error:  # a failed check must not hide the others
+        except Exception as error:  # run the other checks as well
             traceback.print_exc()
             results[name] = ["failed", f"{type(error).__name__}: {error}"[:300]]
     print(json.dumps({"versions": versions, "results": results}))
@@ -84,7 +84,7 @@ def main():
     built = [ROOT / "target" / profile / "genebank" for profile in ("release", "debug")]
     newest = max((path for path in built if path.exists()), key=lambda path: path.stat().st_mtime, default=built[0])
     parser.add_argument("--server", type=pathlib.Path, default=newest, help="the program")
-    parser.add_argument("--python", action="append", help="an interpreter with clients; may be repeated")
+    parser.add_argument("--python", action="append", help="an interpreter with installed clients; can be repeated")
     parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.client:

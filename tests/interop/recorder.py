@@ -1,4 +1,4 @@
-"""A relay between Hub clients and a server, which remembers requests and can cut a download."""
+"""A relay between Hub clients and a server that records requests and can interrupt a download."""
 
 import http.server
 import json
@@ -7,7 +7,7 @@ import threading
 
 
 class Recorder(http.server.ThreadingHTTPServer):
-    """Passes requests on to `upstream`, remembers them, and can cut the next long body."""
+    """Forwards requests to `upstream`, records them, and can interrupt the next download of weights."""
 
     daemon_threads = True
 
@@ -18,7 +18,7 @@ class Recorder(http.server.ThreadingHTTPServer):
 
 
 class Relay(http.server.BaseHTTPRequestHandler):
-    """One connection of a client, one of its own to the server for each request."""
+    """Handles one client connection; opens a new connection to the server for each request."""
 
     protocol_version = "HTTP/1.1"
 
@@ -58,7 +58,7 @@ class Relay(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = relay
 
     def control(self):
-        """`/__log` gives what came since the last call; `/__cut/N` also cuts the next download after N bytes."""
+        """`/__log` returns the requests since the last call; `/__cut/N` also cuts the next download after N bytes."""
         with self.server.lock:
             if self.path.startswith("/__cut/"):
                 self.server.cut_at = int(self.path.removeprefix("/__cut/"))
