@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use clap::Parser;
 use genebank::{
     gene::{Size, Synthetic},
-    nn::{VitConfig, config::RawVitConfig},
+    nn::{VitConfig, vit::RawVitConfig},
     tensor::{Dtype, device},
 };
 

@@ -23,8 +23,8 @@ use genebank::{
     nn::Vit,
     tensor::{Params, codec, rng},
     train::{
-        Control, Event, Length, Optim, Recipe, Trainer, classify::Classification, recipe::ModelShape,
-        run::Model,
+        Control, Decay, Event, Length, Model, Optim, Recipe, Trainer, classify::Classification,
+        recipe::ModelShape,
     },
 };
 use serde_json::json;
@@ -210,7 +210,7 @@ impl Bench {
         let trainer = Trainer {
             objective: &Classification::new(config, optim, SEED),
             loader: &self.loader,
-            config,
+            decay: &Decay::of(config.schema().specs()),
             optim,
             threads: self.options.threads,
             checkpoint: None,

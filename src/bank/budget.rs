@@ -155,7 +155,7 @@ pub fn choose(gene: &Learngene, budget: &Budget, limit: usize) -> Result<Choices
             let config = meta.config.resized(depth, width)?;
             candidates.push(Candidate {
                 size: [depth, width],
-                parameters: cost::parameters(&config),
+                parameters: config.schema().parameters(),
                 macs: config.macs(),
                 forecast: forecasts.as_ref().map(|forecasts| forecasts.at(depth, width)),
                 milliseconds,
@@ -239,7 +239,7 @@ impl Search<'_> {
     fn value(&self, measure: Measure, [depth, width]: [usize; 2]) -> Result<u64> {
         let config = self.gene.meta().config.resized(depth, width)?;
         Ok(match measure {
-            Measure::Parameters => cost::parameters(&config),
+            Measure::Parameters => config.schema().parameters(),
             Measure::Macs => config.macs(),
             Measure::Memory => cost::memory_bytes(&config, self.budget.batch),
             Measure::Bytes => cost::size_bytes(self.gene, [depth, width], self.budget.dtype)?,

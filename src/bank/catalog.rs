@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::{export::Layout, gene::GeneMeta, tensor::Dtype};
 
-use super::{Bank, RepositoryName, cost};
+use super::{Bank, RepositoryName};
 
 /// One line of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,5 +47,5 @@ fn listed(meta: &GeneMeta, depth: usize, width: usize) -> Option<Listed> {
         layout: Layout::Timm,
         dtype: Dtype::F32,
     };
-    Some(Listed { name, parameters: cost::parameters(&config) })
+    Some(Listed { name, parameters: config.schema().parameters() })
 }

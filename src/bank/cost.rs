@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     error::Result,
     gene::{Learngene, Size},
-    nn::{ParamSpec, VitConfig, schema},
+    nn::VitConfig,
     tensor::Dtype,
 };
 
@@ -33,22 +33,12 @@ impl Cost {
     pub fn of(gene: &Learngene, [depth, width]: [usize; 2], dtype: Dtype, batch: u32) -> Result<Self> {
         let config = gene.meta().config.resized(depth, width)?;
         Ok(Self {
-            parameters: parameters(&config),
+            parameters: config.schema().parameters(),
             macs: config.macs(),
             size_bytes: size_bytes(gene, [depth, width], dtype)?,
             memory_bytes: memory_bytes(&config, batch),
         })
     }
-}
-
-/// Number of parameters: those of one block times the depth, and those around the blocks.
-pub fn parameters(config: &VitConfig) -> u64 {
-    let count = |specs: Vec<ParamSpec>| -> u64 {
-        specs.iter().map(|spec| spec.shape(config).iter().product::<usize>() as u64).sum()
-    };
-    count(schema::stem(config))
-        + config.depth() as u64 * count(schema::block(config))
-        + count(schema::tail(config))
 }
 
 /// Length of the file, bytes. The header names every tensor, so the blueprint is made.
@@ -76,13 +66,13 @@ pub fn memory_bytes(config: &VitConfig, batch: u32) -> u64 {
     let stem = 2 * config.image_values() as u64 + 2 * n * d;
     let attention = 5 * n * d + 2 * h * n * n;
     let mlp = (1 + 2 * r) * n * d;
-    4 * (parameters(config) + u64::from(batch) * stem.max(attention).max(mlp))
+    4 * (config.schema().parameters() + u64::from(batch) * stem.max(attention).max(mlp))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::config::RawVitConfig;
+    use crate::nn::vit::RawVitConfig;
 
     fn config(depth: usize, width: usize) -> VitConfig {
         let raw = RawVitConfig {
@@ -99,19 +89,10 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_the_schema_s() {
-        for config in [config(1, 24), config(7, 96), config(24, 192)] {
-            let specs = schema::vit(&config);
-            let counted: usize = specs.iter().map(|spec| spec.shape(&config).iter().product::<usize>()).sum();
-            assert_eq!(parameters(&config), counted as u64);
-        }
-    }
-
-    #[test]
     fn memory_is_weights_and_the_largest_set() {
         let config = config(7, 96);
         // 50 tokens: attention 5·50·96 + 2·4·50² = 44,000; mlp 9·50·96 = 43,200.
-        assert_eq!(memory_bytes(&config, 1), 4 * (parameters(&config) + 44_000));
-        assert_eq!(memory_bytes(&config, 3), 4 * (parameters(&config) + 3 * 44_000));
+        assert_eq!(memory_bytes(&config, 1), 4 * (config.schema().parameters() + 44_000));
+        assert_eq!(memory_bytes(&config, 3), 4 * (config.schema().parameters() + 3 * 44_000));
     }
 }

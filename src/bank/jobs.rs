@@ -19,8 +19,8 @@ use crate::{
     error::{Error, Kind, Result},
     tensor::{TensorFile, codec},
     train::{
-        Event, finetune,
-        run::{Model, Report, Run},
+        Event, Model, finetune,
+        run::{Report, Run},
     },
 };
 
@@ -286,7 +286,7 @@ impl Work {
         if let Some(origin) = &mut tuned.info.origin {
             origin.identity = identity.to_string();
         }
-        let file = codec::render(&tuned.info.metadata(), &tuned.weights.to_bytes(self.quote.dtype)?);
+        let file = tuned.render(self.quote.dtype)?;
         codec::write_atomic(&self.jobs.path(identity), [file.as_ref()])?;
         self.jobs.hold(identity, TensorFile::from_bytes(file, "tuned model")?)
     }

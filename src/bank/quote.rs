@@ -3,10 +3,10 @@
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    blueprint::{Blueprint, Inheritance},
+    blueprint::{Ancestor, Blueprint, Inheritance},
     error::{Error, Result},
     export::Layout,
-    gene::{Ancestor, Learngene, Method, Size, Start, Target, baselines},
+    gene::{Learngene, Method, Size, Start, Target, baselines},
     tensor::{Dtype, TensorFile},
     train::{Length, finetune},
 };
@@ -196,7 +196,7 @@ fn start(
                 digest: ancestor.digest().to_owned(),
                 width: ancestor.info().config.width(),
             };
-            Ok((ancestor.blueprint(method, size)?, stored))
+            Ok((baselines::select(ancestor, method, size)?, stored))
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use crate::{
+    blueprint::Ancestor,
     error::{Error, Result},
-    gene::{Ancestor, Learngene},
+    gene::Learngene,
 };
 
 /// Folder of the ancestors beside the genes.

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::{
     blueprint::Inheritance,
     gene::{Learngene, Quality},
-    nn::schema,
 };
 
 use super::Quote;
@@ -164,7 +163,7 @@ impl ModelSummary {
             image_size: config.image_size() as u32,
             patch_size: config.patch_size() as u32,
             classes: config.classes() as u32,
-            fresh_classes: quote.blueprint.fresh_rows(&format!("{}.weight", schema::HEAD)) as u32,
+            fresh_classes: quote.blueprint.fresh_classes() as u32,
         }
     }
 }

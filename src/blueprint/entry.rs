@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::tensor::{Dtype, Init, matrix_view};
+use crate::{
+    nn::{Dims, Role, Spec},
+    tensor::{Dtype, Init, matrix_view},
+};
 
 use super::{Identity, ModelInfo, Resize};
 
@@ -192,6 +195,21 @@ pub struct Entry {
     pub source: Source,
 }
 
+impl Entry {
+    /// Values of a parameter that inherits nothing.
+    pub fn fresh(spec: Spec, dims: &Dims, seed: u64) -> Self {
+        let source = Source::Fresh { init: spec.init, seed };
+        let (name, shape) = spec.named_shape(dims);
+        Self { name, shape, dtype: Dtype::F32, source }
+    }
+
+    /// The stored tensor of the same name, as it is.
+    pub fn whole(name: String, shape: Vec<usize>) -> Self {
+        let source = Source::Pieces(vec![Piece::whole(&name, &shape)]);
+        Self { name, shape, dtype: Dtype::F32, source }
+    }
+}
+
 /// A model before any weight is touched.
 #[derive(Debug, Clone)]
 pub struct Blueprint {
@@ -206,32 +224,22 @@ pub struct Blueprint {
 impl Blueprint {
     /// A network of `info`'s shape that inherits nothing: every tensor is drawn from `seed`.
     pub fn fresh(info: ModelInfo, seed: u64) -> Self {
-        let config = info.config;
-        let entries = crate::nn::schema::vit(&config)
-            .into_iter()
-            .map(|spec| Entry {
-                shape: spec.shape(&config),
-                name: spec.name,
-                dtype: Dtype::F32,
-                source: Source::Fresh { init: spec.init, seed },
-            })
-            .collect();
-        let identity = super::Canonical::new("genebank.fresh").config(&config).integer(seed).finish();
+        let schema = info.config.schema();
+        let entries = schema.specs().into_iter().map(|spec| Entry::fresh(spec, &schema.dims, seed)).collect();
+        let identity = super::Canonical::new("genebank.fresh").config(&info.config).integer(seed).finish();
         Self { identity, info, entries }
     }
 
     /// The model itself: every tensor is that of the same name, as in a model file of this shape.
     pub fn whole(info: ModelInfo) -> Self {
-        let config = info.config;
-        let entries = crate::nn::schema::vit(&config)
+        let entries = info
+            .config
+            .schema()
+            .shapes()
             .into_iter()
-            .map(|spec| {
-                let shape = spec.shape(&config);
-                let source = Source::Pieces(vec![Piece::whole(&spec.name, &shape)]);
-                Entry { name: spec.name, shape, dtype: Dtype::F32, source }
-            })
+            .map(|(name, shape)| Entry::whole(name, shape))
             .collect();
-        let identity = super::Canonical::new("genebank.whole").config(&config).finish();
+        let identity = super::Canonical::new("genebank.whole").config(&info.config).finish();
         Self { identity, info, entries }
     }
 
@@ -240,9 +248,11 @@ impl Blueprint {
         self.entries.iter().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
     }
 
-    /// Rows of the tensor called `name` that inherit nothing beside rows that do, or instead of them.
-    pub fn fresh_rows(&self, name: &str) -> usize {
-        let entry = self.entries.iter().find(|entry| entry.name == name);
+    /// Classes whose row of the classifier inherits nothing, where others may inherit theirs.
+    pub fn fresh_classes(&self) -> usize {
+        let schema = self.info.config.schema();
+        let head = schema.tail.iter().find(|spec| spec.role == Role::Head);
+        let entry = head.and_then(|head| self.entries.iter().find(|entry| entry.name == head.name));
         match entry.map(|entry| &entry.source) {
             Some(Source::Rows { rows, .. }) => Row::count_fresh(rows),
             _ => 0,

@@ -22,7 +22,15 @@ use super::{Blueprint, Entry, Piece, Resize, Row, Source};
 /// # Determinism
 /// On the CPU, bit-identical to [`super::assemble`].
 pub fn expand(blueprint: &Blueprint, stored: &Weights, device: &Device) -> Result<Weights> {
-    blueprint.entries.iter().map(|entry| Ok((entry.name.clone(), value(entry, stored, device)?))).collect()
+    entries(&blueprint.entries, stored, device)
+}
+
+/// As [`expand`], of entries that are not a whole model: a gene that is about to be learned.
+///
+/// # Errors
+/// As [`expand`].
+pub fn entries(entries: &[Entry], stored: &Weights, device: &Device) -> Result<Weights> {
+    entries.iter().map(|entry| Ok((entry.name.clone(), value(entry, stored, device)?))).collect()
 }
 
 fn value(entry: &Entry, stored: &Weights, device: &Device) -> Result<Weight> {

@@ -2,6 +2,7 @@
 //! two executors, [`mod@assemble`] (bytes, to serve) and [`mod@expand`] (tensors, to learn, tune and evaluate), which
 //! agree bit for bit on the CPU.
 
+pub mod ancestor;
 pub mod assemble;
 pub mod entry;
 pub mod expand;
@@ -12,6 +13,7 @@ pub mod report;
 pub mod resident;
 pub mod resize;
 
+pub use ancestor::Ancestor;
 pub use assemble::{Artifact, Slices};
 pub use entry::{Blueprint, Entry, Piece, Row, Source, Span};
 pub use expand::expand;

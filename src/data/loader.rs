@@ -13,8 +13,10 @@ use crate::tensor::rng;
 /// Images of some items, ready for a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Normalised values, `[n, channels, size, size]`.
+    /// Normalised values, `[n, channels, height, width]`.
     pub images: Vec<f32>,
+    /// Shape of one image, `[channels, height, width]`.
+    pub shape: [usize; 3],
     /// Classes, `[n]`.
     pub labels: Vec<u32>,
     /// Item numbers in the data set, `[n]`: what a teacher's stored logits are found by.
@@ -214,7 +216,14 @@ impl Loader {
             }
         }
         let labels = items.iter().map(|&item| self.dataset.label(item as usize) as u32).collect();
-        Batch { images, labels, items: items.to_vec(), views, n: items.len() }
+        Batch {
+            images,
+            shape: [shape.channels, shape.size, shape.size],
+            labels,
+            items: items.to_vec(),
+            views,
+            n: items.len(),
+        }
     }
 
     /// The batches of epoch `epoch` from number `from_batch` on, made by one thread up to `depth` batches ahead.

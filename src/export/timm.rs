@@ -1,11 +1,11 @@
-//! timm's `config.json`. Names of tensors are timm's already ([`crate::nn::schema`]).
+//! timm's `config.json`. Names of tensors are timm's already ([`crate::nn::vit::schema`]).
 //!
 //! The architecture is only a factory: `model_args` gives it any depth, width, image and patch, so that no name has to
 //! be registered. transformers reads the same file through its timm wrapper.
 
 use serde_json::{Value, json};
 
-use crate::{blueprint::ModelInfo, nn::schema};
+use crate::{blueprint::ModelInfo, nn::vit::schema};
 
 use super::decimals;
 

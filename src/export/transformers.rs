@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use crate::{
     blueprint::{Blueprint, Entry, ModelInfo, Span},
     error::{Error, Result},
-    nn::{
+    nn::vit::{
         config::NORM_EPS,
-        schema::{CLASS_TOKEN, FC1, FC2, HEAD, NORM, NORM1, NORM2, PATCHES, POSITIONS, PROJ, QKV, in_block},
+        schema::{CLASS_TOKEN, FC1, FC2, HEAD, NORM, NORM1, NORM2, PATCHES, POSITIONS, PROJ, QKV, of_block},
     },
     tensor::{Dtype, matrix_view},
 };
@@ -59,7 +59,7 @@ fn names(name: &str) -> Option<Vec<String>> {
         return Some(vec![here.to_owned()]);
     }
     let (module, parameter) = name.rsplit_once('.')?;
-    let Some((index, module)) = in_block(module) else {
+    let Some((index, module)) = of_block(module) else {
         return Some(vec![format!("{}.{parameter}", known(&MODULES, module)?)]);
     };
     let full = |module: &str| format!("vit.encoder.layer.{index}.{module}.{parameter}");
@@ -136,7 +136,7 @@ pub(super) fn preprocessor(info: &ModelInfo) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{VitConfig, config::RawVitConfig, schema};
+    use crate::nn::vit::{RawVitConfig, VitConfig};
 
     #[test]
     fn every_parameter_of_the_schema_has_a_name() {
@@ -151,7 +151,8 @@ mod tests {
             mlp_ratio: 4,
         };
         let config = VitConfig::try_from(raw).unwrap();
-        let here: Vec<_> = schema::vit(&config).iter().flat_map(|spec| names(&spec.name).unwrap()).collect();
+        let here: Vec<_> =
+            config.schema().specs().iter().flat_map(|spec| names(&spec.name).unwrap()).collect();
         let distinct: std::collections::BTreeSet<_> = here.iter().collect();
         // 4 + 4 around the blocks; 12 of a block, of which 2 are fused.
         assert_eq!((here.len(), distinct.len()), (8 + 2 * 16, here.len()));

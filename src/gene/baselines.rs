@@ -12,15 +12,15 @@
 //! Differs from the official code in: the axes of queries, keys and values are selected one by one, so that no row of
 //! one becomes a row of another; and the head is inherited, because the classes are the same.
 
-use std::{fmt, path::Path, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    blueprint::{Blueprint, Canonical, Entry, ModelInfo, Piece, Source},
+    blueprint::{Ancestor, Blueprint, Canonical, Entry, ModelInfo, Piece, Source},
     error::{Error, Result},
-    nn::{Axis, ParamSpec, VitConfig, schema},
-    tensor::{TensorFile, hex, matrix_view, row_axes, sha256, weights::check_schema},
+    nn::{Axis, Dims, Spec},
+    tensor::{matrix_view, row_axes},
 };
 
 use super::{GeneMeta, Size, Target, width};
@@ -90,87 +90,43 @@ impl Start {
     }
 }
 
-/// A trained model that baselines select from. Cloning shares the memory.
-#[derive(Debug, Clone)]
-pub struct Ancestor {
-    info: Arc<ModelInfo>,
-    file: TensorFile,
-    digest: String,
-}
-
-impl Ancestor {
-    /// Reads and checks the model file at `path`.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; [`Error::Corrupt`] and the schema errors where it is no model of this program.
-    pub fn open(path: &Path) -> Result<Self> {
-        Self::from_file(TensorFile::open(path)?, &path.display().to_string())
-    }
-
-    /// Checks a model file in memory; `origin` names it in errors.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] and the schema errors where it is no model of this program.
-    pub fn from_file(file: TensorFile, origin: &str) -> Result<Self> {
-        let info = ModelInfo::from_file(&file, origin)?;
-        let specs = schema::vit(&info.config);
-        check_schema(file.shapes(), specs.iter().map(|s| (s.name.as_str(), s.shape(&info.config))))?;
-        file.check_finite(origin)?;
-        Ok(Self { info: Arc::new(info), digest: hex(&sha256(file.bytes())), file })
-    }
-
-    /// What it is.
-    pub fn info(&self) -> &ModelInfo {
-        &self.info
-    }
-
-    /// The file.
-    pub const fn file(&self) -> &TensorFile {
-        &self.file
-    }
-
-    /// SHA-256 of the file, hex.
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
-
-    /// The model of `size` that `method` selects from it; absent numbers mean its own.
-    ///
-    /// # Errors
-    /// [`Error::OutOfRange`] for a size beyond it, [`Error::Invalid`] for a method that selects nothing.
-    pub fn blueprint(&self, method: Method, size: &Size) -> Result<Blueprint> {
-        let own = &self.info.config;
-        let within = |what, asked: Option<u64>, most: usize| match asked.unwrap_or(most as u64) {
-            found if (1..=most as u64).contains(&found) => Ok(found as usize),
-            found => {
-                let (of, limit) = ("the ancestor".to_owned(), format!("1..={most}"));
-                Err(Error::OutOfRange { what, found, of, limit })
-            }
-        };
-        let depth = within("depth", size.depth, own.depth())?;
-        let target = own.resized(depth, within("width", size.width, own.width())?)?;
-        let source = |spec: &ParamSpec| match method {
-            Method::FirstLayers => Ok(Source::Pieces(width::pieces(spec, &spec.name, own, &target))),
-            Method::Uniform => Ok(uniform(spec, own, &target)),
-            Method::Gene | Method::Scratch => {
-                Err(Error::invalid("method", format!("\"{method}\" selects nothing from an ancestor")))
-            }
-        };
-        let entry = |spec: ParamSpec| {
-            let (shape, source) = (spec.shape(&target), source(&spec)?);
-            Ok(Entry { name: spec.name, shape, dtype: size.dtype, source })
-        };
-        let entries = schema::vit(&target).into_iter().map(entry).collect::<Result<_>>()?;
-        let identity = Canonical::new("genebank.selection")
-            .text(&self.digest)
-            .text(&method.to_string())
-            .integer(target.depth() as u64)
-            .integer(target.width() as u64)
-            .text(&size.dtype.to_string())
-            .finish();
-        let info = ModelInfo { config: target, origin: None, ..ModelInfo::clone(&self.info) };
-        Ok(Blueprint { identity, info, entries })
-    }
+/// The model of `size` that `method` selects from `ancestor`; absent numbers mean the ancestor's.
+///
+/// # Errors
+/// [`Error::OutOfRange`] for a size beyond it, [`Error::Invalid`] for a method that selects nothing.
+pub fn select(ancestor: &Ancestor, method: Method, size: &Size) -> Result<Blueprint> {
+    let own = &ancestor.info().config;
+    let within = |what, asked: Option<u64>, most: usize| match asked.unwrap_or(most as u64) {
+        found if (1..=most as u64).contains(&found) => Ok(found as usize),
+        found => {
+            let (of, limit) = ("the ancestor".to_owned(), format!("1..={most}"));
+            Err(Error::OutOfRange { what, found, of, limit })
+        }
+    };
+    let depth = within("depth", size.depth, own.depth())?;
+    let target = own.resized(depth, within("width", size.width, own.width())?)?;
+    let (dims, schema) = (own.dims(), target.schema());
+    let source = |spec: &Spec| match method {
+        Method::FirstLayers => Ok(Source::Pieces(width::pieces(spec, &spec.name, &dims, &schema.dims))),
+        Method::Uniform => Ok(uniform(spec, &dims, &schema.dims)),
+        Method::Gene | Method::Scratch => {
+            Err(Error::invalid("method", format!("\"{method}\" selects nothing from an ancestor")))
+        }
+    };
+    let entry = |spec: Spec| {
+        let (shape, source) = (spec.shape(&schema.dims), source(&spec)?);
+        Ok(Entry { name: spec.name, shape, dtype: size.dtype, source })
+    };
+    let entries = schema.specs().into_iter().map(entry).collect::<Result<_>>()?;
+    let identity = Canonical::new("genebank.selection")
+        .text(ancestor.digest())
+        .text(&method.to_string())
+        .integer(target.depth() as u64)
+        .integer(target.width() as u64)
+        .text(&size.dtype.to_string())
+        .finish();
+    let info = ModelInfo { config: target, origin: None, ..ancestor.info().clone() };
+    Ok(Blueprint { identity, info, entries })
 }
 
 /// A network of a size of the gene `meta`, for `target`, that inherits nothing: seeded values.
@@ -191,7 +147,7 @@ pub fn scratch(meta: &GeneMeta, size: &Size, target: &Target, seed: u64) -> Resu
 }
 
 /// The evenly spaced elements of the ancestor's tensor of the same name.
-fn uniform(spec: &ParamSpec, own: &VitConfig, target: &VitConfig) -> Source {
+fn uniform(spec: &Spec, own: &Dims, target: &Dims) -> Source {
     let shape = spec.shape(own);
     if shape == spec.shape(target) {
         return Source::Pieces(vec![Piece::whole(&spec.name, &shape)]);
@@ -204,13 +160,13 @@ fn uniform(spec: &ParamSpec, own: &VitConfig, target: &VitConfig) -> Source {
 }
 
 /// The indices of `before` followed by those of one more axis, in row-major order.
-fn product(before: &[u32], axis: Axis, own: &VitConfig, target: &VitConfig) -> Vec<u32> {
-    let (groups, stored) = axis.groups(own);
-    let (_, kept) = axis.groups(target);
-    let spaced = evenly_spaced(stored, kept);
-    let along = (0..groups).flat_map(|group| spaced.iter().map(move |i| (group * stored + i) as u32));
-    let along: Vec<u32> = along.collect();
-    let len = (groups * stored) as u32;
+fn product(before: &[u32], axis: Axis, own: &Dims, target: &Dims) -> Vec<u32> {
+    let (mut along, mut first) = (Vec::new(), 0);
+    for (stored, kept) in axis.parts(own).into_iter().zip(axis.parts(target)) {
+        along.extend(evenly_spaced(stored, kept).into_iter().map(|i| (first + i) as u32));
+        first += stored;
+    }
+    let len = first as u32;
     before.iter().flat_map(|outer| along.iter().map(move |inner| outer * len + inner)).collect()
 }
 

@@ -16,7 +16,7 @@ use crate::{
         model::{self, METADATA_KEY},
     },
     error::{Context, Error, Result},
-    nn::{ParamSpec, Vit, VitConfig, schema},
+    nn::{Spec, Vit, VitConfig},
     tensor::{Dtype, TensorFile, Weights, hex, sha256, weights::check_schema},
 };
 
@@ -74,8 +74,8 @@ impl Learngene {
         let meta: GeneMeta = serde_json::from_str(json)
             .map_err(|e| Error::corrupt(origin, format!("\"genebank\" record: {e}")))?;
         meta.check(origin)?;
-        let specs = meta.schema();
-        check_schema(file.shapes(), specs.iter().map(|s| (s.name.as_str(), s.shape(&meta.config))))?;
+        let dims = meta.config.dims();
+        check_schema(file.shapes(), meta.specs().into_iter().map(|spec| spec.named_shape(&dims)))?;
         file.check_finite(origin)?;
         let gene = Self { meta: Arc::new(meta), digest: hex(&sha256(file.bytes())), file };
         gene.check_probe(origin)?;
@@ -198,30 +198,27 @@ pub(super) fn blueprint_of(meta: &GeneMeta, digest: &str, size: &Size, target: &
     let sized = config_of(meta, size)?;
     let config = target.config(sized)?;
     let stage_layers = size.rule.layers(sized.depth(), &meta.stages);
-    let entry = |spec: &ParamSpec, name: String, stored: &str| {
-        let shape = spec.shape(&sized);
-        let pieces = if meta.own_norm(stored, sized.width()) {
+    let (schema, trained) = (sized.schema(), meta.config.dims());
+    let entry = |spec: &Spec, name: String, stored: &str| {
+        let shape = spec.shape(&schema.dims);
+        let pieces = if meta.own_norm(spec.role, sized.width()) {
             vec![Piece::whole(&width_norm(stored, sized.width()), &shape)]
         } else {
-            width::pieces(spec, stored, &meta.config, &sized)
+            width::pieces(spec, stored, &trained, &schema.dims)
         };
         Entry { name, shape, dtype: size.dtype, source: Source::Pieces(pieces) }
     };
-    let shared = |spec: ParamSpec| entry(&spec, spec.name.clone(), &spec.name);
+    let shared = |spec: &Spec| entry(spec, spec.name.clone(), &spec.name);
     // θ_l = θ_{s(l)}: layer l copies the layer of its stage.
-    let block = schema::block(&sized);
     let stage_of = stage_layers.iter().enumerate().flat_map(|(s, layers)| std::iter::repeat_n(s, *layers));
-    let blocks = stage_of.enumerate().flat_map(|(layer, stage)| {
-        block
-            .iter()
-            .map(move |spec| (spec, schema::block_name(layer, &spec.name), stage_name(stage, &spec.name)))
+    let layers = stage_of.enumerate().flat_map(|(layer, stage)| {
+        let (schema, entry) = (&schema, &entry);
+        schema.layers[layer].iter().map(move |spec| {
+            entry(spec, schema.layer_name(layer, &spec.name), &stage_name(stage, &spec.name))
+        })
     });
-    let mut entries: Vec<_> = schema::stem(&sized)
-        .into_iter()
-        .map(shared)
-        .chain(blocks.map(|(spec, name, stored)| entry(spec, name, &stored)))
-        .chain(schema::tail(&sized).into_iter().map(shared))
-        .collect();
+    let stem = schema.stem.iter().map(shared);
+    let mut entries: Vec<_> = stem.chain(layers).chain(schema.tail.iter().map(shared)).collect();
     target.apply(&mut entries, meta, &config);
     let form = Canonical::new("genebank.model")
         .text(digest)

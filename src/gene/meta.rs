@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     blueprint::{ModelInfo, Preprocessing, model::FAMILY},
     error::{Error, Result},
-    nn::{Axis, ParamSpec, VitConfig, config::NORM_EPS, schema},
+    nn::{Axis, Role, Spec, VitConfig, vit::config::NORM_EPS},
     tensor::rng,
 };
 
@@ -195,19 +195,21 @@ impl GeneMeta {
         }
     }
 
-    /// Every tensor of the gene file: the shared ones under timm's names, one block per stage under
-    /// [`stage_name`]. Stage tensors carry the block index of their stage in `.1`.
-    pub fn schema(&self) -> Vec<ParamSpec> {
-        let config = &self.config;
-        let stages = (0..self.stages.len()).flat_map(|stage| {
-            let block = schema::block(config).into_iter();
-            block.map(move |spec| ParamSpec { name: stage_name(stage, &spec.name), ..spec })
+    /// Every tensor of the gene file: the shared ones under timm's names, one block per stage under [`stage_name`], and
+    /// the norms of narrower widths under [`width_norm`].
+    pub fn specs(&self) -> Vec<Spec> {
+        let schema = self.config.schema();
+        // The first layer of each stage stands for the others.
+        let firsts = self.stages.iter().scan(0, |next, layers| Some(std::mem::replace(next, *next + layers)));
+        let stages = firsts.enumerate().flat_map(|(stage, layer)| {
+            let layer = schema.layers[layer].iter();
+            layer.map(move |spec| Spec { name: stage_name(stage, &spec.name), ..spec.clone() })
         });
         let specs: Vec<_> =
-            schema::stem(config).into_iter().chain(stages).chain(schema::tail(config)).collect();
+            schema.stem.iter().cloned().chain(stages).chain(schema.tail.iter().cloned()).collect();
         let own = |width: usize| {
-            let norms = specs.iter().filter(move |spec| self.own_norm(&spec.name, width));
-            norms.map(move |spec| ParamSpec {
+            let norms = specs.iter().filter(move |spec| self.own_norm(spec.role, width));
+            norms.map(move |spec| Spec {
                 name: width_norm(&spec.name, width),
                 axes: vec![Axis::Fixed(width)],
                 ..spec.clone()
@@ -222,10 +224,10 @@ impl GeneMeta {
         model.labels == self.labels && images(&model.config) == images(&self.config)
     }
 
-    /// Whether a model of `width` has its own values of the parameter called `name`.
-    pub fn own_norm(&self, name: &str, width: usize) -> bool {
+    /// Whether models of `width` have separate values of parameters with this role.
+    pub fn own_norm(&self, role: Role, width: usize) -> bool {
         let narrower = width != self.config.width() && self.trained_widths.contains(&width);
-        self.width_norms && narrower && schema::of_norm(name)
+        self.width_norms && narrower && role.of_norm()
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod baselines;
 mod curve;
 pub mod depth;
+mod first;
 pub mod forecast;
 pub mod learngene;
 pub mod meta;
@@ -12,8 +13,9 @@ pub mod synthetic;
 pub mod target;
 pub mod width;
 
-pub use baselines::{Ancestor, Method, Start};
+pub use baselines::{Method, Start};
 pub use depth::DepthRule;
+pub use first::first_values;
 pub use forecast::{Forecast, Forecasts};
 pub use learngene::{Learngene, Size};
 pub use meta::{GeneMeta, Probe, Quality};

@@ -1,17 +1,17 @@
 //! Genes that have learned nothing: seeded values in any shape, to measure a server with.
 
 use bytes::Bytes;
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
 use crate::{
-    blueprint::{Preprocessing, model::FAMILY},
-    error::{Context, Error, Result},
-    nn::{VitConfig, config::NORM_EPS},
-    tensor::{Weight, Weights, codec},
+    blueprint::{Preprocessing, expand, model::FAMILY},
+    error::{Error, Result},
+    nn::{VitConfig, vit::config::NORM_EPS},
+    tensor::{Weights, codec},
 };
 
 use super::{
-    GeneMeta, Learngene, Probe,
+    GeneMeta, Learngene, Probe, first_values,
     meta::{FORMAT, MAX_DEPTH, Pooling},
     store,
 };
@@ -68,8 +68,8 @@ impl Synthetic {
             quality: Vec::new(),
         };
         meta.check(&format!("synthetic gene \"{name}\""))?;
-        let specs = meta.schema();
-        let bytes = specs.iter().map(|spec| 4 * spec.shape(&config).iter().product::<usize>() as u64).sum();
+        let entries = first_values(&meta, None, *seed)?;
+        let bytes = entries.iter().map(|entry| 4 * entry.shape.iter().product::<usize>() as u64).sum();
         if bytes > codec::MAX_FILE_BYTES {
             let limit = format!("up to {}", codec::MAX_FILE_BYTES);
             return Err(Error::OutOfRange {
@@ -79,14 +79,7 @@ impl Synthetic {
                 limit,
             });
         }
-        let value = |spec: &crate::nn::ParamSpec| {
-            let shape = spec.shape(&config);
-            let values = spec.init.values(*seed, &spec.name, shape.iter().product());
-            let weight =
-                Tensor::from_vec(values, shape, &Device::Cpu).and_then(|tensor| Weight::new(&tensor));
-            Ok((spec.name.clone(), weight.context(&spec.name)?))
-        };
-        let weights: Weights = specs.iter().map(value).collect::<Result<_>>()?;
+        let weights = expand::entries(&entries, &Weights::default(), &Device::Cpu)?;
         store::render(meta, &weights, 0)
     }
 }
@@ -94,7 +87,7 @@ impl Synthetic {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::config::RawVitConfig;
+    use crate::nn::vit::RawVitConfig;
 
     #[test]
     fn a_synthetic_gene_is_a_gene() {

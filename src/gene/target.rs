@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     blueprint::{Canonical, Entry, Piece, Resize, Row, Source},
     error::{Error, Result},
-    nn::{ParamSpec, VitConfig, config::RawVitConfig, schema},
+    nn::{Role, Spec, VitConfig, vit::RawVitConfig},
 };
 
 use super::GeneMeta;
@@ -110,35 +110,35 @@ impl Target {
 
     /// Gives `entries`, those of the gene's own target, the sources and shapes of this one, whose network is `config`.
     pub(super) fn apply(&self, entries: &mut [Entry], meta: &GeneMeta, config: &VitConfig) {
-        let specs: Vec<_> = schema::stem(config).into_iter().chain(schema::tail(config)).collect();
+        let schema = config.schema();
         for Entry { name, shape, source, .. } in entries {
             // None of these tensors is in several pieces: only query, key and value are.
             let (Some(spec), Source::Pieces(pieces)) =
-                (specs.iter().find(|spec| spec.name == *name), &*source)
+                (schema.shared().find(|spec| spec.name == *name), &*source)
             else {
                 continue;
             };
             if let [piece] = pieces.as_slice()
                 && let Some(other) = self.source(spec, piece, meta, config)
             {
-                (*shape, *source) = (spec.shape(config), other);
+                (*shape, *source) = (spec.shape(&schema.dims), other);
             }
         }
     }
 
     /// Where the values of a parameter come from that has `piece` for the gene's own target; absent: from there.
-    fn source(&self, spec: &ParamSpec, piece: &Piece, meta: &GeneMeta, config: &VitConfig) -> Option<Source> {
+    fn source(&self, spec: &Spec, piece: &Piece, meta: &GeneMeta, config: &VitConfig) -> Option<Source> {
         let ([image, patch], [own_image, own_patch]) = (images(config), images(&meta.config));
         let resized = |resize| Some(Source::Resized { piece: piece.clone(), resize });
-        if spec.name == schema::POSITIONS {
+        if spec.role == Role::Positions {
             let (from, to) = (own_image / own_patch, image / patch);
             return resized(Resize::Positions { from, to }).filter(|_| from != to);
         }
-        if spec.name == schema::PATCH_KERNEL {
+        if spec.role == Role::PatchKernel {
             let (from, to) = (own_patch, patch);
             return resized(Resize::Kernels { from, to }).filter(|_| from != to);
         }
-        let head = self.head(meta).filter(|_| schema::of_head(&spec.name))?;
+        let head = self.head(meta).filter(|_| spec.role.of_head())?;
         let (piece, rows) = (piece.clone(), head.rows(&meta.labels));
         Some(Source::Rows { piece, rows, init: spec.init, seed: head.seed })
     }

@@ -5,25 +5,30 @@
 
 use crate::{
     blueprint::{Piece, Span},
-    nn::{ParamSpec, VitConfig},
+    nn::{Dims, Spec},
     tensor::{matrix_view, row_axes},
 };
 
 /// The rectangles of the stored tensor `name` that make parameter `spec` of a network of shape `target`.
 ///
-/// A fused axis is cut group by group: qkv at width `w` is rows `{0..w, D..D+w, 2D..2D+w}` of `3D`.
-pub fn pieces(spec: &ParamSpec, name: &str, trained: &VitConfig, target: &VitConfig) -> Vec<Piece> {
+/// A fused axis is cut part by part: qkv at width `w` is rows `{0..w, D..D+w, 2D..2D+w}` of `3D`.
+pub fn pieces(spec: &Spec, name: &str, trained: &Dims, target: &Dims) -> Vec<Piece> {
     let shape = spec.shape(trained);
     if shape == spec.shape(target) {
         return vec![Piece::whole(name, &shape)];
     }
     let (rows, cols) = spec.axes.split_at(row_axes(spec.axes.len()));
     let cols = Span::new(0, cols.iter().map(|axis| axis.len(target)).product());
-    let spans = match rows {
+    let spans: Vec<_> = match rows {
         [axis] => {
-            let (groups, stored) = axis.groups(trained);
-            let (_, kept) = axis.groups(target);
-            (0..groups).map(|g| Span::new(g * stored, g * stored + kept)).collect()
+            let mut first = 0;
+            let parts = axis.parts(trained).into_iter().zip(axis.parts(target));
+            let prefix = |(stored, kept): (usize, usize)| {
+                let span = Span::new(first, first + kept);
+                first += stored;
+                span
+            };
+            parts.map(prefix).collect()
         }
         axes => vec![Span::new(0, axes.iter().map(|axis| axis.len(target)).product())],
     };

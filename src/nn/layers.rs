@@ -6,16 +6,16 @@ use crate::{
     error,
     tensor::{
         Weights,
-        ops::{self, Affine},
+        ops::{self, Affine, Norm},
     },
 };
 
-use super::config::NORM_EPS;
+use super::schema::{BIAS, WEIGHT};
 
 /// `{prefix}.weight` and `{prefix}.bias`.
 fn affine(weights: &Weights, prefix: &str) -> error::Result<Affine> {
     let get = |part: &str| weights.get(&format!("{prefix}.{part}")).cloned();
-    Ok(Affine { weight: get("weight")?, bias: get("bias")? })
+    Ok(Affine { weight: get(WEIGHT)?, bias: get(BIAS)? })
 }
 
 /// `y = x Wᵀ + b`.
@@ -47,15 +47,18 @@ impl Linear {
 
 /// `y = (x - mean) / sqrt(var + eps) * weight + bias` over the last axis.
 #[derive(Debug, Clone)]
-pub struct LayerNorm(Affine);
+pub struct LayerNorm {
+    affine: Affine,
+    eps: f64,
+}
 
 impl LayerNorm {
     /// Takes `{prefix}.weight` and `{prefix}.bias`.
     ///
     /// # Errors
     /// [`error::Error::MissingTensor`].
-    pub fn new(weights: &Weights, prefix: &str) -> error::Result<Self> {
-        affine(weights, prefix).map(Self)
+    pub fn new(weights: &Weights, prefix: &str, eps: f64) -> error::Result<Self> {
+        Ok(Self { affine: affine(weights, prefix)?, eps })
     }
 
     /// # Shapes
@@ -64,10 +67,11 @@ impl LayerNorm {
     /// # Errors
     /// candle's, where shapes disagree.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(x, &self.0, NORM_EPS)
+        ops::layer_norm(x, &self.affine, self.eps)
     }
 
-    pub(super) const fn affine(&self) -> &Affine {
-        &self.0
+    /// As the norm before a branch.
+    pub(super) const fn before(&self) -> Norm<'_> {
+        Norm { affine: &self.affine, eps: self.eps }
     }
 }

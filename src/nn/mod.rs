@@ -1,13 +1,10 @@
-//! The network: one plain vision transformer built from named weights. It knows nothing of genes, stages or
-//! routers.
+//! Networks built from named weights. They know nothing of genes, stages or routers.
 
-pub mod block;
-pub mod config;
 pub mod layers;
 pub mod mixer;
+pub mod mlp;
 pub mod schema;
 pub mod vit;
 
-pub use config::VitConfig;
-pub use schema::{Axis, ParamSpec};
-pub use vit::{DropPath, Vit};
+pub use schema::{Axis, Dims, Role, Schema, Spec};
+pub use vit::{Gates, Vit, VitConfig};

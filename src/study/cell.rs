@@ -12,8 +12,9 @@ use crate::{
     gene::{Head, Learngene, Method, Size, Target, baselines},
     tensor::{Weights, codec, hex, sha256},
     train::{
-        Event, Length, Optim, Recipe, finetune,
-        run::{Model, Report, Run, measure},
+        Event, Length, Model, Optim, Recipe, finetune,
+        measure::measure,
+        run::{Report, Run},
     },
 };
 
@@ -184,9 +185,7 @@ impl<'a> Cells<'a> {
 
     /// The ancestor as a model.
     pub(super) fn ancestor(&self) -> Result<Model> {
-        let ancestor = self.study.ancestor;
-        let weights = Weights::from_file(ancestor.file(), &Device::Cpu)?;
-        Ok(Model { info: ancestor.info().clone(), weights })
+        Model::of(self.study.ancestor, &Device::Cpu)
     }
 
     /// The classes of the data: the gene's own, or a head of which rows that the gene knows are kept.
@@ -214,7 +213,7 @@ impl<'a> Cells<'a> {
             Method::Gene => (gene.blueprint_for(&size, &target)?, gene.file()),
             Method::Scratch => (baselines::scratch(gene.meta(), &size, &target, cell.seed)?, gene.file()),
             method @ (Method::FirstLayers | Method::Uniform) => {
-                (ancestor.blueprint(method, &size)?, ancestor.file())
+                (baselines::select(ancestor, method, &size)?, ancestor.file())
             }
         };
         let weights = expand(&blueprint, &Weights::from_file(file, &Device::Cpu)?, &Device::Cpu)?;

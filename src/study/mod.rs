@@ -14,11 +14,12 @@ use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
 use candle_core::Device;
 
 use crate::{
+    blueprint::Ancestor,
     data::{DatasetPair, Split},
     error::{Error, Result},
-    gene::{Ancestor, GeneMeta, Learngene, Method, Quality, store},
+    gene::{GeneMeta, Learngene, Method, Quality, store},
     tensor::codec,
-    train::run::{Report, measure},
+    train::{measure::measure, run::Report},
 };
 
 pub use cell::{Cell, Finished};

@@ -76,7 +76,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::UnexpectedTensor`] or [`Error::ShapeMismatch`].
-    pub fn check<'a>(&self, expected: impl IntoIterator<Item = (&'a str, Vec<usize>)>) -> Result<()> {
+    pub fn check(&self, expected: impl IntoIterator<Item = (String, Vec<usize>)>) -> Result<()> {
         let found = self.iter().map(|(name, tensor)| (name, tensor.dims()));
         check_schema(found, expected)
     }
@@ -124,15 +124,16 @@ impl FromIterator<(String, Weight)> for Weights {
 ///
 /// # Errors
 /// [`Error::MissingTensor`], [`Error::UnexpectedTensor`] or [`Error::ShapeMismatch`].
-pub fn check_schema<'a, 'b>(
+pub fn check_schema<'a>(
     found: impl IntoIterator<Item = (&'a str, &'a [usize])>,
-    expected: impl IntoIterator<Item = (&'b str, Vec<usize>)>,
+    expected: impl IntoIterator<Item = (String, Vec<usize>)>,
 ) -> Result<()> {
     let mut found: BTreeMap<_, _> = found.into_iter().collect();
     for (name, expected) in expected {
-        let shape = found.remove(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
-        if shape != expected {
-            return Err(Error::ShapeMismatch { name: name.to_owned(), expected, found: shape.to_vec() });
+        match found.remove(name.as_str()) {
+            Some(shape) if shape == expected => {}
+            Some(shape) => return Err(Error::ShapeMismatch { name, expected, found: shape.to_vec() }),
+            None => return Err(Error::MissingTensor { name }),
         }
     }
     match found.pop_first() {

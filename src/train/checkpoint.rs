@@ -69,11 +69,10 @@ impl Checkpoint {
     /// The schema errors where parameters differ.
     pub fn state(&self, params: &Params) -> Result<(u64, State)> {
         let found = self.tensors.tensors().map(|(name, tensor)| (name, tensor.shape.as_slice()));
-        let names: Vec<_> = params
+        let expected = params
             .iter()
-            .flat_map(|(name, shape, _)| KINDS.map(|kind| (format!("{kind}/{name}"), shape.to_vec())))
-            .collect();
-        check_schema(found, names.iter().map(|(name, shape)| (name.as_str(), shape.clone())))?;
+            .flat_map(|(name, shape, _)| KINDS.map(|kind| (format!("{kind}/{name}"), shape.to_vec())));
+        check_schema(found, expected)?;
         let mut state = State::default();
         let [param, first, second] = KINDS;
         for (name, ..) in params.iter() {

@@ -10,7 +10,7 @@ use crate::{
 
 use super::{
     Objective, Optim, Shard,
-    objective::{draw_paths, network, smooth_targets},
+    objective::{draw_gates, network, smooth_targets},
 };
 
 /// Cross-entropy of a vision transformer against smoothed labels.
@@ -44,9 +44,9 @@ impl Classification {
 impl Objective for Classification {
     fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor> {
         let model = network(self.config, weights, self.dtype)?;
-        let paths = draw_paths(self.seed, self.drop_path, self.config.depth(), shard)?;
+        let gates = draw_gates(self.seed, self.drop_path, self.config.depth(), shard)?;
         let targets = smooth_targets(shard, self.config.classes(), self.label_smoothing)?;
-        let logits = model.forward_dropping(&shard.images, &paths).context("forward")?;
+        let logits = model.forward_gated(&shard.images, &gates).context("forward")?;
         ops::cross_entropy(&logits, &targets).context("cross-entropy")
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     nn::Vit,
 };
 
-use super::engine::images;
+use super::shard::images;
 
 /// Result of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
@@ -103,7 +103,7 @@ pub fn score(logits: &[f32], classes: usize, labels: &[usize]) -> Accuracy {
 }
 
 fn batch(model: &Vit, batch: &Batch) -> Result<Vec<f32>> {
-    let input = images(batch, 0, batch.labels.len(), model.config(), model.device())?;
+    let input = images(batch, 0..batch.labels.len(), model.device())?;
     model.forward(&input).and_then(|logits| logits.flatten_all()?.to_vec1()).context("evaluation")
 }
 

@@ -8,7 +8,7 @@ use crate::{
     error::Result,
 };
 
-use super::{Length, Optim, Recipe, run::SPLIT_SEED};
+use super::{Length, Optim, Recipe, measure::SPLIT_SEED};
 
 /// Changes when the same request would lead to another recipe, or the same recipe to other bits.
 pub const RECIPE_VERSION: u64 = 3;

@@ -35,7 +35,7 @@ use crate::{
 
 use super::{
     Objective, Optim, Shard,
-    objective::{draw_paths, network, smooth_targets},
+    objective::{draw_gates, network, smooth_targets},
     recipe::GeneRecipe,
     teacher::Teacher,
 };
@@ -105,8 +105,8 @@ impl Objective for StageSharing {
         let config = self.auxiliary.info.config;
         let weights = expand(&self.auxiliary, weights, shard.images.device())?;
         let model = network(config, &weights, self.dtype)?;
-        let paths = draw_paths(self.seed, self.drop_path, config.depth(), shard)?;
-        let logits = model.forward_dropping(&shard.images, &paths).context("auxiliary model")?;
+        let gates = draw_gates(self.seed, self.drop_path, config.depth(), shard)?;
+        let logits = model.forward_gated(&shard.images, &gates).context("auxiliary model")?;
         self.distillation.loss(&logits, &self.teacher.logits(shard)?, shard)
     }
 }

@@ -37,7 +37,7 @@ use crate::{
 use super::{
     Objective, Optim, Shard,
     learn_gene::Distillation,
-    objective::{draw_paths, network},
+    objective::{draw_gates, network},
     recipe::{GeneRecipe, Nested},
     teacher::Teacher,
 };
@@ -141,8 +141,8 @@ impl Objective for NestedSharing {
             let config = blueprint.info.config;
             let weights = expand(&blueprint, weights, shard.images.device())?;
             let model = network(config, &weights, self.dtype)?;
-            let paths = draw_paths(self.seed, self.drop_path, config.depth(), shard)?;
-            let logits = model.forward_dropping(&shard.images, &paths).context("auxiliary model")?;
+            let gates = draw_gates(self.seed, self.drop_path, config.depth(), shard)?;
+            let logits = model.forward_gated(&shard.images, &gates).context("auxiliary model")?;
             // f_{z_0} = g: both terms of the largest size are one.
             let beta = if k == 0 { 1.0 } else { beta };
             for (teacher, share) in [(&ancestor, beta), (&larger, 1.0 - beta)] {

@@ -1,29 +1,14 @@
 //! What training minimises.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Tensor, backprop::GradStore};
 
 use crate::{
     error::{Context as _, Result},
-    nn::{DropPath, Vit, VitConfig, block::Keep},
-    tensor::{Weights, rng},
+    nn::{Gates, Vit, VitConfig},
+    tensor::{Weights, ops::Gate, rng},
 };
 
-/// A part of a batch: the unit of work of one thread and the unit of summation.
-#[derive(Debug)]
-pub struct Shard {
-    /// `[images, channels, height, width]`.
-    pub images: Tensor,
-    /// Class of each image.
-    pub labels: Vec<u32>,
-    /// Item of the data set that each image is.
-    pub items: Vec<u32>,
-    /// Which of its views.
-    pub views: Vec<u8>,
-    /// Optimiser step, from 0.
-    pub step: u64,
-    /// Position of the first image in its batch.
-    pub first: usize,
-}
+use super::Shard;
 
 /// A scalar to minimise, as a function of named weights that carry the graph.
 pub trait Objective: Sync {
@@ -37,6 +22,25 @@ pub trait Objective: Sync {
     fn samples(&self) -> bool {
         false
     }
+}
+
+/// Stack of a training thread: candle's backward pass recurses over the graph.
+pub(super) const STACK_BYTES: usize = 256 << 20;
+
+/// The share of `shard` in the mean loss over a batch of `images` images, and candle's gradients of it.
+///
+/// Call it on a thread with a stack of [`STACK_BYTES`].
+pub(super) fn backward(
+    objective: &dyn Objective,
+    weights: &Weights,
+    shard: &Shard,
+    images: usize,
+) -> Result<(f64, GradStore)> {
+    let share = shard.labels.len() as f64 / images as f64;
+    let loss = (objective.loss(weights, shard)? * share).context("loss")?;
+    #[expect(clippy::disallowed_methods, reason = "the one backward pass, on a thread with a large stack")]
+    let store = loss.backward().context("backward")?;
+    Ok((f64::from(loss.to_scalar::<f32>().context("loss")?), store))
 }
 
 /// The network of `weights`, computed in `dtype`: of casts, where they have another, which hand their gradients back.
@@ -70,9 +74,9 @@ pub fn smooth_targets(shard: &Shard, classes: usize, smoothing: f64) -> Result<T
 ///
 /// # Errors
 /// [`crate::error::Error::Tensor`].
-pub fn draw_paths(seed: u64, probability: f64, depth: usize, shard: &Shard) -> Result<DropPath> {
+pub fn draw_gates(seed: u64, probability: f64, depth: usize, shard: &Shard) -> Result<Vec<Gates>> {
     if probability == 0.0 {
-        return Ok(DropPath::none(depth));
+        return Ok(vec![Gates::default(); depth]);
     }
     let images = shard.labels.len();
     let mut factors = vec![vec![0f32; images]; 2 * depth];
@@ -83,11 +87,9 @@ pub fn draw_paths(seed: u64, probability: f64, depth: usize, shard: &Shard) -> R
             factors[image] = if random.unit_f32() < p { 0.0 } else { 1.0 / (1.0 - p) };
         }
     }
-    let keep = |factors: &[f32]| -> Result<Keep> {
-        let factor =
-            Tensor::from_slice(factors, (images, 1, 1), shard.images.device()).context("stochastic depth")?;
-        Ok(Keep(Some(factor)))
+    let gate = |factors: &[f32]| -> Result<Gate> {
+        let out = Tensor::from_slice(factors, (images, 1, 1), shard.images.device());
+        Ok(Gate { out: Some(out.context("stochastic depth")?), inner: None })
     };
-    let pairs = factors.chunks_exact(2).map(|pair| Ok([keep(&pair[0])?, keep(&pair[1])?]));
-    Ok(DropPath::new(pairs.collect::<Result<_>>()?))
+    factors.chunks_exact(2).map(|pair| Ok(Gates { mixer: gate(&pair[0])?, mlp: gate(&pair[1])? })).collect()
 }

@@ -9,11 +9,11 @@
 //! θ ← θ - η λ θ - η m̂ / (√v̂ + ε)
 //! ```
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use crate::{
     error::Result,
-    nn::schema,
+    nn::Spec,
     tensor::{Params, ops},
 };
 
@@ -24,6 +24,22 @@ const EPSILON: f32 = 1e-8;
 /// Values of one parameter that are handled together: the unit of work, of summation, and small enough to stay in
 /// the nearest caches between the passes.
 const SEGMENT: usize = 1 << 14;
+
+/// Names of the parameters that weight decay applies to.
+#[derive(Debug, Clone)]
+pub struct Decay(BTreeSet<String>);
+
+impl Decay {
+    /// Those of `specs` whose role says so.
+    pub fn of(specs: impl IntoIterator<Item = Spec>) -> Self {
+        Self(specs.into_iter().filter(|spec| spec.role.decays()).map(|spec| spec.name).collect())
+    }
+
+    /// Whether it applies to the parameter called `name`.
+    pub fn applies_to(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
+}
 
 /// A run of values of one parameter.
 #[derive(Debug, Clone)]
@@ -58,9 +74,9 @@ pub struct AdamW {
 
 impl AdamW {
     /// Moments of zero for `params`; updates are computed by `threads` threads.
-    pub fn new(params: &Params, threads: usize) -> Self {
-        let cut = |(name, shape, span): (&str, &[usize], Range<usize>)| {
-            let decays = schema::decays(name, shape.len());
+    pub fn new(params: &Params, decay: &Decay, threads: usize) -> Self {
+        let cut = |(name, _, span): (&str, &[usize], Range<usize>)| {
+            let decays = decay.applies_to(name);
             let starts = span.clone().step_by(SEGMENT);
             starts.map(move |start| Segment { span: start..(start + SEGMENT).min(span.end), decays })
         };

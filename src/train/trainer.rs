@@ -14,11 +14,10 @@ use std::{
 use crate::{
     data::Loader,
     error::{Error, Result},
-    nn::VitConfig,
     tensor::{Params, Weights},
 };
 
-use super::{Engine, Objective, Optim, checkpoint::Checkpoint, optim};
+use super::{Decay, Engine, Objective, Optim, checkpoint::Checkpoint, optim};
 
 /// What happens during a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,8 +65,8 @@ pub struct Trainer<'a> {
     pub objective: &'a dyn Objective,
     /// Training images.
     pub loader: &'a Arc<Loader>,
-    /// Shape of the images.
-    pub config: VitConfig,
+    /// Parameters that weight decay applies to.
+    pub decay: &'a Decay,
     /// Optimiser and schedule.
     pub optim: &'a Optim,
     /// Threads; more than [`super::engine::SHARDS`] are not used.
@@ -87,7 +86,7 @@ impl Trainer<'_> {
     pub fn run(&self, initial: Weights, control: &mut Control<'_>) -> Result<Weights> {
         let per_epoch = self.loader.batches_per_epoch() as u64;
         let total = self.optim.length.steps(per_epoch);
-        let mut engine = Engine::new(&initial, self.optim, self.threads)?;
+        let mut engine = Engine::new(&initial, self.decay, self.optim, self.threads)?;
         drop(initial);
         let mut step = 0;
         if let Some((path, run)) = self.checkpoint
@@ -105,7 +104,7 @@ impl Trainer<'_> {
                 if control.cancel.load(Ordering::Relaxed) {
                     return Err(Error::Cancelled);
                 }
-                let loss = engine.gradients(self.objective, &self.config, &batch, step)?;
+                let loss = engine.gradients(self.objective, &batch, step)?;
                 let norm = engine.reduce()?;
                 for (what, value) in [("loss", loss), ("gradient norm", norm)] {
                     if !value.is_finite() {

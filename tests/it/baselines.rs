@@ -5,9 +5,9 @@ use std::sync::Arc;
 use candle_core::{Device, IndexOp as _};
 use genebank::{
     bank::{Bank, Delivery, ModelRequest},
-    blueprint::{Blueprint, Inheritance, expand},
+    blueprint::{Ancestor, Blueprint, Inheritance, expand},
     error::Kind,
-    gene::{Ancestor, Method, Size, Start},
+    gene::{Method, Size, Start},
     tensor::{Dtype, TensorFile, Weights, codec},
 };
 

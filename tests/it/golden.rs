@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use genebank::{
-    nn::{Vit, VitConfig, config::RawVitConfig},
+    nn::{Vit, VitConfig, vit::RawVitConfig},
     tensor::{Params, TensorFile, Weights},
-    train::{Objective, Optim, Shard, classify::Classification, optim::AdamW, recipe::Length},
+    train::{Decay, Objective, Optim, Shard, classify::Classification, optim::AdamW, recipe::Length},
 };
 
 /// Largest difference as a share of the norm; measured 8e-7 at most, over logits and all gradients.
@@ -128,7 +128,8 @@ fn ten_steps_follow_pytorchs_adamw() {
         bf16: false,
     };
     let params = Params::new(&golden.weights()).unwrap();
-    let mut adamw = AdamW::new(&params, 2);
+    let decay = Decay::of(golden.config.schema().specs());
+    let mut adamw = AdamW::new(&params, &decay, 2);
     for (step, expected) in golden.values("losses").into_iter().enumerate() {
         let (loss, gradients) = golden.loss(&params);
         // Measured 2e-6 at most; differences grow with the steps.

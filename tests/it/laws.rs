@@ -9,7 +9,7 @@ use genebank::{
         assemble::assemble, expand,
     },
     gene::{DepthRule, Learngene, Size, meta},
-    nn::{Vit, schema},
+    nn::Vit,
     tensor::{Dtype, Init, TensorFile, Weights, matrix_view},
 };
 use proptest::prelude::*;
@@ -118,9 +118,8 @@ proptest! {
         assert_executors_agree(&blueprint, gene.file());
         // Names and shapes are the schema's, and the file says what it is.
         let config = blueprint.info.config;
-        let names: Vec<_> = schema::vit(&config).into_iter().map(|s| (s.shape(&config), s.name)).collect();
-        let found: Vec<_> = blueprint.entries.iter().map(|e| (e.shape.clone(), e.name.clone())).collect();
-        prop_assert_eq!(names, found);
+        let found: Vec<_> = blueprint.entries.iter().map(|e| (e.name.clone(), e.shape.clone())).collect();
+        prop_assert_eq!(config.schema().shapes(), found);
         let file = assembled(&blueprint, gene.file());
         prop_assert_eq!(ModelInfo::from_file(&file, "test").unwrap(), blueprint.info);
     }

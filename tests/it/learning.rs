@@ -11,17 +11,18 @@ use genebank::{
     data::{Augment, Batch, Dataset, DatasetPair, Loader, Split},
     error::Error,
     gene::Size,
-    nn::{Vit, VitConfig, config::RawVitConfig},
+    nn::{Vit, VitConfig, vit::RawVitConfig},
     tensor::{
         Params, Weight, Weights,
         ops::{self, Affine},
     },
     train::{
-        Engine, Event, Length, Objective, Optim, Recipe, Shard,
+        Decay, Engine, Event, Length, Model, Objective, Optim, Recipe, Shard,
         classify::Classification,
         learn_gene::StageSharing,
+        measure::measure,
         recipe::{GeneRecipe, ModelShape},
-        run::{Model, Report, Run, measure},
+        run::{Report, Run},
         teacher::Teacher,
     },
 };
@@ -78,6 +79,10 @@ fn bits(weights: &Weights) -> Vec<(String, Vec<u32>)> {
         .collect()
 }
 
+fn decay(model: &Model) -> Decay {
+    Decay::of(model.info.config.schema().specs())
+}
+
 fn first_batch(data: &DatasetPair, recipe: &Recipe, model: &Model) -> Batch {
     let (dataset, indices) = data.select(Split::Train, 0);
     let (batch, preprocessing) = (recipe.optim.batch, &model.info.preprocessing);
@@ -94,9 +99,9 @@ fn assert_alive(
     recipe: &Recipe,
 ) {
     let batch = first_batch(data, recipe, model);
-    let mut engine = Engine::new(initial, &recipe.optim, 2).unwrap();
+    let mut engine = Engine::new(initial, &decay(model), &recipe.optim, 2).unwrap();
     let before = bits(&engine.params.snapshot().unwrap());
-    engine.gradients(objective, &model.info.config, &batch, 0).unwrap();
+    engine.gradients(objective, &batch, 0).unwrap();
     let norm = engine.reduce().unwrap();
     let gradients = engine.gradient().unwrap();
     for (name, _, span) in engine.params.iter() {
@@ -162,15 +167,22 @@ fn a_parameter_that_the_loss_does_not_read_is_an_error() {
     let (data, recipe) = (data(), recipe(1));
     let model = Model::fresh(&recipe, &data.train).unwrap();
     let batch = first_batch(&data, &recipe, &model);
-    let mut engine = Engine::new(&model.weights, &recipe.optim, 2).unwrap();
-    let error = engine.gradients(&Bias, &model.info.config, &batch, 0).unwrap_err().to_string();
+    let mut engine = Engine::new(&model.weights, &decay(&model), &recipe.optim, 2).unwrap();
+    let error = engine.gradients(&Bias, &batch, 0).unwrap_err().to_string();
     assert!(error.contains("gradient of blocks.0.attn.proj.bias"), "{error}");
     // A batch of fewer images than shards leaves shards empty, and no parameter.
     let objective = Classification::new(model.info.config, &recipe.optim, 0);
     let values = batch.images.len() / batch.n;
     let (images, labels) = (batch.images[..2 * values].to_vec(), batch.labels[..2].to_vec());
-    let two = Batch { images, labels, items: batch.items[..2].to_vec(), views: vec![0; 2], n: 2 };
-    assert!(engine.gradients(&objective, &model.info.config, &two, 0).is_ok());
+    let two = Batch {
+        images,
+        shape: batch.shape,
+        labels,
+        items: batch.items[..2].to_vec(),
+        views: vec![0; 2],
+        n: 2,
+    };
+    assert!(engine.gradients(&objective, &two, 0).is_ok());
     assert!(engine.reduce().unwrap() > 0.0);
 }
 
@@ -196,7 +208,7 @@ fn the_teacher_gets_no_gradient_even_where_it_could() {
     let auxiliary = learned.blueprint(&Size::default()).unwrap();
     let objective = StageSharing::new(auxiliary, Teacher::Network(Box::new(vit)), &gene, &recipe.optim, 0);
     let batch = first_batch(&data, &recipe, &teacher);
-    let images = genebank::train::engine::images(&batch, 0, 4, &teacher.info.config, &Device::Cpu).unwrap();
+    let images = genebank::train::shard::images(&batch, 0..4, &Device::Cpu).unwrap();
     let labels = batch.labels[..4].to_vec();
     let shard = Shard { images, labels, items: vec![0; 4], views: vec![0; 4], step: 0, first: 0 };
     let loss = objective.loss(&student.weights(&students).unwrap(), &shard).unwrap();
@@ -213,9 +225,9 @@ fn gradients_are_finite_differences() {
     recipe.optim.drop_path = 0.0;
     let model = Model::fresh(&recipe, &data.train).unwrap();
     let objective = Classification::new(model.info.config, &recipe.optim, 0);
-    let (config, batch) = (model.info.config, first_batch(&data, &recipe, &model));
-    let mut engine = Engine::new(&model.weights, &recipe.optim, 2).unwrap();
-    engine.gradients(&objective, &config, &batch, 0).unwrap();
+    let batch = first_batch(&data, &recipe, &model);
+    let mut engine = Engine::new(&model.weights, &decay(&model), &recipe.optim, 2).unwrap();
+    engine.gradients(&objective, &batch, 0).unwrap();
     engine.reduce().unwrap();
     let (gradients, start) = (engine.gradient().unwrap(), engine.params.values().unwrap());
     let spans: Vec<_> = engine.params.iter().map(|(name, _, span)| (name.to_owned(), span)).collect();
@@ -230,7 +242,7 @@ fn gradients_are_finite_differences() {
                 *v = (f64::from(*v) + h * f64::from(*g) / norm) as f32;
             }
             engine.params.set(&moved).unwrap();
-            engine.gradients(&objective, &config, &batch, 0).unwrap()
+            engine.gradients(&objective, &batch, 0).unwrap()
         };
         let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
         // The loss is summed in f32: about 1e-7 / step of noise on the slope.
@@ -244,12 +256,12 @@ fn assert_steps_agree(device: &Device, tolerance: f64) {
     let model = Model::fresh(&recipe, &data.train).unwrap();
     let (config, batch) = (model.info.config, first_batch(&data, &recipe, &model));
     let objective = Classification::new(config, &recipe.optim, 0);
-    let mut host = Engine::new(&model.weights, &recipe.optim, 2).unwrap();
+    let mut host = Engine::new(&model.weights, &decay(&model), &recipe.optim, 2).unwrap();
     let variables = Params::variables(&model.weights.to_device(device).unwrap()).unwrap();
-    let mut other = Engine::of(variables, &recipe.optim, 1).unwrap();
+    let mut other = Engine::of(variables, &decay(&model), &recipe.optim, 1).unwrap();
     for step in 0..5 {
         let losses = [&mut host, &mut other].map(|engine| {
-            let loss = engine.gradients(&objective, &config, &batch, step).unwrap();
+            let loss = engine.gradients(&objective, &batch, step).unwrap();
             let norm = engine.reduce().unwrap();
             engine.update(&recipe.optim, norm, 1e-3, step).unwrap();
             loss
@@ -292,8 +304,8 @@ fn objectives_in_half_precision_are_near() {
     optim.drop_path = 0.0;
     let losses = |objective: &dyn Objective| {
         let params = Params::variables(&model.weights).unwrap();
-        let mut engine = Engine::of(params, &optim, 1).unwrap();
-        let loss = engine.gradients(objective, &config, &batch, 0).unwrap();
+        let mut engine = Engine::of(params, &decay(&model), &optim, 1).unwrap();
+        let loss = engine.gradients(objective, &batch, 0).unwrap();
         (loss, engine.reduce().unwrap())
     };
     let teacher = Model::fresh(&Recipe { seed: 8, ..recipe.clone() }, &data.train).unwrap();
@@ -323,7 +335,7 @@ fn half_precision_is_refused_on_the_cpu() {
     let (data, mut recipe) = (data(), recipe(1));
     recipe.optim.bf16 = true;
     let model = Model::fresh(&recipe, &data.train).unwrap();
-    let error = Engine::new(&model.weights, &recipe.optim, 1).unwrap_err();
+    let error = Engine::new(&model.weights, &decay(&model), &recipe.optim, 1).unwrap_err();
     assert!(error.to_string().contains("GPU"), "{error}");
 }
 

@@ -12,10 +12,11 @@ use genebank::{
     gene::{Learngene, Size},
     tensor::Weights,
     train::{
-        Event, Length, Optim, Recipe, Shard,
-        engine::images,
+        Event, Length, Model, Optim, Recipe, Shard,
+        measure::SPLIT_SEED,
         recipe::{GeneRecipe, ModelShape, Nested},
-        run::{Model, Report, Run, SPLIT_SEED},
+        run::{Report, Run},
+        shard::images,
         teacher::Teacher,
     },
 };
@@ -159,7 +160,7 @@ fn a_table_of_answers_holds_what_the_teacher_says() {
     let batch = Arc::new(flips).prefetch(1, 2, 1).unwrap().next().unwrap();
     assert!(batch.views.contains(&0) && batch.views.contains(&1), "some are mirrored");
     let shard = Shard {
-        images: images(&batch, 0, batch.n, &model.info.config, &Device::Cpu).unwrap(),
+        images: images(&batch, 0..batch.n, &Device::Cpu).unwrap(),
         labels: batch.labels.clone(),
         items: batch.items.clone(),
         views: batch.views.clone(),

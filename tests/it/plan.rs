@@ -136,7 +136,7 @@ fn every_budget_is_kept_and_its_edge_is_exact() {
     let gene = gene(quality());
     let config = |depth, width| meta().config.resized(depth, width).unwrap();
     let budgets = [
-        Budget { parameters: Some(cost::parameters(&config(7, 24))), ..Budget::default() },
+        Budget { parameters: Some(config(7, 24).schema().parameters()), ..Budget::default() },
         macs(macs_of(7, 24)),
         Budget {
             bytes: Some(cost::size_bytes(&gene, [7, 24], Dtype::F16).unwrap()),
@@ -176,8 +176,10 @@ fn a_latency_budget_speaks_of_what_its_table_encloses() {
     }
     let batch = Budget { batch: 2, ..budget(2.0) };
     assert!(refused(&batch).to_string().contains("no rows of batch 2"));
-    let other =
-        Budget { parameters: Some(cost::parameters(&meta().config.resized(1, 24).unwrap())), ..budget(2.0) };
+    let other = Budget {
+        parameters: Some(meta().config.resized(1, 24).unwrap().schema().parameters()),
+        ..budget(2.0)
+    };
     assert_eq!(refused(&other).kind(), Kind::Invalid);
 }
 
@@ -188,7 +190,7 @@ fn impossible_budgets_name_the_smallest_size() {
     let least = |value: u64| format!("depth 1 width 8, has {value}");
     let bytes = cost::size_bytes(&gene, [1, 8], Dtype::F32).unwrap();
     for (budget, value) in [
-        (Budget { parameters: Some(0), ..Budget::default() }, cost::parameters(&smallest)),
+        (Budget { parameters: Some(0), ..Budget::default() }, smallest.schema().parameters()),
         (macs(smallest.macs() - 1), smallest.macs()),
         (Budget { bytes: Some(bytes - 1), ..Budget::default() }, bytes),
         (Budget { memory: Some(1), ..Budget::default() }, cost::memory_bytes(&smallest, 1)),

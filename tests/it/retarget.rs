@@ -445,7 +445,7 @@ async fn a_gene_is_tuned_for_the_classes_of_other_data() {
     // A gene of smaller images and other classes than Fashion-MNIST's: two are the same, at other places.
     let fashion = support::fashion_meta();
     let labels = names(&["x", &fashion.labels[9], "y", &fashion.labels[0]]);
-    let raw = genebank::nn::config::RawVitConfig { classes: 4, image_size: 14, ..fashion.config.into() };
+    let raw = genebank::nn::vit::RawVitConfig { classes: 4, image_size: 14, ..fashion.config.into() };
     let config = genebank::nn::VitConfig::try_from(raw).unwrap();
     let meta = genebank::gene::GeneMeta { config, labels, ..fashion.clone() };
     let models = support::models(&store::render(meta.clone(), &support::weights(&meta), 7).unwrap().1);

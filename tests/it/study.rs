@@ -8,7 +8,7 @@ use std::{
 use genebank::{
     gene::{Learngene, store},
     tensor::{Dtype, codec::write_atomic},
-    train::run::Model,
+    train::Model,
 };
 
 use crate::support::{GENE, fashion_meta, models, sample_data, weights};

@@ -12,10 +12,7 @@ use genebank::{
     bank,
     blueprint::Preprocessing,
     gene::{GeneMeta, Probe, Quality, meta, store},
-    nn::{
-        VitConfig,
-        config::{NORM_EPS, RawVitConfig},
-    },
+    nn::vit::{RawVitConfig, VitConfig, config::NORM_EPS},
     server::{Access, Config, Limits},
     tensor::{Weights, codec, hex, sha256},
 };
@@ -67,13 +64,13 @@ pub(crate) fn meta() -> GeneMeta {
 /// Seeded values for every tensor of the gene, the norms' scales and biases included.
 pub(crate) fn weights(meta: &GeneMeta) -> Weights {
     let init = genebank::tensor::Init::TruncNormal { std_e9: 200_000_000 };
-    let tensor = |spec: &genebank::nn::ParamSpec| {
-        let shape = spec.shape(&meta.config);
+    let tensor = |spec: &genebank::nn::Spec| {
+        let shape = spec.shape(&meta.config.dims());
         let values = init.values(1, &spec.name, shape.iter().product());
         let tensor = candle_core::Tensor::from_vec(values, shape, &candle_core::Device::Cpu).unwrap();
         genebank::tensor::Weight::new(&tensor).unwrap()
     };
-    meta.schema().iter().map(|spec| (spec.name.clone(), tensor(spec))).collect()
+    meta.specs().iter().map(|spec| (spec.name.clone(), tensor(spec))).collect()
 }
 
 /// The test gene in the shape of Fashion-MNIST.

@@ -9,7 +9,7 @@ use crate::{
     data::Split,
     error::{Error, Result},
     tensor::{Dtype, TensorBytes, codec, device},
-    train::run::measure_logits,
+    train::measure::measure_logits,
 };
 
 use super::{subject, train::open_data};

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    blueprint::Ancestor,
     cli::{args, config, output, progress::Watch},
     error::{Error, Result},
-    gene::{Ancestor, Learngene},
+    gene::Learngene,
     study::{Plan, Study, store_quality},
     tensor::device,
 };

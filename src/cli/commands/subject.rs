@@ -7,12 +7,12 @@ use serde_json::Value;
 
 use crate::{
     bank::Registry,
-    blueprint::model::METADATA_KEY,
+    blueprint::{Ancestor, model::METADATA_KEY},
     cli::{args, config},
     error::{Error, Result},
     gene::{Learngene, Target, meta},
     tensor::TensorFile,
-    train::run::Model,
+    train::Model,
 };
 
 /// A file that exists, else the gene of that name.
@@ -56,8 +56,7 @@ pub(super) fn model(options: &args::Subject, classes: &[String], device: &Device
                 "a model file has its images and classes; these are for genes",
             ));
         }
-        let Model { info, weights } = Model::open(&path)?;
-        return Ok(Model { info, weights: weights.to_device(device)? });
+        return Model::of(&Ancestor::from_file(file, &path.display().to_string())?, device);
     }
     let gene = Learngene::from_file(file, &path.display().to_string())?;
     let (info, weights) = gene.expand_for(&config::size(&options.size), &target, device)?;

@@ -4,7 +4,7 @@ use crate::{
     cli::{args, output},
     error::{Error, Result},
     gene::Synthetic,
-    nn::{VitConfig, config::RawVitConfig},
+    nn::{VitConfig, vit::RawVitConfig},
     tensor::codec,
 };
 

@@ -7,10 +7,7 @@ use crate::{
     data::{Dataset, DatasetPair, data_root},
     error::{Error, Result},
     tensor::{codec, device},
-    train::{
-        Length, Recipe, finetune,
-        run::{Model, Run},
-    },
+    train::{Length, Model, Recipe, finetune, run::Run},
 };
 
 use super::subject;

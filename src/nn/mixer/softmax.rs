@@ -1,19 +1,16 @@
 //! Multi-head softmax attention.
 //!
-//! Source: Vaswani et al. 2017, section 3.2, eq. (1); fused projection and names as in timm's `Attention`.
+//! Source: Vaswani et al. 2017, section 3.2, eq. (1); fused projection as in timm's `Attention`.
 //!
 //! `Attention(Q, K, V) = softmax(Q Kᵀ / √d) V`, with `d` the dimension of a head.
 
-use candle_core::{Result, Tensor};
-
 use crate::{
     error,
-    nn::{
-        block::Keep,
-        config::NORM_EPS,
-        layers::{LayerNorm, Linear},
+    nn::layers::{LayerNorm, Linear},
+    tensor::{
+        Weights,
+        ops::{Branch, Core, Gate, Rows},
     },
-    tensor::{Weights, ops},
 };
 
 /// Attention over all tokens of a sequence.
@@ -25,36 +22,18 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Takes `{prefix}.qkv` and `{prefix}.proj`.
+    /// Takes the linear layers called `qkv` and `proj`.
     ///
     /// # Errors
     /// [`error::Error::MissingTensor`].
-    pub fn new(weights: &Weights, prefix: &str, heads: usize) -> error::Result<Self> {
-        let linear = |part: &str| Linear::new(weights, &format!("{prefix}.{part}"));
-        Ok(Self { qkv: linear("qkv")?, proj: linear("proj")?, heads })
+    pub fn new(weights: &Weights, qkv: &str, proj: &str, heads: usize) -> error::Result<Self> {
+        Ok(Self { qkv: Linear::new(weights, qkv)?, proj: Linear::new(weights, proj)?, heads })
     }
 
-    /// `x + keep · Proj(Attention(norm(x)))`, the residual branch of a block.
-    ///
-    /// # Shapes
-    /// `x`: `[batch, tokens, width]`; result: the same.
-    ///
-    /// # Errors
-    /// candle's, where shapes disagree.
-    pub fn residual(&self, x: &Tensor, norm: &LayerNorm, keep: &Keep) -> Result<Tensor> {
-        let layers = [self.qkv.affine(), self.proj.affine()];
-        ops::attention_branch(x, norm.affine(), NORM_EPS, layers, self.heads, keep.0.as_ref())
-    }
-
-    /// [`Attention::residual`] of the class token alone.
-    ///
-    /// # Shapes
-    /// `x`: `[batch, tokens, width]`; result: `[batch, 1, width]`.
-    ///
-    /// # Errors
-    /// candle's, where shapes disagree.
-    pub fn class_residual(&self, x: &Tensor, norm: &LayerNorm, keep: &Keep) -> Result<Tensor> {
-        let layers = [self.qkv.affine(), self.proj.affine()];
-        ops::class_attention_branch(x, norm.affine(), NORM_EPS, layers, self.heads, keep.0.as_ref())
+    /// The residual branch after `norm`, of the tokens `rows`.
+    pub(in crate::nn) fn branch<'a>(&'a self, norm: &'a LayerNorm, gate: &'a Gate, rows: Rows) -> Branch<'a> {
+        let core =
+            Core::Attention { qkv: self.qkv.affine(), proj: self.proj.affine(), heads: self.heads, rows };
+        Branch { norm: norm.before(), core, gate }
     }
 }

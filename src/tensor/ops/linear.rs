@@ -95,22 +95,41 @@ pub(super) fn backward_input(layer: &Affine, g: &[f32], dx: &mut [f32]) -> Resul
 
 /// Adds `gᵀ x` and `Σ_rows g` to the gradients of the layer.
 pub(super) fn backward_weights(layer: &Affine, x: &[f32], g: &[f32]) -> Result<()> {
+    backward_product(layer, x, g)?;
+    backward_bias(layer, g, &[])
+}
+
+/// Adds `gᵀ x` to the gradient of the weights.
+pub(super) fn backward_product(layer: &Affine, x: &[f32], g: &[f32]) -> Result<()> {
     let [outputs, _] = matrix_view(layer.weight.dims());
-    layer.weight.add_product(g, x, g.len() / outputs.max(1))?;
+    layer.weight.add_product(g, x, g.len() / outputs.max(1))
+}
+
+/// Adds `Σ_rows factor g` to the gradient of the bias; without factors, each is 1.
+pub(super) fn backward_bias(layer: &Affine, g: &[f32], factors: &[f32]) -> Result<()> {
     if layer.bias.tape().is_some() {
-        let mut db = vec![0.0; outputs];
-        add_rows(g, &mut db);
+        let mut db = vec![0.0; matrix_view(layer.weight.dims())[0]];
+        add_rows(g, factors, &mut db);
         layer.bias.add_values(&db)?;
     }
     Ok(())
 }
 
 simd::kernel! {
-    /// Adds every row of `x` to `sum`.
-    fn add_rows<'a>(x: &'a [f32], sum: &'a mut [f32]) {
-        for row in x.chunks_exact(sum.len().max(1)) {
-            for (sum, x) in sum.iter_mut().zip(row) {
-                *sum += x;
+    /// Adds every row of `x`, times its factor where there is one, to `sum`.
+    fn add_rows<'a>(x: &'a [f32], factors: &'a [f32], sum: &'a mut [f32]) {
+        for (row, x) in x.chunks_exact(sum.len().max(1)).enumerate() {
+            match factors.get(row) {
+                None => {
+                    for (sum, x) in sum.iter_mut().zip(x) {
+                        *sum += x;
+                    }
+                }
+                Some(factor) => {
+                    for (sum, x) in sum.iter_mut().zip(x) {
+                        *sum = factor.mul_add(*x, *sum);
+                    }
+                }
             }
         }
     }

@@ -74,21 +74,6 @@ pub(super) fn rope(x: &Tensor, heads: usize, rotary: &Rotary) -> Result<Tensor> 
     Tensor::cat(&[out, x.narrow(2, turned, channels - turned)?], 2)
 }
 
-/// `x · factor`; see [`super::drop_path`].
-pub(super) fn drop_path(x: &Tensor, factor: &Tensor) -> Result<Tensor> {
-    let mut dims = vec![1; x.rank()];
-    dims[0] = factor.elem_count();
-    x.broadcast_mul(&factor.detach().to_dtype(x.dtype())?.reshape(dims)?)
-}
-
-/// `x + branch · factor`; see [`super::residual`].
-pub(super) fn residual(x: &Tensor, branch: &Tensor, factor: Option<&Tensor>) -> Result<Tensor> {
-    match factor {
-        None => x + branch,
-        Some(factor) => x + drop_path(branch, factor)?,
-    }
-}
-
 /// `softmax(q kᵀ / √head_dim + mask) v`; see [`super::attention_with`].
 pub(super) fn attention(qkv: &Tensor, geometry: Geometry, keys: Option<&Tensor>) -> Result<Tensor> {
     let Geometry { tokens, heads, kv_heads, head_dim, causal } = geometry;

@@ -6,8 +6,8 @@ mod strided;
 
 use super::attention::Geometry;
 use super::{
-    Affine, Rotary, attention, attention_branch, cross_entropy, drop_path, gelu, kl_divergence, layer_norm,
-    linear, mlp_branch, naive, residual, rms_norm, rope, sequence, silu, swiglu,
+    Affine, Gate, Rotary, Rows, attention, cross_entropy, gelu, kl_divergence, layer_norm, linear, naive,
+    rms_norm, rope, sequence, silu, swiglu,
 };
 use crate::tensor::{Params, Weight, Weights};
 use candle_core::{DType, Device, Result, Tensor, Var};
@@ -92,15 +92,23 @@ fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
     assert!(ok, "{what}: off by {relative:e}");
 }
 
+/// What [`compare`] computed in f32: inputs, weights, the result and the gradients.
+struct Compared {
+    inputs: Vec<Tensor>,
+    weights: Vec<Tensor>,
+    result: Tensor,
+    gradients: Vec<Option<Tensor>>,
+}
+
 /// Compares value and all gradients; `constants` are inputs that must get none.
-fn check(
+fn compare(
     what: &str,
     inputs: &[Tensor],
     weights: &[Tensor],
     constants: &[usize],
     fast: Operation<'_>,
     oracle: Oracle<'_>,
-) {
+) -> Compared {
     let cast = |tensors: &[Tensor], dtype| -> Vec<Tensor> {
         tensors.iter().map(|tensor| tensor.to_dtype(DType::F32).unwrap().to_dtype(dtype).unwrap()).collect()
     };
@@ -121,7 +129,20 @@ fn check(
         assert!(norm(found) > 0.0, "{what}: the gradient to input {i} is zero");
         assert_close(&format!("{what}, gradient to input {i}"), found, expected);
     }
+    Compared { inputs: single, weights: single_weights, result: found, gradients: found_grads }
+}
 
+/// As [`compare`]; and neither recomputing nor the absence of a tape changes a bit.
+fn check(
+    what: &str,
+    inputs: &[Tensor],
+    weights: &[Tensor],
+    constants: &[usize],
+    fast: Operation<'_>,
+    oracle: Oracle<'_>,
+) {
+    let Compared { inputs: single, weights: single_weights, result: found, gradients: found_grads } =
+        compare(what, inputs, weights, constants, fast, oracle);
     let (again, again_grads) = on_tape(&single, &single_weights, true, fast);
     let bits = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(bits(&again), bits(&found), "{what}: recomputing changes the result");
@@ -288,28 +309,6 @@ fn a_rotated_product_depends_on_the_distance_only() {
 }
 
 #[test]
-fn residuals_match_the_oracle() {
-    for dims in [vec![1, 1, 1], vec![3, 5, 7], vec![1, 17, 24], vec![4, 33], vec![5]] {
-        let batch = dims[0];
-        let factor = values(&[batch], 56);
-        let tensors = [values(&dims, 57), values(&dims, 58), factor.clone()];
-        let what = format!("residual {dims:?}");
-        check(&what, &tensors, &[], &[2], &|t, _| residual(&t[0], &t[1], Some(&t[2])), &|t, _| {
-            naive::residual(&t[0], &t[1], Some(&t[2]))
-        });
-        check(&what, &tensors[..2], &[], &[], &|t, _| residual(&t[0], &t[1], None), &|t, _| {
-            naive::residual(&t[0], &t[1], None)
-        });
-        let mut wide = vec![1; dims.len()];
-        wide[0] = batch;
-        let tensors = [tensors[0].clone(), factor.reshape(wide).unwrap()];
-        check(&what, &tensors, &[], &[1], &|t, _| drop_path(&t[0], &t[1]), &|t, _| {
-            naive::drop_path(&t[0], &t[1])
-        });
-    }
-}
-
-#[test]
 fn attention_matches_the_oracle() {
     for tokens in [1, 2, 17, 50, 63] {
         for (heads, head_dim) in [(1, 24), (3, 5), (4, 24), (2, 64), (1, 1), (3, 16)] {
@@ -359,9 +358,6 @@ fn the_oracle_matches_finite_differences() {
     check_oracle("swiglu", &[values(&[4, 10], 67)], &[], &|t| naive::swiglu(&t[0]));
     let rotary = Rotary::new(5, 4, 10.0, 2).unwrap();
     check_oracle("rope", &[values(&[2, 5, 9], 68)], &[], &|t| naive::rope(&t[0], 2, &rotary));
-    let tensors = [values(&[2, 3, 5], 69), values(&[2, 3, 5], 70), values(&[2], 71)];
-    check_oracle("residual", &tensors, &[2], &|t| naive::residual(&t[0], &t[1], Some(&t[2])));
-    check_oracle("drop_path", &tensors[1..], &[1], &|t| naive::drop_path(&t[0], &t[1]));
     check_oracle("attention", &[values(&[2, 5, 18], 27)], &[], &|t| full(&t[0], 2));
     let logits = [values(&[3, 6], 28), probabilities(&[3, 6], 29)];
     check_oracle("cross_entropy", &logits, &[1], &|t| naive::cross_entropy(&t[0], &t[1]));
@@ -417,23 +413,19 @@ fn shapes_that_do_not_fit_are_refused() {
     assert!(linear(&x, &pair(&[5, 12], 4)).is_err());
     assert!(layer_norm(&x, &pair(&[11], 11), 1e-6).is_err());
     let norm = pair(&[12], 12);
-    assert!(
-        attention_branch(&x, &norm, 1e-6, [&pair(&[36, 12], 36), &pair(&[12, 12], 12)], 5, None).is_err()
-    );
-    assert!(
-        attention_branch(&x, &norm, 1e-6, [&pair(&[24, 12], 24), &pair(&[12, 12], 12)], 2, None).is_err()
-    );
-    assert!(mlp_branch(&x, &norm, 1e-6, [&pair(&[7, 12], 7), &pair(&[12, 8], 12)], None).is_err());
-    assert!(mlp_branch(&x, &norm, 1e-6, [&pair(&[7, 12], 7), &pair(&[11, 7], 11)], None).is_err());
+    let attend = |qkv: Affine, heads| {
+        let layers = [norm.clone(), qkv, pair(&[12, 12], 12)];
+        branches::attended(&x, &layers, heads, Rows::All, &Gate::default())
+    };
+    assert!(attend(pair(&[36, 12], 36), 3).is_ok());
+    assert!(attend(pair(&[36, 12], 36), 5).is_err() && attend(pair(&[24, 12], 24), 2).is_err());
+    let hide = |fc2: Affine| branches::hidden(&x, &[norm.clone(), pair(&[7, 12], 7), fc2], &Gate::default());
+    assert!(hide(pair(&[12, 7], 12)).is_ok());
+    assert!(hide(pair(&[12, 8], 12)).is_err() && hide(pair(&[11, 7], 11)).is_err());
     assert!(sequence(&x, &weight(&[1, 1, 12]), &weight(&[1, 3, 12])).is_err());
     assert!(attention(&x, 0).is_err() && attention(&x, 5).is_err());
     assert!(rms_norm(&x, &weight(&[11]), 1e-6).is_err() && swiglu(&matrix).is_err());
     let rotary = Rotary::new(2, 4, 100.0, 0).unwrap();
     assert!(rope(&x, 3, &rotary).is_err() && rope(&x.narrow(1, 0, 2).unwrap(), 4, &rotary).is_err());
-    assert!(
-        residual(&x, &matrix, None).is_err()
-            && residual(&x, &x, Some(&values(&[3], 38).to_dtype(DType::F32).unwrap())).is_err()
-    );
-    assert!(drop_path(&x, &matrix).is_err());
     assert!(cross_entropy(&matrix, &matrix.t().unwrap()).is_err());
 }

@@ -10,21 +10,20 @@ use candle_core::{Device, Tensor, Var};
 use crate::{
     data::Batch,
     error::{Context as _, Error, Result},
-    nn::{VitConfig, schema},
     tensor::{Params, Weight, Weights},
-};
-
-use super::{
-    Objective, Optim,
-    checkpoint::State,
-    engine::{STACK_BYTES, backward, shard},
-    optim,
+    train::{
+        Decay, Objective, Optim, Shard,
+        checkpoint::State,
+        objective::{STACK_BYTES, backward},
+        optim,
+    },
 };
 
 /// Gradients and moments on a device, by name of the parameter.
 #[derive(Debug)]
 pub(super) struct OnDevice {
     device: Device,
+    decay: Decay,
     gradients: BTreeMap<String, Tensor>,
     alive: Vec<bool>,
     first: BTreeMap<String, Tensor>,
@@ -32,7 +31,7 @@ pub(super) struct OnDevice {
 }
 
 impl OnDevice {
-    pub(super) fn new(params: &Params) -> Result<Self> {
+    pub(super) fn new(params: &Params, decay: Decay) -> Result<Self> {
         let device = vars(params)?.values().next().map_or(Device::Cpu, |var| var.device().clone());
         let zeros = || -> Result<BTreeMap<_, _>> {
             let zero = |(name, var): (&String, &Var)| Ok((name.clone(), var.zeros_like().context(name)?));
@@ -40,10 +39,10 @@ impl OnDevice {
         };
         let (first, second) = (zeros()?, zeros()?);
         let alive = vec![false; params.iter().len()];
-        Ok(Self { device, gradients: BTreeMap::new(), alive, first, second })
+        Ok(Self { device, decay, gradients: BTreeMap::new(), alive, first, second })
     }
 
-    /// As of [`super::Engine`]'s other place: whether each parameter has had a gradient.
+    /// Whether each parameter has had a gradient.
     pub(super) fn alive(&self) -> &[bool] {
         &self.alive
     }
@@ -53,12 +52,11 @@ impl OnDevice {
         &mut self,
         params: &Params,
         objective: &dyn Objective,
-        config: &VitConfig,
         batch: &Batch,
         step: u64,
     ) -> Result<f64> {
         let images = batch.labels.len();
-        let shard = shard(batch, 0, images, config, &self.device, step)?;
+        let shard = Shard::of(batch, 0..images, &self.device, step)?;
         let weight =
             |(name, var): (&String, &Var)| Ok((name.clone(), Weight::new(var.as_tensor()).context(name)?));
         let weights: Weights = vars(params)?.iter().map(weight).collect::<Result<_>>()?;
@@ -105,7 +103,7 @@ impl OnDevice {
         step: u64,
     ) -> Result<()> {
         for (name, var) in vars(params)? {
-            let rates = optim::rates(optim, norm, eta, step, schema::decays(name, var.rank()));
+            let rates = optim::rates(optim, norm, eta, step, self.decay.applies_to(name));
             let ([b1, b2], [c1, c2]) = (rates.betas.map(f64::from), rates.rest.map(f64::from));
             let (m, v) = (&self.first[name], &self.second[name]);
             let change = || {

@@ -8,35 +8,26 @@ use candle_core::{DType, Result, Tensor, bail};
 
 use crate::{
     error,
-    tensor::{Weight, Weights, ops},
+    tensor::{
+        Weight, Weights,
+        ops::{self, Rows},
+    },
 };
 
-use super::{
-    VitConfig,
-    block::{Block, Keep},
-    layers::{LayerNorm, Linear},
-    schema,
-};
+use super::layers::{LayerNorm, Linear};
+
+mod block;
+pub mod config;
+pub mod schema;
+
+pub use block::Gates;
+pub use config::{RawVitConfig, VitConfig};
+
+use block::Block;
 
 /// Tokens that go through the network together on the CPU: enough for the products, and their activations stay in the
 /// caches and in memory that the allocator has at hand.
 const ROWS: usize = 1024;
-
-/// Stochastic depth of one batch: the factors of both branches of every block.
-#[derive(Debug, Clone, Default)]
-pub struct DropPath(Vec<[Keep; 2]>);
-
-impl DropPath {
-    /// One pair per block, first block first.
-    pub fn new(blocks: Vec<[Keep; 2]>) -> Self {
-        Self(blocks)
-    }
-
-    /// Every branch of `depth` blocks is kept.
-    pub fn none(depth: usize) -> Self {
-        Self(vec![Default::default(); depth])
-    }
-}
 
 /// A vision transformer built from named weights.
 #[derive(Debug, Clone)]
@@ -51,22 +42,21 @@ pub struct Vit {
 }
 
 impl Vit {
-    /// Takes exactly the tensors of [`schema::vit`].
+    /// Takes exactly the tensors of [`VitConfig::schema`].
     ///
     /// # Errors
     /// [`error::Error::MissingTensor`], [`error::Error::UnexpectedTensor`] or
     /// [`error::Error::ShapeMismatch`].
     pub fn new(config: VitConfig, weights: &Weights) -> error::Result<Self> {
-        let specs = schema::vit(&config);
-        weights.check(specs.iter().map(|spec| (spec.name.as_str(), spec.shape(&config))))?;
-        let block = |i| Block::new(weights, &format!("blocks.{i}"), config.heads());
+        weights.check(config.schema().shapes())?;
+        let block = |index| Block::new(weights, index, config.heads());
         Ok(Self {
             config,
             class_token: weights.get(schema::CLASS_TOKEN)?.clone(),
             positions: weights.get(schema::POSITIONS)?.clone(),
             patches: Linear::new(weights, schema::PATCHES)?,
             blocks: (0..config.depth()).map(block).collect::<error::Result<_>>()?,
-            norm: LayerNorm::new(weights, schema::NORM)?,
+            norm: LayerNorm::new(weights, schema::NORM, config::NORM_EPS)?,
             head: Linear::new(weights, schema::HEAD)?,
         })
     }
@@ -81,7 +71,7 @@ impl Vit {
         self.class_token.device()
     }
 
-    /// Logits of a batch with every branch kept.
+    /// Logits of a batch without a gate.
     ///
     /// # Shapes
     /// `images`: `[batch, channels, height, width]`; result: `[batch, classes]`.
@@ -89,32 +79,34 @@ impl Vit {
     /// # Errors
     /// candle's, where shapes disagree.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let (batch, every) = (images.dims4()?.0, DropPath::none(self.blocks.len()));
+        let (batch, open) = (images.dims4()?.0, vec![Gates::default(); self.blocks.len()]);
         let part = (ROWS / self.config.tokens()).max(1);
         if !images.device().is_cpu() || batch <= part {
-            return self.forward_dropping(images, &every);
+            return self.forward_gated(images, &open);
         }
         let logits = (0..batch)
             .step_by(part)
-            .map(|first| self.forward_dropping(&images.narrow(0, first, part.min(batch - first))?, &every));
+            .map(|first| self.forward_gated(&images.narrow(0, first, part.min(batch - first))?, &open));
         Tensor::cat(&logits.collect::<Result<Vec<_>>>()?, 0)
     }
 
-    /// Logits of a batch under stochastic depth.
+    /// Logits of a batch.
     ///
     /// # Shapes
-    /// As [`Vit::forward`]; `paths` has a pair per block.
+    /// As [`Vit::forward`]; `gates` has an element for each block.
     ///
     /// # Errors
     /// candle's, where shapes disagree.
-    pub fn forward_dropping(&self, images: &Tensor, paths: &DropPath) -> Result<Tensor> {
+    pub fn forward_gated(&self, images: &Tensor, gates: &[Gates]) -> Result<Tensor> {
+        let ([blocks @ .., last], [gates @ .., last_gates]) = (self.blocks.as_slice(), gates) else {
+            bail!("a network without a block");
+        };
         let mut z = self.embed(images)?; // [batch, tokens, width]
-        let [blocks @ .., last] = self.blocks.as_slice() else { bail!("a network without a block") };
-        for (block, keep) in blocks.iter().zip(&paths.0) {
-            z = block.forward(&z, keep)?;
+        for (block, gates) in blocks.iter().zip(gates) {
+            z = block.forward(&z, gates, Rows::All)?;
         }
         // LayerNorm is per token, so norm → token 0 may pick the token first.
-        let class = last.forward_class(&z, &paths.0[blocks.len()])?.squeeze(1)?; // [batch, width]
+        let class = last.forward(&z, last_gates, Rows::First)?.squeeze(1)?; // [batch, width]
         // A loss is computed in f32 whatever the network is.
         self.head.forward(&self.norm.forward(&class)?)?.to_dtype(DType::F32)
     }

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    nn::schema::Dims,
+};
 
 /// Epsilon of every LayerNorm, timm's value for vision transformers.
 pub const NORM_EPS: f64 = 1e-6;
@@ -127,6 +130,18 @@ impl VitConfig {
         self.0.width / self.0.heads
     }
 
+    /// What the axes of its parameters grow with.
+    pub const fn dims(&self) -> Dims {
+        Dims {
+            depth: self.0.depth,
+            width: self.0.width,
+            heads: self.0.heads,
+            kv_heads: self.0.heads,
+            head_dim: self.head_dim(),
+            hidden: self.0.mlp_ratio * self.0.width,
+        }
+    }
+
     /// Patches of one image.
     pub const fn patches(&self) -> usize {
         let side = self.0.image_size / self.0.patch_size;
@@ -205,14 +220,11 @@ mod tests {
 
     #[test]
     fn macs_count_every_matrix_once_for_each_token_it_sees() {
-        use crate::nn::schema;
+        use crate::nn::schema::Role;
         let config = VitConfig::try_from(RAW).unwrap();
-        let elements = |spec: &crate::nn::ParamSpec| spec.shape(&config).iter().product::<usize>();
-        let matrices = schema::vit(&config).into_iter().filter(|spec| spec.decay);
-        let seen = matrices.map(|spec| match spec.name.split('.').next() {
-            Some("blocks") => elements(&spec) * config.tokens(),
-            Some("patch_embed") => elements(&spec) * config.patches(),
-            _ => elements(&spec),
+        let seen = config.schema().specs().into_iter().filter(|spec| spec.role.decays()).map(|spec| {
+            let times = if spec.role == Role::PatchKernel { config.patches() } else { config.tokens() };
+            spec.elem_count(&config.dims()) * if spec.role == Role::Head { 1 } else { times }
         });
         let products = config.depth() * 2 * config.tokens() * config.tokens() * config.width();
         assert_eq!(config.macs(), (seen.sum::<usize>() + products) as u64);

@@ -1,0 +1,71 @@
+//! A trained model file whose invariants hold: it teaches a gene, baselines select from it, and it is tuned and measured.
+
+use std::{path::Path, sync::Arc};
+
+use candle_core::Device;
+
+use crate::{
+    error::Result,
+    tensor::{TensorFile, Weights, hex, sha256, weights::check_schema},
+};
+
+use super::{Blueprint, ModelInfo, expand};
+
+/// A trained model file. Cloning shares the memory.
+#[derive(Debug, Clone)]
+pub struct Ancestor {
+    blueprint: Arc<Blueprint>,
+    file: TensorFile,
+    digest: String,
+}
+
+impl Ancestor {
+    /// Reads and checks the model file at `path`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Io`]; [`crate::error::Error::Corrupt`] and the schema errors where it is no model of this
+    /// program.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_file(TensorFile::open(path)?, &path.display().to_string())
+    }
+
+    /// Checks a model file in memory; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Corrupt`] and the schema errors where it is no model of this program.
+    pub fn from_file(file: TensorFile, origin: &str) -> Result<Self> {
+        let info = ModelInfo::from_file(&file, origin)?;
+        check_schema(file.shapes(), info.config.schema().shapes())?;
+        file.check_finite(origin)?;
+        let digest = hex(&sha256(file.bytes()));
+        Ok(Self { blueprint: Arc::new(Blueprint::whole(info)), digest, file })
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &ModelInfo {
+        &self.blueprint.info
+    }
+
+    /// The model itself: which stored tensor each of its parameters is.
+    pub fn blueprint(&self) -> &Blueprint {
+        &self.blueprint
+    }
+
+    /// The file.
+    pub const fn file(&self) -> &TensorFile {
+        &self.file
+    }
+
+    /// SHA-256 of the file, hex.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Its parameters in f32 on `device`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Tensor`] where the device refuses.
+    pub fn weights(&self, device: &Device) -> Result<Weights> {
+        expand(&self.blueprint, &Weights::from_file(&self.file, device)?, device)
+    }
+}

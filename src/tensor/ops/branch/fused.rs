@@ -1,0 +1,358 @@
+//! A branch as one operation on the CPU in f32.
+//!
+//! Backward, with `d = ∂L/∂y` and `c = g h`, a factor for each row and group of `a`:
+//!
+//! ```text
+//! both:       ∂W_o = dᵀ (c ∘ a), ∂b_o = Σ g d, ∂a = c ∘ (d W_o)
+//! attention:  p = W_qkv n + b_qkv, ∂p = attention'(p, ∂a)
+//! mlp:        p = W_1 n + b_1,     ∂p = ∂a ∘ GELU'(p)
+//! both:       ∂W = ∂pᵀ n, ∂n = ∂p W, ∂x = d + LN'(x, ∂n), ∂b the sums over rows
+//! ```
+//!
+//! As one operation a branch keeps between the passes only what the products read (`c ∘ a`, and `p` or `GELU'(p)`),
+//! adds the residual for free, and hands candle one gradient instead of six. `n` is computed again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Result, Shape, Tensor};
+
+use super::{
+    Branch, Core, Gate, Rows,
+    first::{self, Sizes},
+};
+use crate::tensor::{
+    Tape, matrix_view,
+    ops::{
+        Affine, add_to,
+        attention::{self, Geometry},
+        gelu, layer_norm, linear,
+        node::Kernel,
+        simd,
+    },
+    tape::Buffer,
+};
+
+/// `x + g ∘ (W_o (h ∘ core(LN(x))) + b_o)`
+pub(super) struct PreNorm {
+    norm: Affine,
+    eps: f32,
+    inner: Inner,
+    last: Affine,
+    factors: Option<Factors>,
+    tape: Option<Arc<Tape>>,
+    kept: Mutex<Option<Kept>>,
+}
+
+/// From `n = LN(x)` to `a`.
+enum Inner {
+    Attention { qkv: Affine, heads: usize },
+    FirstToken { query: Affine, keys_values: Affine, heads: usize },
+    Gelu { fc1: Affine },
+}
+
+/// What the backward pass reads.
+struct Kept {
+    /// `c ∘ a`, `[rows, inner]`.
+    a: Buffer,
+    inputs: Inputs,
+}
+
+/// What the derivative of `a` reads.
+enum Inputs {
+    /// `p`, `[batch, tokens, 3 * inner]`.
+    Packed(Buffer),
+    FirstToken {
+        q: Buffer,           // [batch, inner]
+        keys_values: Buffer, // [batch, tokens, 2 * inner]
+        weights: Buffer,     // [batch, heads, tokens]
+    },
+    /// `GELU'(p)`, `[rows, hidden]`; empty where no backward pass follows.
+    Slope(Buffer),
+}
+
+/// The factors of a [`Gate`], row by row of the result.
+struct Factors {
+    /// `g`, `[rows]`; empty where it is 1.
+    out: Vec<f32>,
+    /// `g h`, `[rows, groups]`.
+    inner: Vec<f32>,
+    groups: usize,
+}
+
+impl PreNorm {
+    pub(super) fn new(x: &Tensor, branch: &Branch<'_>, tape: Option<Arc<Tape>>) -> Result<Self> {
+        let (batch, tokens, _) = x.dims3()?;
+        let [_, last] = branch.core.layers();
+        let inner = match branch.core {
+            Core::Attention { qkv, heads, rows: Rows::All, .. } => {
+                Inner::Attention { qkv: qkv.clone(), heads }
+            }
+            Core::Attention { qkv, proj, heads, rows: Rows::First } => {
+                let inner = matrix_view(proj.weight.dims())[1];
+                let (query, keys_values) = (qkv.rows(0..inner)?, qkv.rows(inner..3 * inner)?);
+                Inner::FirstToken { query, keys_values, heads }
+            }
+            Core::Gelu { fc1, .. } => Inner::Gelu { fc1: fc1.clone() },
+        };
+        let rows = match branch.core.rows() {
+            Rows::All => tokens,
+            Rows::First => 1,
+        };
+        Ok(Self {
+            norm: branch.norm.affine.clone(),
+            eps: branch.norm.eps as f32,
+            inner,
+            last: last.clone(),
+            factors: Factors::new(branch.gate, [batch, rows])?,
+            tape,
+            kept: Mutex::default(),
+        })
+    }
+
+    fn buffer(&self, len: usize) -> Buffer {
+        Buffer::new(self.tape.as_ref(), len)
+    }
+
+    /// Whether something is kept for a backward pass.
+    fn keeps(&self) -> bool {
+        self.tape.as_ref().is_some_and(|tape| !tape.recompute())
+    }
+
+    /// `n = LN(x)`
+    fn normalized(&self, x: &[f32]) -> Result<Buffer> {
+        let mut n = self.buffer(x.len());
+        layer_norm::forward(&self.norm, x, self.eps, &mut n)?;
+        Ok(n)
+    }
+
+    /// `c ∘ a` and what its derivative reads.
+    fn inner(&self, x: &[f32], shape: &Shape, slope: bool) -> Result<Kept> {
+        let (batch, tokens, width) = shape.dims3()?;
+        let n = self.normalized(x)?;
+        let channels = self.channels();
+        let mut kept = match &self.inner {
+            Inner::Attention { qkv, heads } => {
+                let mut p = self.buffer(batch * tokens * 3 * channels);
+                linear::forward(qkv, &n, &mut p)?;
+                let mut a = self.buffer(batch * tokens * channels);
+                attention::forward(geometry(tokens, *heads, channels), &p, None, &mut a);
+                Kept { a, inputs: Inputs::Packed(p) }
+            }
+            Inner::FirstToken { query, keys_values, heads } => {
+                let sizes = Sizes { tokens, inner: channels, head_dim: channels / heads };
+                let (mut q, mut a) = (self.buffer(batch * channels), self.buffer(batch * channels));
+                let mut packed = self.buffer(batch * tokens * 2 * channels);
+                let mut weights = self.buffer(batch * heads * tokens);
+                linear::forward(query, &self.first_rows(&n, tokens, width), &mut q)?;
+                linear::forward(keys_values, &n, &mut packed)?;
+                first::attend(&q, &packed, sizes, &mut weights, &mut a);
+                Kept { a, inputs: Inputs::FirstToken { q, keys_values: packed, weights } }
+            }
+            Inner::Gelu { fc1 } => {
+                let mut a = self.buffer(batch * tokens * channels);
+                linear::forward(fc1, &n, &mut a)?;
+                let mut derivative = self.buffer(if slope { a.len() } else { 0 });
+                if slope {
+                    gelu::with_slope(&mut a, &mut derivative);
+                } else {
+                    gelu::in_place(&mut a);
+                }
+                Kept { a, inputs: Inputs::Slope(derivative) }
+            }
+        };
+        if let Some(factors) = &self.factors {
+            factors.scale(&mut kept.a);
+        }
+        Ok(kept)
+    }
+
+    /// Channels of `a`.
+    fn channels(&self) -> usize {
+        matrix_view(self.last.weight.dims())[1]
+    }
+
+    /// `y = (x + g b_o) + W_o (c ∘ a)`
+    fn residual(&self, x: &[f32], a: &[f32]) -> Result<Vec<f32>> {
+        let mut y = vec![0.0; x.len()];
+        let bias = self.last.bias.values().to_vec()?;
+        shift_rows(x, &bias, self.factors.as_ref().map_or(&[], |factors| &factors.out), &mut y);
+        linear::add_forward(&self.last, a, &mut y)?;
+        Ok(y)
+    }
+
+    /// The first row of each image, one below the other.
+    fn first_rows(&self, x: &[f32], tokens: usize, width: usize) -> Buffer {
+        let mut rows = self.buffer(x.len() / tokens.max(1));
+        for (row, image) in rows.chunks_exact_mut(width.max(1)).zip(x.chunks_exact((tokens * width).max(1))) {
+            row.copy_from_slice(&image[..width]);
+        }
+        rows
+    }
+
+    /// The rows of `x` that the branch is added to.
+    fn is_first(&self) -> bool {
+        matches!(self.inner, Inner::FirstToken { .. })
+    }
+
+    /// `∂n` from `∂a`; adds to the gradients of the first layer.
+    fn backward_inner(&self, n: &mut Buffer, kept: Inputs, da: Buffer, shape: &Shape) -> Result<()> {
+        let (_, tokens, width) = shape.dims3()?;
+        let channels = self.channels();
+        match (&self.inner, kept) {
+            (Inner::Attention { qkv, heads }, Inputs::Packed(p)) => {
+                let mut dp = self.buffer(p.len());
+                attention::backward(geometry(tokens, *heads, channels), &p, None, &da, &mut dp);
+                linear::backward_weights(qkv, n, &dp)?;
+                linear::backward_input(qkv, &dp, n)
+            }
+            (
+                Inner::FirstToken { query, keys_values, heads },
+                Inputs::FirstToken { q, keys_values: packed, weights },
+            ) => {
+                let sizes = Sizes { tokens, inner: channels, head_dim: channels / heads };
+                let (mut dq, mut dkv) = (self.buffer(q.len()), self.buffer(packed.len()));
+                first::differentiate(&q, &packed, &weights, &da, sizes, [&mut dq, &mut dkv]);
+                let mut row = self.first_rows(n, tokens, width);
+                linear::backward_weights(query, &row, &dq)?;
+                linear::backward_weights(keys_values, n, &dkv)?;
+                linear::backward_input(keys_values, &dkv, n)?;
+                linear::backward_input(query, &dq, &mut row)?;
+                add_to_first(n, &row, tokens, width);
+                Ok(())
+            }
+            (Inner::Gelu { fc1 }, Inputs::Slope(slope)) => {
+                let mut dp = da;
+                multiply_by(&mut dp, &slope);
+                linear::backward_weights(fc1, n, &dp)?;
+                linear::backward_input(fc1, &dp, n)
+            }
+            _ => candle_core::bail!("a branch kept the inputs of another"),
+        }
+    }
+}
+
+const fn geometry(tokens: usize, heads: usize, channels: usize) -> Geometry {
+    Geometry { tokens, heads, kv_heads: heads, head_dim: channels / heads, causal: false }
+}
+
+/// Adds one row for each image to its first.
+fn add_to_first(all: &mut [f32], rows: &[f32], tokens: usize, width: usize) {
+    let images = all.chunks_exact_mut((tokens * width).max(1)).zip(rows.chunks_exact(width.max(1)));
+    images.for_each(|(image, row)| add_to(&mut image[..width], row));
+}
+
+impl Kernel for PreNorm {
+    const NAME: &'static str = "pre-norm";
+
+    fn forward(&self, x: &[f32], shape: &Shape) -> Result<(Vec<f32>, Shape)> {
+        let (batch, tokens, width) = shape.dims3()?;
+        let kept = self.inner(x, shape, self.keeps())?;
+        let (y, shape) = if self.is_first() {
+            (self.residual(&self.first_rows(x, tokens, width), &kept.a)?, Shape::from((batch, 1, width)))
+        } else {
+            (self.residual(x, &kept.a)?, shape.clone())
+        };
+        if self.keeps() {
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        }
+        Ok((y, shape))
+    }
+
+    fn backward(&self, x: &[f32], shape: &Shape, d: &[f32], _: bool) -> Result<Vec<f32>> {
+        let (_, tokens, width) = shape.dims3()?;
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Kept { mut a, inputs } = kept.map_or_else(|| self.inner(x, shape, true), Ok)?;
+        linear::backward_product(&self.last, &a, d)?;
+        linear::backward_bias(&self.last, d, self.factors.as_ref().map_or(&[], |factors| &factors.out))?;
+        linear::backward_input(&self.last, d, &mut a)?;
+        if let Some(factors) = &self.factors {
+            factors.scale(&mut a);
+        }
+        let mut n = self.normalized(x)?;
+        self.backward_inner(&mut n, inputs, a, shape)?;
+        let mut dx = vec![0.0; x.len()];
+        let residual = (!self.is_first()).then_some(d);
+        layer_norm::backward(&self.norm, x, &n, residual, self.eps, &mut dx)?;
+        if self.is_first() {
+            add_to_first(&mut dx, d, tokens, width);
+        }
+        Ok(dx)
+    }
+}
+
+impl Factors {
+    /// Those of `gate` for a result of `[batch, tokens]` rows; absent where every factor is 1.
+    fn new(gate: &Gate, [batch, tokens]: [usize; 2]) -> Result<Option<Self>> {
+        let rows = |tensor: &Tensor| -> Result<Vec<f32>> {
+            let (_, given, groups) = tensor.dims3()?;
+            // Of a branch of one token, that one's factor.
+            let tensor = if given > tokens { tensor.narrow(1, 0, tokens)? } else { tensor.clone() };
+            tensor
+                .detach()
+                .to_dtype(DType::F32)?
+                .broadcast_as((batch, tokens, groups))?
+                .flatten_all()?
+                .to_vec1()
+        };
+        let Gate { out, inner } = gate;
+        let out = out.as_ref().map(rows).transpose()?;
+        let Some(inner) = inner else {
+            return Ok(out.map(|out| Self { inner: out.clone(), out, groups: 1 }));
+        };
+        let (groups, mut factors) = (inner.dims3()?.2, rows(inner)?);
+        let out = out.unwrap_or_default();
+        for (factors, g) in factors.chunks_exact_mut(groups).zip(&out) {
+            for h in factors {
+                *h *= g;
+            }
+        }
+        Ok(Some(Self { out, inner: factors, groups }))
+    }
+
+    /// `a ← c ∘ a`
+    fn scale(&self, a: &mut [f32]) {
+        let rows = self.inner.len() / self.groups;
+        scale_groups(&self.inner, a.len() / (rows * self.groups).max(1), a);
+    }
+}
+
+simd::kernel! {
+    /// `y ← x + g b` on every row; `g` is 1 where there is none.
+    fn shift_rows<'a>(x: &'a [f32], b: &'a [f32], g: &'a [f32], y: &'a mut [f32]) {
+        let width = b.len().max(1);
+        for (row, (y, x)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {
+            match g.get(row) {
+                None => {
+                    for ((y, x), b) in y.iter_mut().zip(x).zip(b) {
+                        *y = x + b;
+                    }
+                }
+                Some(g) => {
+                    for ((y, x), b) in y.iter_mut().zip(x).zip(b) {
+                        *y = g.mul_add(*b, *x);
+                    }
+                }
+            }
+        }
+    }
+}
+
+simd::kernel! {
+    /// Multiplies each run of `channels` values by its factor.
+    fn scale_groups<'a>(factors: &'a [f32], channels: usize, a: &'a mut [f32]) {
+        for (group, factor) in a.chunks_exact_mut(channels.max(1)).zip(factors) {
+            for a in group {
+                *a *= factor;
+            }
+        }
+    }
+}
+
+simd::kernel! {
+    /// `x ← x ∘ by`
+    fn multiply_by<'a>(x: &'a mut [f32], by: &'a [f32]) {
+        for (x, by) in x.iter_mut().zip(by) {
+            *x *= by;
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! A branch as a composition of the single operations.
+//!
+//! Gradients reach whatever is tracked, the gates included.
+
+use candle_core::{Result, Tensor};
+
+use super::{Branch, Core, Gate, Norm, Rows};
+use crate::tensor::ops::{attention, gelu, layer_norm, linear};
+
+/// See [`super::pre_norm`].
+pub(super) fn pre_norm(x: &Tensor, branch: &Branch<'_>) -> Result<Tensor> {
+    let Branch { norm: Norm { affine, eps }, core, gate } = branch;
+    let [first, last] = core.layers();
+    let inputs = linear(&layer_norm(x, affine, *eps)?, first)?;
+    let a = match core {
+        Core::Attention { heads, .. } => attention(&inputs, *heads)?,
+        Core::Gelu { .. } => gelu(&inputs)?,
+    };
+    let rows = |t: &Tensor| match core.rows() {
+        Rows::All => Ok(t.clone()),
+        Rows::First => t.narrow(1, 0, 1),
+    };
+    let Gate { out, inner } = gate;
+    let a = match inner {
+        None => rows(&a)?,
+        Some(h) => grouped(&rows(&a)?, &row_factors(h, core.rows())?)?,
+    };
+    let branch = linear(&a, last)?;
+    match out {
+        None => rows(x)? + branch,
+        Some(g) => rows(x)? + branch.broadcast_mul(&row_factors(g, core.rows())?.to_dtype(x.dtype())?)?,
+    }
+}
+
+/// The factors of the rows that are computed.
+fn row_factors(gate: &Tensor, rows: Rows) -> Result<Tensor> {
+    match rows {
+        Rows::All => Ok(gate.clone()),
+        Rows::First => gate.narrow(1, 0, 1),
+    }
+}
+
+/// `h ∘ a`, a factor for each of the equal groups of channels.
+///
+/// # Shapes
+/// - `a`: `[batch, tokens, inner]`; `h`: `[batch or 1, tokens or 1, groups]`
+fn grouped(a: &Tensor, h: &Tensor) -> Result<Tensor> {
+    let ((batch, tokens, inner), groups) = (a.dims3()?, h.dims3()?.2);
+    let a = a.reshape((batch, tokens, groups, inner / groups))?;
+    a.broadcast_mul(&h.to_dtype(a.dtype())?.unsqueeze(3)?)?.reshape((batch, tokens, inner))
+}

@@ -1,0 +1,148 @@
+//! One optimiser step: shards, threads, and sums in a fixed order.
+//!
+//! A batch is always cut into [`SHARDS`] shards whose gradients are added in shard order, so the result does not
+//! depend on the number of threads. Each shard has a tape; the shards of one thread use the same memory one after the other.
+
+mod device;
+mod host;
+
+use crate::{
+    data::Batch,
+    error::{Error, Result},
+    tensor::{Params, Weights},
+};
+
+use super::{Decay, Objective, Optim, checkpoint::State};
+
+use device::OnDevice;
+use host::{Host, check_alive};
+
+pub use host::SHARDS;
+
+/// Parameters, optimiser and the memory of the steps.
+#[derive(Debug)]
+pub struct Engine {
+    /// What is trained.
+    pub params: Params,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Host(Host),
+    Device(OnDevice),
+}
+
+impl Engine {
+    /// Parameters with the values of `initial`, on their device, and moments of zero. More than [`SHARDS`] threads
+    /// are not used.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a copy fails; [`Error::Invalid`] for half precision on the CPU.
+    pub fn new(initial: &Weights, decay: &Decay, optim: &Optim, threads: usize) -> Result<Self> {
+        Self::of(Params::new(initial)?, decay, optim, threads)
+    }
+
+    /// An engine for these parameters: variables are trained by candle's graph, a flat store by the fused operations.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn of(params: Params, decay: &Decay, optim: &Optim, threads: usize) -> Result<Self> {
+        let cpu = params.vars().is_none_or(|vars| vars.values().all(|var| var.device().is_cpu()));
+        if optim.bf16 && cpu {
+            return Err(Error::invalid("optim.bf16", "half precision is for a GPU; the CPU trains in f32"));
+        }
+        if params.vars().is_some() {
+            let place = Place::Device(OnDevice::new(&params, decay.clone())?);
+            return Ok(Self { params, place });
+        }
+        let place = Place::Host(Host::new(&params, decay, optim, threads)?);
+        Ok(Self { params, place })
+    }
+
+    /// The parameters, without the optimiser's memory.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] for a parameter that no step of this engine has read.
+    pub fn into_params(self) -> Result<Params> {
+        match &self.place {
+            Place::Host(host) => check_alive(&self.params, &host.alive)?,
+            Place::Device(device) => check_alive(&self.params, device.alive())?,
+        }
+        Ok(self.params)
+    }
+
+    /// Computes the gradients of `batch` and returns the mean loss.
+    ///
+    /// # Errors
+    /// Those of the objective; [`Error::MissingTensor`] for a parameter that the loss does not depend on.
+    pub fn gradients(&mut self, objective: &dyn Objective, batch: &Batch, step: u64) -> Result<f64> {
+        match &mut self.place {
+            Place::Host(host) => host.gradients(&self.params, objective, batch, step),
+            Place::Device(device) => device.gradients(&self.params, objective, batch, step),
+        }
+    }
+
+    /// Adds the gradients of the shards; returns the norm of the sum.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a device cannot be read.
+    pub fn reduce(&self) -> Result<f64> {
+        match &self.place {
+            Place::Host(host) => Ok(host.reduce()),
+            Place::Device(device) => device.norm(),
+        }
+    }
+
+    /// The sum of [`Engine::reduce`] in the flat order of the parameters.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a device cannot be read.
+    pub fn gradient(&self) -> Result<Vec<f32>> {
+        match &self.place {
+            Place::Host(host) => Ok(host.tapes[0].gradients().to_vec()),
+            Place::Device(device) => device.gradient(),
+        }
+    }
+
+    /// One step of the optimiser at learning rate `eta`, with the sum of [`Engine::reduce`], whose norm is `norm`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the parameters cannot be changed.
+    pub fn update(&mut self, optim: &Optim, norm: f64, eta: f64, step: u64) -> Result<()> {
+        match &mut self.place {
+            Place::Host(Host { adamw, tapes, .. }) => {
+                adamw.step(&self.params, &tapes[0].gradients(), norm, optim, eta, step)
+            }
+            Place::Device(device) => device.update(&self.params, optim, norm, eta, step),
+        }
+    }
+
+    /// What a checkpoint keeps.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a device cannot be read.
+    pub fn state(&self) -> Result<State> {
+        let [first, second] = match &self.place {
+            Place::Host(host) => [host.adamw.first.clone(), host.adamw.second.clone()],
+            Place::Device(device) => device.moments()?,
+        };
+        Ok(State { values: self.params.values()?, first, second })
+    }
+
+    /// Goes back to `state`, which has as many values as there are parameters.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another number, [`Error::Tensor`] where a device refuses.
+    pub fn restore(&mut self, state: &State) -> Result<()> {
+        self.params.set(&state.values)?;
+        match &mut self.place {
+            Place::Host(host) => {
+                host.adamw.first.clone_from(&state.first);
+                host.adamw.second.clone_from(&state.second);
+                Ok(())
+            }
+            Place::Device(device) => device.restore(&self.params, state),
+        }
+    }
+}

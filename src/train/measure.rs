@@ -1,0 +1,79 @@
+//! Accuracy of a model on a part of a data set.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use crate::{
+    blueprint::Preprocessing,
+    data::{Dataset, DatasetPair, Loader, Split},
+    error::{Error, Result},
+    nn::VitConfig,
+};
+
+use super::{
+    Accuracy, Model,
+    evaluate::{labels, logits, score},
+};
+
+/// Images per batch of an evaluation.
+const EVALUATION_BATCH: usize = 250;
+/// Seed of the held-out part; one for all runs, so that no choice sees what another trained on.
+pub const SPLIT_SEED: u64 = 0;
+
+/// An evaluation loader over a part of `data`.
+///
+/// # Errors
+/// [`Error::Invalid`] where the preprocessing has other channels.
+pub fn loader_of(data: &DatasetPair, split: Split, preprocessing: &Preprocessing) -> Result<Arc<Loader>> {
+    let (dataset, indices) = data.select(split, SPLIT_SEED);
+    Loader::evaluation(dataset, indices, EVALUATION_BATCH, preprocessing).map(Arc::new)
+}
+
+/// Accuracy of `model`, on the device of its weights, on a part of `data`.
+///
+/// # Errors
+/// [`Error::Invalid`] where model and data do not fit; [`Error::Tensor`].
+pub fn measure(model: &Model, data: &DatasetPair, split: Split, threads: usize) -> Result<Accuracy> {
+    measure_logits(model, data, split, threads).map(|(accuracy, _)| accuracy)
+}
+
+/// As [`measure`], with the logits of every image, `[images, classes]` in row-major order.
+///
+/// # Errors
+/// As [`measure`].
+pub fn measure_logits(
+    model: &Model,
+    data: &DatasetPair,
+    split: Split,
+    threads: usize,
+) -> Result<(Accuracy, Vec<f32>)> {
+    check_data(&data.train, &model.info.config)?;
+    check_labels(&data.train, &model.info.labels)?;
+    let loader = loader_of(data, split, &model.info.preprocessing)?;
+    let logits = logits(&model.vit()?, &loader, threads)?;
+    Ok((score(&logits, model.info.config.classes(), &labels(&loader)), logits))
+}
+
+/// Checks that images and classes of `data` are the network's.
+pub(super) fn check_data(data: &Dataset, config: &VitConfig) -> Result<()> {
+    let found = [data.shape().size, data.shape().channels, data.class_names().len()];
+    let expected = [config.image_size(), config.channels(), config.classes()];
+    if found != expected {
+        let reason =
+            format!("size, channels, classes of \"{}\" are {found:?}, the model's {expected:?}", data.name());
+        return Err(Error::invalid("data", reason));
+    }
+    Ok(())
+}
+
+/// Checks that a class which both know has one number.
+pub(super) fn check_labels(data: &Dataset, labels: &[String]) -> Result<()> {
+    let numbers: BTreeMap<_, _> = labels.iter().enumerate().map(|(number, label)| (label, number)).collect();
+    for (number, class) in data.class_names().iter().enumerate() {
+        if let Some(other) = numbers.get(class).filter(|other| **other != number) {
+            let reason =
+                format!("\"{class}\" is class {number} of \"{}\", and {other} of the model", data.name());
+            return Err(Error::invalid("data", reason));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! A model in memory: weights, and what they are.
+
+use std::path::Path;
+
+use candle_core::Device;
+
+use crate::{
+    blueprint::{Ancestor, Blueprint, ModelInfo, Preprocessing, expand, model},
+    data::Dataset,
+    error::{Error, Result},
+    nn::{Vit, VitConfig, vit::RawVitConfig},
+    tensor::{Dtype, Weights, codec},
+};
+
+use super::Recipe;
+
+/// A model and what it is.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Record that goes into the file.
+    pub info: ModelInfo,
+    /// Tensors under timm's names.
+    pub weights: Weights,
+}
+
+impl Model {
+    /// Reads a model file of this program.
+    ///
+    /// # Errors
+    /// Those of [`Ancestor::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::of(&Ancestor::open(path)?, &Device::Cpu)
+    }
+
+    /// The model of a file on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the device refuses.
+    pub fn of(ancestor: &Ancestor, device: &Device) -> Result<Self> {
+        Ok(Self { info: ancestor.info().clone(), weights: ancestor.weights(device)? })
+    }
+
+    /// The bytes of the model file.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where a tensor cannot be read.
+    pub fn render(&self, dtype: Dtype) -> Result<bytes::Bytes> {
+        Ok(codec::render(&self.info.metadata(), &self.weights.to_bytes(dtype)?))
+    }
+
+    /// Writes the model file whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Tensor`] where a tensor cannot be read.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        codec::write_atomic(path, [self.render(Dtype::F32)?.as_ref()])
+    }
+
+    /// The network.
+    ///
+    /// # Errors
+    /// The schema errors.
+    pub fn vit(&self) -> Result<Vit> {
+        Vit::new(self.info.config, &self.weights)
+    }
+
+    /// A network that inherits nothing, for `data`, drawn from the recipe's seed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the recipe has no model or its shape does not fit the data.
+    pub fn fresh(recipe: &Recipe, data: &Dataset) -> Result<Self> {
+        let info = model_info(recipe, data, preprocessing(data))?;
+        let blueprint = Blueprint::fresh(info, recipe.seed);
+        let weights = expand(&blueprint, &Weights::default(), &Device::Cpu)?;
+        Ok(Self { info: blueprint.info, weights })
+    }
+}
+
+/// What a model for `data` is, in the shape of the recipe.
+pub(super) fn model_info(recipe: &Recipe, data: &Dataset, preprocessing: Preprocessing) -> Result<ModelInfo> {
+    let shape = recipe.model.ok_or_else(|| Error::invalid("model", "the recipe has no [model]"))?;
+    let config = VitConfig::try_from(RawVitConfig {
+        image_size: data.shape().size,
+        patch_size: shape.patch_size,
+        channels: data.shape().channels,
+        classes: data.class_names().len(),
+        depth: shape.depth,
+        width: shape.width,
+        heads: shape.heads,
+        mlp_ratio: shape.mlp_ratio,
+    })?;
+    Ok(ModelInfo {
+        format: model::FORMAT,
+        family: model::FAMILY.to_owned(),
+        config,
+        preprocessing,
+        labels: data.class_names().to_vec(),
+        licence: data.licence().to_owned(),
+        data: format!("{} {}", data.name(), data.digest()),
+        origin: None,
+        training: Vec::new(),
+    })
+}
+
+/// Mean and standard deviation of each channel over the whole training set, to four decimals.
+fn preprocessing(data: &Dataset) -> Preprocessing {
+    let channels = data.shape().channels;
+    let plane = data.shape().size * data.shape().size;
+    let mut sums = vec![[0u64; 2]; channels];
+    for item in 0..data.len() {
+        for (sums, plane) in sums.iter_mut().zip(data.image(item).chunks_exact(plane)) {
+            sums[0] += plane.iter().map(|p| u64::from(*p)).sum::<u64>();
+            sums[1] += plane.iter().map(|p| u64::from(*p) * u64::from(*p)).sum::<u64>();
+        }
+    }
+    let count = (data.len() * plane) as f64;
+    let round = |value: f64| (libm::round(value * 1e4) / 1e4) as f32;
+    let moments = sums.iter().map(|[first, second]| {
+        let mean = *first as f64 / count;
+        let variance = (*second as f64 / count - mean * mean).max(1e-6);
+        (round(mean / 255.0), round(libm::sqrt(variance) / 255.0))
+    });
+    let (mean, std) = moments.unzip();
+    Preprocessing { mean, std }
+}

@@ -1,0 +1,93 @@
+//! Training a model as it is: an ancestor, a control or a descendant.
+
+use std::sync::atomic::AtomicBool;
+
+use crate::{
+    blueprint::{Blueprint, model::METADATA_KEY},
+    error::Result,
+    nn::Vit,
+    train::{
+        Decay, Model,
+        classify::Classification,
+        learn_gene::{Distillation, StageSharing},
+        measure::{check_data, check_labels},
+    },
+};
+
+use super::{Report, Run, Task};
+
+impl Run<'_> {
+    /// Trains `model` as it is: an ancestor, a scratch control or a descendant.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::run`].
+    pub fn classify(
+        &self,
+        model: Model,
+        cancel: &AtomicBool,
+        report: &mut dyn FnMut(Report),
+    ) -> Result<Model> {
+        let Model { info, weights } = model;
+        check_data(&self.data.train, &info.config)?;
+        check_labels(&self.data.train, &info.labels)?;
+        let config = info.config;
+        let task = Task {
+            objective: &Classification::new(config, &self.recipe.optim, self.recipe.seed),
+            network: &|weights| Vit::new(config, weights),
+            decay: Decay::of(config.schema().specs()),
+            identity: self.identity(&info.metadata()[METADATA_KEY], &weights)?,
+            initial: weights.to_device(&self.device)?,
+            preprocessing: &info.preprocessing,
+            config,
+        };
+        drop(weights);
+        let weights = self.train(task, cancel, report)?;
+        let mut info = info;
+        info.training.push(self.note());
+        Ok(Model { info, weights })
+    }
+
+    /// Trains `model` as it is on labels and `teacher`'s answers, `α` of them (`τ = 1`): the control of a learned gene, with
+    /// no stage shared.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where teacher and data do not fit; those of [`Trainer::run`].
+    pub fn distil(
+        &self,
+        model: Model,
+        teacher: &Model,
+        alpha: f64,
+        cancel: &AtomicBool,
+        report: &mut dyn FnMut(Report),
+    ) -> Result<Model> {
+        let Model { mut info, weights } = model;
+        check_data(&self.data.train, &teacher.info.config)?;
+        if alpha < 1.0 {
+            check_labels(&self.data.train, &info.labels)?;
+        }
+        let (config, optim) = (info.config, &self.recipe.optim);
+        let distillation = Distillation { alpha, temperature: 1.0, label_smoothing: optim.label_smoothing };
+        let task = Task {
+            objective: &StageSharing {
+                auxiliary: Blueprint::whole(info.clone()),
+                teacher: self.teacher(teacher, &config, cancel)?,
+                distillation,
+                drop_path: optim.drop_path,
+                seed: self.recipe.seed,
+                dtype: optim.dtype(),
+            },
+            network: &|weights| Vit::new(config, weights),
+            decay: Decay::of(config.schema().specs()),
+            identity: self
+                .identity(&self.identity(&info.metadata()[METADATA_KEY], &weights)?, &teacher.weights)?,
+            initial: weights.to_device(&self.device)?,
+            preprocessing: &teacher.info.preprocessing,
+            config,
+        };
+        drop(weights);
+        let weights = self.train(task, cancel, report)?;
+        info.preprocessing = teacher.info.preprocessing.clone();
+        info.training.push(self.note());
+        Ok(Model { info, weights })
+    }
+}

@@ -1,0 +1,97 @@
+//! Learning a gene from a teacher.
+
+use std::sync::atomic::AtomicBool;
+
+use candle_core::Device;
+
+use crate::{
+    blueprint::expand,
+    error::{Error, Result},
+    gene::{self, GeneMeta, Learngene, Probe, Size, meta, store},
+    nn::{Vit, vit::config::NORM_EPS},
+    train::{
+        Decay, Model, Objective, learn_gene::StageSharing, model::model_info, nested::NestedSharing,
+        recipe::GeneRecipe,
+    },
+};
+
+use super::{Report, Run, Task};
+
+impl Run<'_> {
+    /// Learns the gene of the recipe from `teacher`, by SWS.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where teacher, recipe and data do not fit; those of [`Trainer::run`].
+    pub fn learn(
+        &self,
+        recipe: &GeneRecipe,
+        teacher: &Model,
+        cancel: &AtomicBool,
+        report: &mut dyn FnMut(Report),
+    ) -> Result<(Learngene, bytes::Bytes)> {
+        let (meta, device) = (self.gene_meta(recipe, teacher)?, &self.device);
+        let first =
+            gene::first_values(&meta, recipe.from_teacher.then_some(teacher.info.config), self.recipe.seed)?;
+        let initial = expand::entries(&first, &teacher.weights, &Device::Cpu)?;
+        let auxiliary = store::blueprint(&meta, &Size::default())?;
+        let json = serde_json::to_string(&meta).expect("a record of finite numbers and text serialises");
+        let identity = self.identity(&json, &teacher.weights)?;
+        let (vit, optim) = (self.teacher(teacher, &meta.config, cancel)?, &self.recipe.optim);
+        let objective: Box<dyn Objective> = match &recipe.nested {
+            None => Box::new(StageSharing::new(auxiliary.clone(), vit, recipe, optim, self.recipe.seed)),
+            Some(nested) => {
+                Box::new(NestedSharing::new(&meta, nested, vit, recipe, optim, self.recipe.seed)?)
+            }
+        };
+        let task = Task {
+            network: &|weights| Vit::new(meta.config, &expand(&auxiliary, weights, device)?),
+            decay: Decay::of(meta.specs()),
+            initial: initial.to_device(device)?,
+            identity,
+            preprocessing: &teacher.info.preprocessing,
+            config: meta.config,
+            objective: objective.as_ref(),
+        };
+        let weights = self.train(task, cancel, report)?;
+        store::render(meta, &weights.to_device(&Device::Cpu)?, self.recipe.seed)
+    }
+
+    fn gene_meta(&self, gene: &GeneRecipe, teacher: &Model) -> Result<GeneMeta> {
+        meta::check_name(&gene.name)?;
+        let info = model_info(self.recipe, &self.data.train, teacher.info.preprocessing.clone())?;
+        if teacher.info.config.classes() != info.config.classes() {
+            let reason = format!(
+                "teacher has {} classes, data {}",
+                teacher.info.config.classes(),
+                info.config.classes()
+            );
+            return Err(Error::invalid("gene.teacher", reason));
+        }
+        let meta = GeneMeta {
+            format: meta::FORMAT,
+            name: gene.name.clone(),
+            family: info.family,
+            config: info.config,
+            stages: gene.stages.clone(),
+            trained_widths: gene
+                .nested
+                .as_ref()
+                .map_or_else(|| vec![info.config.width()], |n| n.widths.clone()),
+            width_norms: gene.nested.as_ref().is_some_and(|nested| nested.width_norms),
+            depth_range: gene.depth_range,
+            head_dim: info.config.head_dim(),
+            norm_eps: NORM_EPS,
+            pooling: meta::Pooling::Token,
+            preprocessing: info.preprocessing,
+            labels: info.labels,
+            licence: info.licence,
+            data: info.data,
+            teacher: teacher.info.training.join("; "),
+            recipe: self.note(),
+            probe: Probe { seed: 0, batch: 1, logits: vec![0.0; info.config.classes()] },
+            quality: Vec::new(),
+        };
+        meta.check(&format!("recipe of gene \"{}\"", gene.name))?;
+        Ok(meta)
+    }
+}

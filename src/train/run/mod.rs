@@ -1,0 +1,126 @@
+//! Whole runs: from a recipe and a data set to a model or gene.
+
+mod ancestor;
+mod gene;
+
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use candle_core::Device;
+
+use crate::{
+    blueprint::Preprocessing,
+    data::{DatasetPair, Loader, Split},
+    error::Result,
+    nn::{Vit, VitConfig},
+    tensor::{Dtype, Params, Weights, codec, hex, sha256},
+};
+
+use super::{
+    Accuracy, Control, Decay, Event, Model, Objective, Recipe, Trainer, evaluate,
+    measure::{SPLIT_SEED, check_data, loader_of},
+    teacher::Teacher,
+};
+
+/// What a run reports.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Report {
+    /// The trainer's event.
+    Trainer(Event),
+    /// Accuracy on the held-out part after an epoch.
+    HeldOut {
+        /// Epochs finished.
+        epoch: u64,
+        /// The accuracy.
+        accuracy: Accuracy,
+    },
+}
+
+/// Data, recipe and means of a run.
+#[derive(Debug)]
+pub struct Run<'a> {
+    /// What is asked for.
+    pub recipe: &'a Recipe,
+    /// Training and test images.
+    pub data: &'a DatasetPair,
+    /// Threads of computation on the CPU.
+    pub threads: usize,
+    /// Where is computed.
+    pub device: Device,
+    /// Where the state is kept; absent: nowhere.
+    pub checkpoint: Option<&'a Path>,
+    /// Measure the held-out part after every epoch.
+    pub watch_held_out: bool,
+}
+
+/// What is trained, and how a network is made of it.
+struct Task<'a> {
+    objective: &'a dyn Objective,
+    network: &'a dyn Fn(&Weights) -> Result<Vit>,
+    initial: Weights,
+    decay: Decay,
+    /// Changes with everything that the result depends on.
+    identity: String,
+    preprocessing: &'a Preprocessing,
+    config: VitConfig,
+}
+
+impl Run<'_> {
+    /// `teacher` for the images of this run.
+    fn teacher(&self, teacher: &Model, student: &VitConfig, cancel: &AtomicBool) -> Result<Teacher> {
+        let network = Vit::new(teacher.info.config, &teacher.weights.to_device(&self.device)?)?;
+        let loader = self.loader(&teacher.info.preprocessing, student)?;
+        let optim = &self.recipe.optim;
+        let images = optim.length.steps(loader.batches_per_epoch() as u64) * optim.batch as u64;
+        Teacher::new(network, &loader, images, self.threads, cancel)
+    }
+
+    /// Training images of the recipe.
+    fn loader(&self, preprocessing: &Preprocessing, config: &VitConfig) -> Result<Loader> {
+        let (dataset, indices) = self.data.select(Split::Train, SPLIT_SEED);
+        check_data(&dataset, config)?;
+        let recipe = self.recipe;
+        Loader::new(dataset, indices, recipe.optim.batch, recipe.seed, recipe.augment, preprocessing)
+    }
+
+    /// Trains and reports the held-out accuracy of the network after every epoch.
+    fn train(&self, task: Task<'_>, cancel: &AtomicBool, report: &mut dyn FnMut(Report)) -> Result<Weights> {
+        let Task { objective, network, initial, decay, identity, preprocessing, config } = task;
+        let recipe = self.recipe;
+        let loader = self.loader(preprocessing, &config)?;
+        let held_out = loader_of(self.data, Split::HeldOut, preprocessing)?;
+        let trainer = Trainer {
+            objective,
+            loader: &Arc::new(loader),
+            decay: &decay,
+            optim: &recipe.optim,
+            threads: self.threads,
+            checkpoint: self.checkpoint.map(|path| (path, identity.as_str())),
+        };
+        let mut on_event = |event: Event, params: &Params| {
+            report(Report::Trainer(event));
+            if let (Event::Epoch { epoch, .. }, true) = (event, self.watch_held_out) {
+                let model = network(&params.snapshot()?)?;
+                report(Report::HeldOut { epoch, accuracy: evaluate(&model, &held_out, self.threads)? });
+            }
+            Ok(())
+        };
+        trainer.run(initial, &mut Control { cancel, on_event: &mut on_event })
+    }
+
+    /// What the result depends on: recipe, data, and what is trained.
+    fn identity(&self, what: &str, weights: &Weights) -> Result<String> {
+        let recipe = serde_json::to_string(self.recipe).expect("a recipe of finite numbers serialises");
+        let tensors = weights.to_bytes(Dtype::F32)?;
+        let tensors = codec::digests(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)));
+        let parts = format!("{}\n{recipe}\n{what}\n{tensors}", self.data.train.digest());
+        Ok(hex(&sha256(parts.as_bytes())))
+    }
+
+    fn note(&self) -> String {
+        let recipe = serde_json::to_string(self.recipe).expect("a recipe of finite numbers serialises");
+        format!("genebank {} {recipe}", env!("CARGO_PKG_VERSION"))
+    }
+}
