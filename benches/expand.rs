@@ -10,7 +10,7 @@ use std::{error::Error, time::Instant};
 use candle_core::{DType, Device, Tensor};
 use clap::Parser;
 use genebank::{
-    gene::{Size, Synthetic},
+    gene::{SizeRequest, Synthetic},
     nn::{VitConfig, vit::RawVitConfig},
     tensor::{Dtype, device},
 };
@@ -72,7 +72,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (gene, _) = gene.render()?;
     let resident = gene.resident(&device)?;
     let (depth, width) = (Some(options.depth as u64), Some(options.width as u64));
-    let blueprint = gene.blueprint(&Size { depth, width, dtype: options.dtype, ..Size::default() })?;
+    let blueprint =
+        gene.blueprint(&SizeRequest { depth, width, dtype: options.dtype, ..SizeRequest::default() })?;
     let values: usize = blueprint.entries.iter().map(|entry| entry.shape.iter().product::<usize>()).sum();
     let size = values * options.dtype.size_bytes();
     let made = median(options.runs, &device, || resident.materialize(&blueprint).map(drop))?;

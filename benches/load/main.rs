@@ -63,7 +63,7 @@ struct Gene {
 
 /// One size.
 #[derive(Debug, Args)]
-struct Size {
+struct SizeRequest {
     #[arg(long)]
     depth: u32,
     #[arg(long)]
@@ -71,7 +71,7 @@ struct Size {
 }
 
 impl Gene {
-    fn path(&self, size: &Size) -> String {
+    fn path(&self, size: &SizeRequest) -> String {
         format!("/v1/models/{}/d{}-w{}.safetensors", self.gene, size.depth, size.width)
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    Gene, Outcome, Size,
+    Gene, Outcome, SizeRequest,
     clients::{ask, curl},
     quartiles,
     server::Server,
@@ -23,7 +23,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     gene: Gene,
     #[command(flatten)]
-    size: Size,
+    size: SizeRequest,
     /// Slow clients.
     #[arg(long, default_value_t = 200)]
     clients: usize,

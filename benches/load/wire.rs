@@ -6,7 +6,7 @@ use genebank::{proto::InitModelRequest, tensor::codec::write_atomic};
 use prost::Message as _;
 
 use crate::{
-    Gene, Outcome, Size, bare,
+    Gene, Outcome, SizeRequest, bare,
     clients::{Call, ask, curl, h2load_grpc, h2load_http},
     nginx, quartiles,
     server::Server,
@@ -17,7 +17,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     gene: Gene,
     #[command(flatten)]
-    size: Size,
+    size: SizeRequest,
     /// Alternating pairs of each row.
     #[arg(long, default_value_t = 5)]
     pairs: usize,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     error::Result,
-    gene::{Learngene, Size},
+    gene::{Learngene, SizeRequest},
     nn::VitConfig,
     tensor::Dtype,
 };
@@ -46,7 +46,8 @@ impl Cost {
 /// # Errors
 /// Those of [`Learngene::blueprint`].
 pub fn size_bytes(gene: &Learngene, [depth, width]: [usize; 2], dtype: Dtype) -> Result<u64> {
-    let size = Size { depth: Some(depth as u64), width: Some(width as u64), dtype, ..Size::default() };
+    let size =
+        SizeRequest { depth: Some(depth as u64), width: Some(width as u64), dtype, ..SizeRequest::default() };
     let blueprint = gene.blueprint(&size)?;
     Ok(blueprint.header().len() as u64 + blueprint.parameters() * dtype.size_bytes() as u64)
 }

@@ -6,7 +6,7 @@ use crate::{
     blueprint::{Ancestor, Blueprint, Inheritance},
     error::{Error, Result},
     export::Layout,
-    gene::{Learngene, Method, Size, Start, Target, baselines},
+    gene::{Learngene, Method, SizeRequest, Start, Target, baselines},
     tensor::{Dtype, TensorFile},
     train::{Length, finetune},
 };
@@ -17,7 +17,7 @@ pub struct ModelRequest {
     /// Name of the gene. Empty means the default gene.
     pub gene: String,
     /// Size and element type.
-    pub size: Size,
+    pub size: SizeRequest,
     /// Classes and images, if they are not the gene's.
     pub target: Target,
     /// Where the values before tuning come from.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::{
     error::{Error, Kind, Result},
     export::{Layout, card::Card},
-    gene::Size,
+    gene::SizeRequest,
     tensor::Dtype,
     train::{Length, finetune},
 };
@@ -173,8 +173,12 @@ impl Bank {
     /// # Errors
     /// [`Error::NoRepository`] where the gene does not exist or does not give the size.
     pub fn repository(&self, name: RepositoryName) -> Result<Repository> {
-        let size =
-            Size { depth: Some(name.depth), width: Some(name.width), dtype: name.dtype, ..Size::default() };
+        let size = SizeRequest {
+            depth: Some(name.depth),
+            width: Some(name.width),
+            dtype: name.dtype,
+            ..SizeRequest::default()
+        };
         let (gene, layout) = (name.gene.clone(), name.layout);
         let request = ModelRequest { gene, size, layout, ..ModelRequest::default() };
         // An empty name would mean the default gene.

@@ -10,7 +10,7 @@ use crate::{
     client::{Client, Transport},
     error::{Error, Result},
     gene::{
-        Head, Size, Start, Target,
+        Head, SizeRequest, Start, Target,
         target::{MAX_LABEL_BYTES, MAX_LABELS},
     },
     server,
@@ -110,9 +110,9 @@ pub(super) fn threads(options: &args::RunOptions) -> Result<usize> {
 }
 
 /// The size that is asked for.
-pub(super) const fn size(options: &args::SizeOptions) -> Size {
+pub(super) const fn size(options: &args::SizeOptions) -> SizeRequest {
     let args::SizeOptions { depth, width, dtype, rule, allow_untrained_width } = options;
-    Size {
+    SizeRequest {
         depth: *depth,
         width: *width,
         rule: *rule,

@@ -5,7 +5,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use crate::{
     bank::{ModelRequest, ModelSummary},
     error::{Error, Result},
-    gene::Size,
+    gene::SizeRequest,
     wire::query::{self, FileDigests, Wanted},
 };
 
@@ -56,7 +56,7 @@ impl Client {
     }
 
     async fn try_offer(&self, request: &ModelRequest) -> Result<Offer, Interrupted> {
-        let Size { depth, width, .. } = request.size;
+        let SizeRequest { depth, width, .. } = request.size;
         let (gene, depth, width) = match (request.gene.as_str(), depth, width) {
             (gene, Some(depth), Some(width)) if !gene.is_empty() => (gene.to_owned(), depth, width),
             (gene, depth, width) => {

@@ -23,7 +23,7 @@ use crate::{
     tensor::{matrix_view, row_axes},
 };
 
-use super::{GeneMeta, Size, Target, width};
+use super::{GeneMeta, SizeRequest, Target, width};
 
 /// Where the first values of a model come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ impl Start {
 ///
 /// # Errors
 /// [`Error::OutOfRange`] for a size beyond it, [`Error::Invalid`] for a method that selects nothing.
-pub fn select(ancestor: &Ancestor, method: Method, size: &Size) -> Result<Blueprint> {
+pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest) -> Result<Blueprint> {
     let own = &ancestor.info().config;
     let within = |what, asked: Option<u64>, most: usize| match asked.unwrap_or(most as u64) {
         found if (1..=most as u64).contains(&found) => Ok(found as usize),
@@ -133,7 +133,7 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &Size) -> Result<Bluepr
 ///
 /// # Errors
 /// [`Error::OutOfRange`] or [`Error::Invalid`] for a size or target that is not a vision transformer's.
-pub fn scratch(meta: &GeneMeta, size: &Size, target: &Target, seed: u64) -> Result<Blueprint> {
+pub fn scratch(meta: &GeneMeta, size: &SizeRequest, target: &Target, seed: u64) -> Result<Blueprint> {
     let shape = super::learngene::blueprint_of(meta, "", size, target)?;
     let mut blueprint = Blueprint::fresh(ModelInfo { origin: None, ..shape.info }, seed);
     blueprint.entries.iter_mut().for_each(|entry| entry.dtype = size.dtype);

@@ -28,7 +28,7 @@ use super::{
 
 /// The size of a model, and how it is read off the gene. Absent numbers mean the trained ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Size {
+pub struct SizeRequest {
     /// Transformer blocks.
     pub depth: Option<u64>,
     /// Embedding dimension.
@@ -107,7 +107,7 @@ impl Learngene {
     ///
     /// # Errors
     /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
-    pub fn blueprint(&self, size: &Size) -> Result<Blueprint> {
+    pub fn blueprint(&self, size: &SizeRequest) -> Result<Blueprint> {
         self.blueprint_for(size, &Target::default())
     }
 
@@ -115,7 +115,7 @@ impl Learngene {
     ///
     /// # Errors
     /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
-    pub fn blueprint_for(&self, size: &Size, target: &Target) -> Result<Blueprint> {
+    pub fn blueprint_for(&self, size: &SizeRequest, target: &Target) -> Result<Blueprint> {
         blueprint_of(&self.meta, &self.digest, size, target)
     }
 
@@ -123,7 +123,7 @@ impl Learngene {
     ///
     /// # Errors
     /// As [`Learngene::blueprint`], and [`Error::Tensor`].
-    pub fn expand(&self, size: &Size, device: &Device) -> Result<(ModelInfo, Weights)> {
+    pub fn expand(&self, size: &SizeRequest, device: &Device) -> Result<(ModelInfo, Weights)> {
         self.expand_for(size, &Target::default(), device)
     }
 
@@ -131,7 +131,12 @@ impl Learngene {
     ///
     /// # Errors
     /// As [`Learngene::blueprint_for`], and [`Error::Tensor`].
-    pub fn expand_for(&self, size: &Size, target: &Target, device: &Device) -> Result<(ModelInfo, Weights)> {
+    pub fn expand_for(
+        &self,
+        size: &SizeRequest,
+        target: &Target,
+        device: &Device,
+    ) -> Result<(ModelInfo, Weights)> {
         let blueprint = self.blueprint_for(size, target)?;
         let weights = if device.is_cpu() {
             expand(&blueprint, &Weights::from_file(&self.file, device)?, device)?
@@ -166,13 +171,13 @@ impl Learngene {
 
     /// Logits of the auxiliary model for the probe's input.
     fn probe_logits(&self, seed: u64, batch: usize) -> Result<Vec<f32>> {
-        let (info, weights) = self.expand(&Size::default(), &Device::Cpu)?;
+        let (info, weights) = self.expand(&SizeRequest::default(), &Device::Cpu)?;
         probe_logits(&Vit::new(info.config, &weights)?, seed, batch)
     }
 }
 
 /// The shape of the model of `size`, within the gene's limits.
-fn config_of(meta: &GeneMeta, size: &Size) -> Result<VitConfig> {
+fn config_of(meta: &GeneMeta, size: &SizeRequest) -> Result<VitConfig> {
     let of = || format!("gene \"{}\"", meta.name);
     let depth = size.depth.unwrap_or(meta.config.depth() as u64);
     let [least, greatest] = meta.depth_range;
@@ -194,7 +199,12 @@ fn config_of(meta: &GeneMeta, size: &Size) -> Result<VitConfig> {
 }
 
 /// The model of `size` for `target`, before any weight is touched. `digest` is the gene file's, hex.
-pub(super) fn blueprint_of(meta: &GeneMeta, digest: &str, size: &Size, target: &Target) -> Result<Blueprint> {
+pub(super) fn blueprint_of(
+    meta: &GeneMeta,
+    digest: &str,
+    size: &SizeRequest,
+    target: &Target,
+) -> Result<Blueprint> {
     let sized = config_of(meta, size)?;
     let config = target.config(sized)?;
     let stage_layers = size.rule.layers(sized.depth(), &meta.stages);

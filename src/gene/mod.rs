@@ -17,7 +17,7 @@ pub use baselines::{Method, Start};
 pub use depth::DepthRule;
 pub use first::first_values;
 pub use forecast::{Forecast, Forecasts};
-pub use learngene::{Learngene, Size};
+pub use learngene::{Learngene, SizeRequest};
 pub use meta::{GeneMeta, Probe, Quality};
 pub use synthetic::Synthetic;
 pub use target::{Head, Target};

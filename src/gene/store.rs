@@ -13,7 +13,7 @@ use crate::{
 };
 
 use super::{
-    GeneMeta, Learngene, Probe, Size, Target,
+    GeneMeta, Learngene, Probe, SizeRequest, Target,
     learngene::{blueprint_of, probe_logits},
 };
 
@@ -24,7 +24,7 @@ const PROBE_BATCH: usize = 2;
 ///
 /// # Errors
 /// Those of [`Learngene::blueprint`].
-pub fn blueprint(meta: &GeneMeta, size: &Size) -> Result<Blueprint> {
+pub fn blueprint(meta: &GeneMeta, size: &SizeRequest) -> Result<Blueprint> {
     blueprint_of(meta, "", size, &Target::default())
 }
 
@@ -33,7 +33,8 @@ pub fn blueprint(meta: &GeneMeta, size: &Size) -> Result<Blueprint> {
 /// # Errors
 /// Those of [`Learngene::from_file`].
 pub fn render(mut meta: GeneMeta, weights: &Weights, probe_seed: u64) -> Result<(Learngene, Bytes)> {
-    let expanded = crate::blueprint::expand(&blueprint(&meta, &Size::default())?, weights, &Device::Cpu)?;
+    let expanded =
+        crate::blueprint::expand(&blueprint(&meta, &SizeRequest::default())?, weights, &Device::Cpu)?;
     let logits = probe_logits(&Vit::new(meta.config, &expanded)?, probe_seed, PROBE_BATCH)?;
     meta.probe = Probe { seed: probe_seed, batch: PROBE_BATCH, logits };
     let bytes = write(&meta, weights.to_bytes(Dtype::F32)?);

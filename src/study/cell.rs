@@ -9,7 +9,7 @@ use crate::{
     blueprint::expand,
     data::Split,
     error::{Error, Result},
-    gene::{Head, Learngene, Method, Size, Target, baselines},
+    gene::{Head, Learngene, Method, SizeRequest, Target, baselines},
     tensor::{Weights, codec, hex, sha256},
     train::{
         Event, Length, Model, Optim, Recipe, finetune,
@@ -200,7 +200,7 @@ impl<'a> Cells<'a> {
     fn start(&self, cell: &Cell<'_>) -> Result<Model> {
         // Whether a width that was not trained is of use is what a study may ask.
         let (depth, width) = (Some(cell.depth as u64), Some(cell.width as u64));
-        let size = Size { depth, width, allow_untrained_width: true, ..Size::default() };
+        let size = SizeRequest { depth, width, allow_untrained_width: true, ..SizeRequest::default() };
         let (gene, ancestor, target) = (self.gene(cell), self.study.ancestor, self.target(cell));
         let method = cell.arm.method;
         let selects = matches!(method, Method::FirstLayers | Method::Uniform);

@@ -30,7 +30,7 @@ use candle_core::{DType, Tensor};
 use crate::{
     blueprint::{Blueprint, expand},
     error::{Context, Result},
-    gene::{GeneMeta, Size, store},
+    gene::{GeneMeta, SizeRequest, store},
     tensor::{Weights, rng},
 };
 
@@ -89,7 +89,8 @@ impl NestedSharing {
     }
 
     fn blueprint(&self, (width, depth): Shape) -> Result<Blueprint> {
-        let size = Size { depth: Some(depth as u64), width: Some(width as u64), ..Size::default() };
+        let size =
+            SizeRequest { depth: Some(depth as u64), width: Some(width as u64), ..SizeRequest::default() };
         store::blueprint(&self.meta, &size)
     }
 

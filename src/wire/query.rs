@@ -7,7 +7,7 @@ use crate::{
     bank::{ModelRequest, repository},
     error::{Error, Result},
     export::Layout,
-    gene::{Head, Method, Size, Start, Target},
+    gene::{Head, Method, SizeRequest, Start, Target},
 };
 
 /// What is wanted of a model.
@@ -62,7 +62,7 @@ pub(crate) struct ModelQuery {
 pub(crate) fn render(request: &ModelRequest, gene: &str, depth: u64, width: u64) -> String {
     // HTTP tunes nothing.
     let ModelRequest { gene: _, size, target, start: Start { method, seed }, layout, tune: _ } = request;
-    let Size { depth: _, width: _, rule, dtype, allow_untrained_width } = size;
+    let SizeRequest { depth: _, width: _, rule, dtype, allow_untrained_width } = size;
     let Target { image_size, patch_size, head } = target;
     // A plus sign means a space in queries, but not in paths.
     let gene = form_urlencoded::byte_serialize(gene.as_bytes()).collect::<String>().replace('+', "%20");
@@ -126,7 +126,7 @@ pub(crate) fn parse(gene: &str, file: &str, query: &ModelQuery) -> Result<(Model
         let known = "d{depth}-w{width}.safetensors with numbers up to 2^64".to_owned();
         Error::NotFound { what: "file", name: format!("{file:.80}"), known }
     })?;
-    let size = Size {
+    let size = SizeRequest {
         depth: Some(depth),
         width: Some(width),
         rule: rule.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
@@ -195,7 +195,7 @@ mod tests {
             [depth, width] in any::<[u64; 2]>(),
         ) {
             let target = render(&request, &request.gene, depth, width);
-            let size = Size { depth: Some(depth), width: Some(width), ..request.size };
+            let size = SizeRequest { depth: Some(depth), width: Some(width), ..request.size };
             let request = ModelRequest { size, ..request };
             for wanted in [Wanted::File, Wanted::Summary, Wanted::Digests] {
                 prop_assert_eq!(read(&wanted.of(&target)).unwrap(), (request.clone(), wanted));
@@ -208,7 +208,7 @@ mod tests {
         let plain = render(&ModelRequest::default(), "a b", 3, 24);
         assert_eq!(plain, "/v1/models/a%20b/d3-w24.safetensors?dtype=f32&rule=trained");
         let request = ModelRequest {
-            size: Size { allow_untrained_width: true, ..Size::default() },
+            size: SizeRequest { allow_untrained_width: true, ..SizeRequest::default() },
             target: Target {
                 image_size: Some(8),
                 patch_size: Some(2),

@@ -5,7 +5,7 @@ use prost::Message as _;
 use crate::{
     bank::{Length, ModelRequest, Tune},
     error::{Error, Result},
-    gene::{Head, Size, Start, Target},
+    gene::{Head, SizeRequest, Start, Target},
     proto,
     tensor::is_digest,
 };
@@ -37,7 +37,7 @@ pub(crate) struct Part {
 /// [`Error::Invalid`] for a number that the message cannot hold, and for a message that no server takes.
 pub(crate) fn to_proto(request: &ModelRequest) -> Result<proto::InitModelRequest> {
     let ModelRequest { gene, size, target, start: Start { method, seed }, layout, tune } = request;
-    let Size { depth, width, rule, dtype, allow_untrained_width } = size;
+    let SizeRequest { depth, width, rule, dtype, allow_untrained_width } = size;
     let Target { image_size, patch_size, head } = target;
     let message = proto::InitModelRequest {
         gene: gene.clone(),
@@ -91,7 +91,7 @@ pub(crate) fn from_proto(message: proto::InitModelRequest) -> Result<(ModelReque
         method_seed,
         layout,
     } = message;
-    let size = Size {
+    let size = SizeRequest {
         depth: depth.map(u64::from),
         width: width.map(u64::from),
         rule: depth_rule_from_proto(depth_rule)?,
@@ -193,7 +193,7 @@ pub(super) mod tests {
             select(Dtype::ALL.to_vec()),
             any::<bool>(),
         );
-        let size = size.prop_map(|(depth, width, rule, dtype, allow_untrained_width)| Size {
+        let size = size.prop_map(|(depth, width, rule, dtype, allow_untrained_width)| SizeRequest {
             depth,
             width,
             rule,
@@ -263,7 +263,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_no_message_holds_and_no_server_takes_is_refused() {
-        let deep = Size { depth: Some(1 << 32), ..Size::default() };
+        let deep = SizeRequest { depth: Some(1 << 32), ..SizeRequest::default() };
         let error = to_proto(&ModelRequest { size: deep, ..ModelRequest::default() }).unwrap_err();
         assert!(error.to_string().contains("2^32 - 1"), "{error}");
         let gene = "x".repeat(proto::MAX_REQUEST_BYTES);

@@ -7,7 +7,7 @@ use genebank::{
     bank::{Bank, Delivery, ModelRequest},
     blueprint::{Ancestor, Blueprint, Inheritance, expand},
     error::Kind,
-    gene::{Method, Size, Start},
+    gene::{Method, SizeRequest, Start},
     tensor::{Dtype, TensorFile, Weights, codec},
 };
 
@@ -18,7 +18,7 @@ fn ancestor() -> Vec<u8> {
     let info =
         genebank::gene::Learngene::from_file(TensorFile::from_bytes(gene_bytes().into(), "t").unwrap(), "t")
             .unwrap()
-            .blueprint(&Size { depth: Some(4), ..Size::default() })
+            .blueprint(&SizeRequest { depth: Some(4), ..SizeRequest::default() })
             .unwrap()
             .info;
     let blueprint = Blueprint::fresh(info, 9);
@@ -36,7 +36,7 @@ fn bank(with_ancestor: bool) -> (Arc<Bank>, tempfile::TempDir) {
 }
 
 fn request(method: Method, depth: u64, width: u64, seed: u64) -> ModelRequest {
-    let size = Size { depth: Some(depth), width: Some(width), ..Size::default() };
+    let size = SizeRequest { depth: Some(depth), width: Some(width), ..SizeRequest::default() };
     ModelRequest { size, start: Start { method, seed }, ..ModelRequest::default() }
 }
 

@@ -8,7 +8,7 @@ use genebank::{
         Blueprint, Canonical, Entry, Inheritance, ModelInfo, Piece, Resident, Slices, Source, Span,
         assemble::assemble, expand,
     },
-    gene::{DepthRule, Learngene, Size, meta},
+    gene::{DepthRule, Learngene, SizeRequest, meta},
     nn::Vit,
     tensor::{Dtype, Init, TensorFile, Weights, matrix_view},
 };
@@ -96,7 +96,7 @@ fn entry(index: usize) -> impl Strategy<Value = Entry> {
 }
 
 fn info() -> ModelInfo {
-    gene().blueprint(&Size::default()).unwrap().info
+    gene().blueprint(&SizeRequest::default()).unwrap().info
 }
 
 proptest! {
@@ -112,7 +112,7 @@ proptest! {
     #[test]
     fn executors_agree_on_every_size(depth in 1u64..=20, width in 1u64..=3, dtype in dtype(), cyclic in any::<bool>()) {
         let rule = if cyclic { DepthRule::Cyclic } else { DepthRule::Trained };
-        let size = Size { depth: Some(depth), width: Some(8 * width), rule, dtype, allow_untrained_width: true };
+        let size = SizeRequest { depth: Some(depth), width: Some(8 * width), rule, dtype, allow_untrained_width: true };
         let gene = gene();
         let blueprint = gene.blueprint(&size).unwrap();
         assert_executors_agree(&blueprint, gene.file());
@@ -131,7 +131,7 @@ fn fresh_models_agree_too() {
 }
 
 /// The model as it is served: assembled, read back from bytes.
-fn served_logits(gene: &Learngene, size: &Size, images: &Tensor) -> Vec<f32> {
+fn served_logits(gene: &Learngene, size: &SizeRequest, images: &Tensor) -> Vec<f32> {
     let blueprint = gene.blueprint(size).unwrap();
     let weights = Weights::from_file(&assembled(&blueprint, gene.file()), &Device::Cpu).unwrap();
     logits(&Vit::new(blueprint.info.config, &weights).unwrap(), images)
@@ -152,19 +152,22 @@ fn images(gene: &Learngene) -> Tensor {
 fn the_trained_depth_is_the_auxiliary_model_bit_for_bit() {
     let gene = gene();
     let images = images(&gene);
-    let auxiliary = genebank::gene::store::blueprint(gene.meta(), &Size::default()).unwrap();
+    let auxiliary = genebank::gene::store::blueprint(gene.meta(), &SizeRequest::default()).unwrap();
     // Over variables, as while learning: the graph must not change a bit either.
     let params =
         genebank::tensor::Params::new(&Weights::from_file(gene.file(), &Device::Cpu).unwrap()).unwrap();
     let tape = params.tape(false, std::sync::Arc::default()).unwrap();
     let learned = expand(&auxiliary, &params.weights(&tape).unwrap(), &Device::Cpu).unwrap();
     let expected = logits(&Vit::new(auxiliary.info.config, &learned).unwrap(), &images);
-    let served = served_logits(&gene, &Size::default(), &images);
+    let served = served_logits(&gene, &SizeRequest::default(), &images);
     assert_eq!(
         served.iter().map(|l| l.to_bits()).collect::<Vec<_>>(),
         expected.iter().map(|l| l.to_bits()).collect::<Vec<_>>()
     );
-    assert_ne!(served_logits(&gene, &Size { depth: Some(4), ..Size::default() }, &images), expected);
+    assert_ne!(
+        served_logits(&gene, &SizeRequest { depth: Some(4), ..SizeRequest::default() }, &images),
+        expected
+    );
 }
 
 #[test]
@@ -173,7 +176,8 @@ fn depth_costs_no_memory() {
     let slices = Slices::new(gene.file().clone(), 24);
     let memory = gene.file().bytes().as_ptr_range();
     for depth in 1..=20 {
-        let blueprint = gene.blueprint(&Size { depth: Some(depth), ..Size::default() }).unwrap();
+        let blueprint =
+            gene.blueprint(&SizeRequest { depth: Some(depth), ..SizeRequest::default() }).unwrap();
         let artifact = assemble(&blueprint, &slices).unwrap();
         for part in artifact.parts().skip(1) {
             assert!(memory.contains(&part.as_ptr()), "a tensor was copied at depth {depth}");
@@ -184,8 +188,9 @@ fn depth_costs_no_memory() {
 #[test]
 fn a_narrower_tensor_is_a_slice_of_the_wider() {
     let gene = gene();
-    let blueprint =
-        gene.blueprint(&Size { width: Some(8), allow_untrained_width: true, ..Size::default() }).unwrap();
+    let blueprint = gene
+        .blueprint(&SizeRequest { width: Some(8), allow_untrained_width: true, ..SizeRequest::default() })
+        .unwrap();
     let narrow = Weights::from_file(&assembled(&blueprint, gene.file()), &Device::Cpu).unwrap();
     let wide = Weights::from_file(gene.file(), &Device::Cpu).unwrap();
     let rows = |w: &Weights, name: &str| w.tensor(name).unwrap().to_vec2::<f32>().unwrap();
@@ -200,8 +205,12 @@ fn a_narrower_tensor_is_a_slice_of_the_wider() {
 fn the_report_counts_every_tensor_once() {
     let gene = gene();
     let report = |depth, width| {
-        let size =
-            Size { depth: Some(depth), width: Some(width), allow_untrained_width: true, ..Size::default() };
+        let size = SizeRequest {
+            depth: Some(depth),
+            width: Some(width),
+            allow_untrained_width: true,
+            ..SizeRequest::default()
+        };
         Inheritance::of(&gene.blueprint(&size).unwrap())
     };
     assert_eq!(report(3, 24), Inheritance { copied: 8 + 3 * 12, ..Inheritance::default() });
@@ -218,7 +227,7 @@ fn the_report_counts_every_tensor_once() {
 #[test]
 fn chunks_give_back_the_file_at_any_size_and_offset() {
     let gene = gene();
-    let blueprint = gene.blueprint(&Size { depth: Some(5), ..Size::default() }).unwrap();
+    let blueprint = gene.blueprint(&SizeRequest { depth: Some(5), ..SizeRequest::default() }).unwrap();
     let artifact = Arc::new(assemble(&blueprint, &Slices::new(gene.file().clone(), 24)).unwrap());
     let whole: Vec<u8> = artifact.parts().flat_map(|part| part.to_vec()).collect();
     for (start, end, size) in
@@ -243,12 +252,12 @@ fn a_gpu_gives_the_same_bytes() {
     for (depth, width, dtype) in
         [(8, 24, Dtype::F32), (5, 16, Dtype::F32), (11, 8, Dtype::Bf16), (3, 24, Dtype::F16)]
     {
-        let size = Size {
+        let size = SizeRequest {
             depth: Some(depth),
             width: Some(width),
             dtype,
             allow_untrained_width: true,
-            ..Size::default()
+            ..SizeRequest::default()
         };
         let blueprint = gene.blueprint(&size).unwrap();
         let weights = materialized(&blueprint, gene.file(), &device);
@@ -260,7 +269,7 @@ fn a_gpu_gives_the_same_bytes() {
 fn a_model_of_a_resident_gene_shares_no_memory_with_it() {
     let gene = gene();
     let resident = gene.resident(&Device::Cpu).unwrap();
-    let blueprint = gene.blueprint(&Size { depth: Some(5), ..Size::default() }).unwrap();
+    let blueprint = gene.blueprint(&SizeRequest { depth: Some(5), ..SizeRequest::default() }).unwrap();
     let first = resident.materialize(&blueprint).unwrap();
     let before = first.to_bytes(Dtype::F32).unwrap();
     // Training writes in place.

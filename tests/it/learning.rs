@@ -10,7 +10,7 @@ use genebank::{
     blueprint::Blueprint,
     data::{Augment, Batch, Dataset, DatasetPair, Loader, Split},
     error::Error,
-    gene::Size,
+    gene::SizeRequest,
     nn::{Vit, VitConfig, vit::RawVitConfig},
     tensor::{
         Params, Weight, Weights,
@@ -141,7 +141,7 @@ fn no_parameter_of_a_gene_is_dead() {
     let (learned, _) = run.learn(&gene_recipe(), &teacher, &AtomicBool::new(false), &mut |_| ()).unwrap();
     let initial = Weights::from_file(learned.file(), &Device::Cpu).unwrap();
     for alpha in [1.0, 0.5] {
-        let auxiliary = learned.blueprint(&Size::default()).unwrap();
+        let auxiliary = learned.blueprint(&SizeRequest::default()).unwrap();
         let recipe_of_gene = GeneRecipe { alpha, ..gene_recipe() };
         let ancestor = Teacher::Network(Box::new(teacher.vit().unwrap()));
         let objective = StageSharing::new(auxiliary, ancestor, &recipe_of_gene, &gene.optim, 0);
@@ -205,7 +205,7 @@ fn the_teacher_gets_no_gradient_even_where_it_could() {
     let tape = |params: &Params| params.tape(false, Arc::default()).unwrap();
     let (ancestors, students) = (tape(&ancestor), tape(&student));
     let vit = Vit::new(teacher.info.config, &ancestor.weights(&ancestors).unwrap()).unwrap();
-    let auxiliary = learned.blueprint(&Size::default()).unwrap();
+    let auxiliary = learned.blueprint(&SizeRequest::default()).unwrap();
     let objective = StageSharing::new(auxiliary, Teacher::Network(Box::new(vit)), &gene, &recipe.optim, 0);
     let batch = first_batch(&data, &recipe, &teacher);
     let images = genebank::train::shard::images(&batch, 0..4, &Device::Cpu).unwrap();
@@ -454,7 +454,7 @@ fn a_descendant_starts_ahead_of_a_fresh_model() {
     let accuracy = |model: &Model| measure(model, &data, Split::Test, 2).unwrap().share();
     let teacher_accuracy = accuracy(&teacher);
     assert!(teacher_accuracy > 0.5, "teacher {teacher_accuracy}");
-    let (info, weights) = learned.expand(&Size::default(), &Device::Cpu).unwrap();
+    let (info, weights) = learned.expand(&SizeRequest::default(), &Device::Cpu).unwrap();
     let served = accuracy(&Model { info, weights });
     assert!(served > teacher_accuracy - 0.15, "gene {served}, teacher {teacher_accuracy}");
     let fresh = accuracy(&Model::fresh(&gene, &data.train).unwrap());

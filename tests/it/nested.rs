@@ -9,7 +9,7 @@ use candle_core::Device;
 use genebank::{
     data::{Augment, Dataset, DatasetPair, Loader, Split},
     error::Error,
-    gene::{Learngene, Size},
+    gene::{Learngene, SizeRequest},
     tensor::Weights,
     train::{
         Event, Length, Model, Optim, Recipe, Shard,
@@ -98,7 +98,7 @@ fn one_gene_learns_every_width_it_sells() {
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     assert!(mean(&losses[50..]) < 0.5 * mean(&losses[..5]), "{losses:?}");
     for (depth, width) in [(2, 4), (6, 8), (4, 16), (8, 8)] {
-        let size = Size { depth: Some(depth), width: Some(width), ..Size::default() };
+        let size = SizeRequest { depth: Some(depth), width: Some(width), ..SizeRequest::default() };
         let (info, weights) = gene.expand(&size, &Device::Cpu).unwrap();
         let model = Model { info, weights };
         assert_eq!(model.vit().unwrap().config().width() as u64, width);

@@ -10,7 +10,7 @@ use genebank::{
     bank::{Bank, Budget, Choices, Latency, LatencyBudget, LatencyTable, ModelRequest, budget::choose, cost},
     client::Client,
     error::{Error, Kind},
-    gene::{GeneMeta, Learngene, Quality, Size, store},
+    gene::{GeneMeta, Learngene, Quality, SizeRequest, store},
     server::Limits,
     tensor::{Dtype, codec::write_atomic},
 };
@@ -116,11 +116,11 @@ async fn what_a_choice_costs_is_what_the_model_has() {
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let budget = Budget { bytes: Some(200_000), dtype, ..Budget::default() };
         for choice in bank.choose(GENE, budget.clone(), 20).await.unwrap().sizes {
-            let size = Size {
+            let size = SizeRequest {
                 depth: Some(choice.depth.into()),
                 width: Some(choice.width.into()),
                 dtype,
-                ..Size::default()
+                ..SizeRequest::default()
             };
             let plan = bank.plan(&ModelRequest { size, ..ModelRequest::default() }).unwrap();
             assert_eq!(choice.cost.size_bytes, plan.size_bytes());

@@ -15,7 +15,7 @@ use genebank::{
     client::{Client, Event, Ranges, Summary, Transport},
     error::{Error, Kind},
     export::Layout,
-    gene::Size,
+    gene::SizeRequest,
     server::{Access, Limits},
     tensor::{Dtype, TensorBytes, codec, hex, sha256},
 };
@@ -384,9 +384,13 @@ async fn by(url: &str, transport: Transport) -> Client {
 
 fn requests() -> Vec<ModelRequest> {
     let named = ModelRequest { gene: GENE.to_owned(), ..ModelRequest::default() };
-    let sized =
-        |depth, width, dtype| Size { depth: Some(depth), width: Some(width), dtype, ..Size::default() };
-    let wide = Size { allow_untrained_width: true, ..sized(2, 16, Dtype::F32) };
+    let sized = |depth, width, dtype| SizeRequest {
+        depth: Some(depth),
+        width: Some(width),
+        dtype,
+        ..SizeRequest::default()
+    };
+    let wide = SizeRequest { allow_untrained_width: true, ..sized(2, 16, Dtype::F32) };
     let labels = ["c", "ü & \"d\""].map(ToOwned::to_owned).to_vec();
     let target = genebank::gene::Target {
         image_size: Some(16),
@@ -450,7 +454,7 @@ async fn http_refuses_as_grpc_does() {
     let path = folder.path().join("m");
     let http = by(&server.url(), Transport::Http).await;
     let none = ModelRequest::default();
-    let deep = Size { depth: Some(65), ..Size::default() };
+    let deep = SizeRequest { depth: Some(65), ..SizeRequest::default() };
     let tune = Tune { dataset: "x".to_owned(), length: Length::Steps(1), learning_rate_e9: None, seed: 0 };
     for (request, kind) in [
         (ModelRequest { gene: "nobody".to_owned(), ..none.clone() }, Kind::NotFound),

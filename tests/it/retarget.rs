@@ -8,7 +8,7 @@ use genebank::{
     blueprint::{Artifact, Inheritance, Resize, Slices, assemble::assemble, expand},
     client::Client,
     error::{Error, Kind},
-    gene::{Head, Learngene, Size, Target, store},
+    gene::{Head, Learngene, SizeRequest, Target, store},
     server::Limits,
     tensor::{Dtype, Params, TensorFile, Weight, Weights, hex, sha256},
 };
@@ -34,7 +34,7 @@ fn imaged(image_size: u64, patch_size: u64) -> Target {
 }
 
 /// The served file of a size and target.
-fn served(gene: &Learngene, size: &Size, target: &Target) -> Vec<u8> {
+fn served(gene: &Learngene, size: &SizeRequest, target: &Target) -> Vec<u8> {
     let blueprint = gene.blueprint_for(size, target).unwrap();
     let artifact = assemble(&blueprint, &Slices::new(gene.file().clone(), 24)).unwrap();
     artifact.parts().flat_map(|part| part.to_vec()).collect()
@@ -75,14 +75,14 @@ fn target() -> impl Strategy<Value = Target> {
     })
 }
 
-fn size() -> impl Strategy<Value = Size> {
+fn size() -> impl Strategy<Value = SizeRequest> {
     let dtype = prop::sample::select(Dtype::ALL.to_vec());
-    (1u64..6, 1u64..=3, dtype).prop_map(|(depth, heads, dtype)| Size {
+    (1u64..6, 1u64..=3, dtype).prop_map(|(depth, heads, dtype)| SizeRequest {
         depth: Some(depth),
         width: Some(8 * heads),
         dtype,
         allow_untrained_width: true,
-        ..Size::default()
+        ..SizeRequest::default()
     })
 }
 
@@ -111,7 +111,7 @@ proptest! {
         let gene = gene();
         let target = Target { head: labelled(&["b", "x"], seed).head, ..imaged(grid * patch, patch) };
         let [narrow, wide] = [8, 24].map(|width| {
-            weights(served(&gene, &Size { width: Some(width), ..Size::default() }, &target))
+            weights(served(&gene, &SizeRequest { width: Some(width), ..SizeRequest::default() }, &target))
         });
         let [kernels, wide_kernels] = [&narrow, &wide].map(|all| rows(all, "patch_embed.proj.weight"));
         prop_assert_eq!(&kernels[..], &wide_kernels[..8]);
@@ -170,7 +170,7 @@ fn resized_tensors_are_timms() {
 #[test]
 fn only_what_depends_on_images_is_resized() {
     let gene = gene();
-    let own = weights(served(&gene, &Size::default(), &Target::default()));
+    let own = weights(served(&gene, &SizeRequest::default(), &Target::default()));
     for (target, resized) in [
         (imaged(16, 4), &["pos_embed"][..]),
         (imaged(16, 8), &["patch_embed.proj.weight"]),
@@ -178,7 +178,7 @@ fn only_what_depends_on_images_is_resized() {
         (Target { image_size: Some(12), ..Target::default() }, &["pos_embed"]),
         (Target { patch_size: Some(8), ..Target::default() }, &["patch_embed.proj.weight", "pos_embed"]),
     ] {
-        let other = weights(served(&gene, &Size::default(), &target));
+        let other = weights(served(&gene, &SizeRequest::default(), &target));
         let differ = own.iter().filter(|(name, _)| values(&own, name) != values(&other, name));
         assert_eq!(differ.map(|(name, _)| name).collect::<Vec<_>>(), resized, "{target:?}");
         // The class token's position is kept.
@@ -189,8 +189,10 @@ fn only_what_depends_on_images_is_resized() {
 #[test]
 fn resized_tensors_are_made_once_and_weighed() {
     let gene = gene();
-    let blueprint =
-        |depth| gene.blueprint_for(&Size { depth: Some(depth), ..Size::default() }, &imaged(24, 6)).unwrap();
+    let blueprint = |depth| {
+        gene.blueprint_for(&SizeRequest { depth: Some(depth), ..SizeRequest::default() }, &imaged(24, 6))
+            .unwrap()
+    };
     let slices = Slices::new(gene.file().clone(), 24).with_resized(&blueprint(1));
     let [a, b] = [1, 5].map(|depth| assemble(&blueprint(depth), &slices).unwrap());
     let made = (24 * 36 + 17 * 24) * 4;
@@ -205,20 +207,23 @@ fn resized_tensors_are_made_once_and_weighed() {
 #[test]
 fn what_is_asked_for_in_vain_changes_no_byte() {
     let gene = gene();
-    let plain = gene.blueprint(&Size::default()).unwrap();
+    let plain = gene.blueprint(&SizeRequest::default()).unwrap();
     let own = Target { head: labelled(&gene.meta().labels, 9).head, ..imaged(8, 4) };
-    assert_eq!(gene.blueprint_for(&Size::default(), &own).unwrap().identity, plain.identity);
-    assert!(served(&gene, &Size::default(), &own) == served(&gene, &Size::default(), &Target::default()));
+    assert_eq!(gene.blueprint_for(&SizeRequest::default(), &own).unwrap().identity, plain.identity);
+    assert!(
+        served(&gene, &SizeRequest::default(), &own)
+            == served(&gene, &SizeRequest::default(), &Target::default())
+    );
     // The seed is a part of the name only where it draws something.
     let identity = |labels: &[&str], seed| {
-        gene.blueprint_for(&Size::default(), &labelled(labels, seed)).unwrap().identity
+        gene.blueprint_for(&SizeRequest::default(), &labelled(labels, seed)).unwrap().identity
     };
     assert_eq!(identity(&["b", "a"], 1), identity(&["b", "a"], 2));
     assert_ne!(identity(&["b", "x"], 1), identity(&["b", "x"], 2));
     assert_ne!(identity(&["b", "a"], 1), identity(&["a", "b"], 1));
     assert_ne!(identity(&["ab", "c"], 1), identity(&["a", "bc"], 1));
     assert_ne!(identity(&["a", "b"], 1), plain.identity);
-    let images = |target| gene.blueprint_for(&Size::default(), &target).unwrap().identity;
+    let images = |target| gene.blueprint_for(&SizeRequest::default(), &target).unwrap().identity;
     assert_eq!(images(imaged(16, 4)), images(Target { image_size: Some(16), ..Target::default() }));
     assert_ne!(images(imaged(16, 4)), images(imaged(16, 8)));
     assert_ne!(images(imaged(16, 4)), plain.identity);
@@ -235,7 +240,7 @@ fn a_request_without_a_target_keeps_its_name() {
         .text("trained")
         .text("f32")
         .text("timm");
-    assert_eq!(gene.blueprint(&Size::default()).unwrap().identity, form.finish());
+    assert_eq!(gene.blueprint(&SizeRequest::default()).unwrap().identity, form.finish());
 }
 
 #[test]
@@ -271,7 +276,7 @@ fn fresh_rows_are_reported() {
 #[test]
 fn impossible_targets_are_refused() {
     let gene = gene();
-    let refused = |target: &Target| gene.blueprint_for(&Size::default(), target).unwrap_err();
+    let refused = |target: &Target| gene.blueprint_for(&SizeRequest::default(), target).unwrap_err();
     let many: Vec<String> = (0..=100_000).map(|n: u32| n.to_string()).collect();
     for (target, reason) in [
         (labelled::<&str>(&[], 0), "labels 0 is beyond a head (1..=100000)"),
@@ -304,7 +309,7 @@ fn impossible_targets_are_refused() {
         assert!(error.to_string().contains(reason), "{error}");
     }
     let most = labelled(&many[..100_000], 0);
-    assert_eq!(gene.blueprint_for(&Size::default(), &most).unwrap().info.config.classes(), 100_000);
+    assert_eq!(gene.blueprint_for(&SizeRequest::default(), &most).unwrap().info.config.classes(), 100_000);
 }
 
 #[test]
@@ -314,11 +319,11 @@ fn parameters_in_training_are_not_cut_off() {
     let stored = Weights::from_file(gene.file(), &Device::Cpu).unwrap();
     let (flat, variables) = (Params::new(&stored).unwrap(), Params::variables(&stored).unwrap());
     let trained = |params: &Params| params.weights(&params.tape(false, std::sync::Arc::default()).unwrap());
-    let head = gene.blueprint_for(&Size::default(), &labelled(&["b", "x"], 0)).unwrap();
+    let head = gene.blueprint_for(&SizeRequest::default(), &labelled(&["b", "x"], 0)).unwrap();
     let error = expand(&head, &trained(&flat).unwrap(), &Device::Cpu).unwrap_err();
     assert!(error.to_string().contains("head.weight"), "{error}");
     for params in [&flat, &variables] {
-        let images = gene.blueprint_for(&Size::default(), &imaged(16, 4)).unwrap();
+        let images = gene.blueprint_for(&SizeRequest::default(), &imaged(16, 4)).unwrap();
         let error = expand(&images, &trained(params).unwrap(), &Device::Cpu).unwrap_err();
         assert!(error.to_string().contains("pos_embed"), "{error}");
     }
@@ -330,7 +335,7 @@ fn parameters_in_training_are_not_cut_off() {
     let gradient = gradients.get(&vars["head.weight"]).unwrap().to_vec2::<f32>().unwrap();
     assert_eq!(gradient, [[0.0; 24], [1.0; 24], [0.0; 24]]);
     // Resizing has no backward pass, whoever asks for one.
-    let images = gene.blueprint_for(&Size::default(), &imaged(16, 4)).unwrap();
+    let images = gene.blueprint_for(&SizeRequest::default(), &imaged(16, 4)).unwrap();
     let error = expand(&images, &plain.collect(), &Device::Cpu).unwrap_err();
     assert!(error.to_string().contains("resizing has no gradient"), "{error}");
 }
@@ -371,7 +376,7 @@ async fn every_way_to_a_model_gives_the_same_bytes() {
             &at_file,
         ),
     ] {
-        let size = Size { depth: Some(4), width: Some(24), ..Size::default() };
+        let size = SizeRequest { depth: Some(4), width: Some(24), ..SizeRequest::default() };
         let request = ModelRequest { size, target: labelled(labels, 5), ..ModelRequest::default() };
         let plan = bank.plan(&request).unwrap();
         let Delivery::Ready(artifact) = bank.deliver(&plan).await.unwrap() else { panic!("nothing to tune") };
@@ -388,7 +393,7 @@ async fn every_way_to_a_model_gives_the_same_bytes() {
         assert!(output.stdout == expected, "{}", String::from_utf8_lossy(&output.stderr));
         assert!(String::from_utf8_lossy(&output.stderr).contains("fresh for 1 of"), "{output:?}");
     }
-    let size = Size { depth: Some(4), width: Some(8), dtype: Dtype::Bf16, ..Size::default() };
+    let size = SizeRequest { depth: Some(4), width: Some(8), dtype: Dtype::Bf16, ..SizeRequest::default() };
     let request = ModelRequest { size, target: imaged(15, 5), ..ModelRequest::default() };
     let expected = grpc(&server, &request).await.unwrap();
     let query = "dtype=bf16&image_size=15&patch_size=5";

@@ -11,7 +11,7 @@ use genebank::{
     bank::{Bank, Delivery, ModelRequest},
     client::Client,
     error::{Error, Kind},
-    gene::{Head, Size, Target},
+    gene::{Head, SizeRequest, Target},
     proto::{self, gene_bank_client::GeneBankClient, init_model_response::Event},
     server::{Access, Limits},
     tensor::{hex, sha256},
@@ -98,12 +98,12 @@ pub(crate) const GOOD: Asked = Asked {
 
 impl Asked {
     pub(crate) fn request(self) -> Result<ModelRequest, Error> {
-        let size = Size {
+        let size = SizeRequest {
             depth: Some(self.depth),
             width: Some(self.width),
             dtype: self.dtype.parse()?,
             allow_untrained_width: self.untrained,
-            ..Size::default()
+            ..SizeRequest::default()
         };
         let labels = self.labels.map(|labels| labels.iter().map(ToString::to_string).collect());
         let head = labels.map(|labels| Head { labels, seed: 0 });

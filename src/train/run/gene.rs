@@ -7,7 +7,7 @@ use candle_core::Device;
 use crate::{
     blueprint::expand,
     error::{Error, Result},
-    gene::{self, GeneMeta, Learngene, Probe, Size, meta, store},
+    gene::{self, GeneMeta, Learngene, Probe, SizeRequest, meta, store},
     nn::{Vit, vit::config::NORM_EPS},
     train::{
         Decay, Model, Objective, learn_gene::StageSharing, model::model_info, nested::NestedSharing,
@@ -33,7 +33,7 @@ impl Run<'_> {
         let first =
             gene::first_values(&meta, recipe.from_teacher.then_some(teacher.info.config), self.recipe.seed)?;
         let initial = expand::entries(&first, &teacher.weights, &Device::Cpu)?;
-        let auxiliary = store::blueprint(&meta, &Size::default())?;
+        let auxiliary = store::blueprint(&meta, &SizeRequest::default())?;
         let json = serde_json::to_string(&meta).expect("a record of finite numbers and text serialises");
         let identity = self.identity(&json, &teacher.weights)?;
         let (vit, optim) = (self.teacher(teacher, &meta.config, cancel)?, &self.recipe.optim);
