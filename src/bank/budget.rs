@@ -11,7 +11,7 @@ use crate::{
 };
 
 use super::{
-    Bank,
+    Admitted, Bank,
     cost::{self, Cost},
     latency::LatencyTable,
 };
@@ -102,13 +102,12 @@ pub struct Choices {
 }
 
 impl Bank {
-    /// The best sizes of the gene called `gene` within `budget`, at most `limit`: see [`choose`]. An empty name means
-    /// the default gene.
+    /// The best sizes of the admitted gene within `budget`, at most `limit`: see [`choose`].
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown gene; those of [`choose`].
-    pub async fn choose(&self, gene: &str, budget: Budget, limit: usize) -> Result<Choices> {
-        let gene = self.registry.get(gene)?.clone();
+    pub async fn choose(&self, admitted: &Admitted<'_>, budget: Budget, limit: usize) -> Result<Choices> {
+        let gene = self.registry.get(admitted.gene())?.clone();
         super::blocking(move || choose(&gene, &budget, limit)).await
     }
 }

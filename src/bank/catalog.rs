@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::{export::Layout, gene::GeneMeta, tensor::Dtype};
 
-use super::{Bank, RepositoryName};
+use super::{Bank, Guard, RepositoryName};
 
 /// One line of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,15 +15,17 @@ pub struct Listed {
     pub name: RepositoryName,
     /// Number of parameters.
     pub parameters: u64,
+    /// Others need a token for it.
+    pub private: bool,
 }
 
 impl Bank {
-    /// Every gene at every measured size, narrow and shallow ones first; a gene without a measurement at its trained
-    /// size. Made one by one, as far as it is read.
-    pub fn catalog(&self) -> impl Iterator<Item = Listed> {
-        self.registry.iter().flat_map(|gene| {
-            let meta = gene.meta();
-            sizes(meta).into_iter().filter_map(move |[width, depth]| listed(meta, depth, width))
+    /// Every gene that `guard` sees at every measured size, narrow and shallow ones first; a gene without a measurement
+    /// at its trained size. Lines are made one by one, as far as they are read.
+    pub fn catalog<'a>(&'a self, guard: Guard<'a>) -> impl Iterator<Item = Listed> + 'a {
+        self.registry.iter().filter(move |gene| guard.sees(&gene.meta().name)).flat_map(|gene| {
+            let (meta, private) = (gene.meta(), self.is_private(&gene.meta().name));
+            sizes(meta).into_iter().filter_map(move |[width, depth]| listed(meta, depth, width, private))
         })
     }
 }
@@ -38,7 +40,7 @@ fn sizes(meta: &GeneMeta) -> BTreeSet<[usize; 2]> {
     if sizes.is_empty() { BTreeSet::from([[meta.config.width(), meta.config.depth()]]) } else { sizes }
 }
 
-fn listed(meta: &GeneMeta, depth: usize, width: usize) -> Option<Listed> {
+fn listed(meta: &GeneMeta, depth: usize, width: usize, private: bool) -> Option<Listed> {
     let config = meta.config.resized(depth, width).ok()?;
     let name = RepositoryName {
         gene: meta.name.clone(),
@@ -47,5 +49,5 @@ fn listed(meta: &GeneMeta, depth: usize, width: usize) -> Option<Listed> {
         layout: Layout::Timm,
         dtype: Dtype::F32,
     };
-    Some(Listed { name, parameters: config.schema().parameters() })
+    Some(Listed { name, parameters: config.schema().parameters(), private })
 }

@@ -1,11 +1,13 @@
 //! The operation layer under gRPC, HTTP and the command line: which genes there are, what a request means, and
 //! the one way to its bytes.
 
+mod admitted;
 pub mod budget;
 pub mod catalog;
 pub mod cost;
 pub mod jobs;
 pub mod latency;
+mod policy;
 pub mod quantity;
 pub mod quote;
 pub mod registry;
@@ -33,10 +35,12 @@ use crate::{
     tensor::Dtype,
 };
 
+pub use admitted::{Admitted, Guard};
 pub use budget::{Budget, Choice, Choices, LatencyBudget, Reach};
 pub use cost::Cost;
 pub use jobs::{Job, Progress};
 pub use latency::{Latency, LatencyTable};
+pub use policy::{Credentials, Policy, Token};
 pub use quote::{ModelRequest, Quote, Tune};
 
 pub use crate::train::Length;
@@ -91,6 +95,7 @@ type SlicesKey = (String, usize, Dtype, Layout, [usize; 2]);
 #[derive(Debug)]
 pub struct Bank {
     config: Config,
+    policy: Policy,
     registry: Registry,
     slices: Cache<SlicesKey, Arc<Slices>>,
     pool: Arc<Pool>,
@@ -101,7 +106,7 @@ pub struct Bank {
 }
 
 impl Bank {
-    /// Loads every gene of the folder.
+    /// Loads every gene of the folder. None is private before [`Bank::guarded`] says so.
     ///
     /// # Errors
     /// Those of [`Registry::open`], and [`Error::Tensor`] where the device refuses.
@@ -129,13 +134,22 @@ impl Bank {
             slices,
             artifacts,
             pool,
+            policy: Policy::default(),
             config,
         })
     }
 
-    /// The genes.
-    pub const fn registry(&self) -> &Registry {
-        &self.registry
+    /// The same bank under `policy`. Every private gene has to exist: a misspelt one would be open to all.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn guarded(self, policy: Policy) -> Result<Self> {
+        policy.private.iter().try_for_each(|gene| self.registry.get(gene).map(drop))?;
+        Ok(Self { policy, ..self })
+    }
+
+    fn is_private(&self, gene: &str) -> bool {
+        self.policy.private.contains(gene)
     }
 
     /// Untuned models that were rendered since the bank was opened; one that is in the cache is not rendered again.
@@ -143,35 +157,32 @@ impl Bank {
         self.rendered.load(Ordering::Relaxed)
     }
 
-    /// Every gene in name order.
-    pub fn genes(&self) -> Vec<GeneSummary> {
-        self.registry.iter().map(|gene| self.summary(gene)).collect()
+    /// Every gene that `guard` sees, in name order.
+    pub fn genes(&self, guard: Guard<'_>) -> Vec<GeneSummary> {
+        let seen = self.registry.iter().filter(|gene| guard.sees(&gene.meta().name));
+        seen.map(|gene| self.summary(gene)).collect()
     }
 
-    /// The gene called `name`; empty: the default one.
+    /// The admitted gene.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub fn gene(&self, name: &str) -> Result<GeneSummary> {
-        self.registry.get(name).map(|gene| self.summary(gene))
-    }
-
-    /// The name of the gene that `name` means: itself, or the default one's where it is empty.
-    pub fn named<'a>(&'a self, name: &'a str) -> &'a str {
-        if name.is_empty() { self.registry.default_name() } else { name }
+    pub fn gene(&self, admitted: &Admitted<'_>) -> Result<GeneSummary> {
+        self.registry.get(admitted.gene()).map(|gene| self.summary(gene))
     }
 
     fn summary(&self, gene: &Learngene) -> GeneSummary {
         GeneSummary::of(gene, gene.meta().name == self.registry.default_name())
     }
 
-    /// What `request` means: size, identity, blueprint and expected quality. No weight is touched.
+    /// What `request` means on the admitted gene: size, identity, blueprint and expected quality. No weight is touched.
+    /// `request.gene` is what the caller was admitted for, and is not read again.
     ///
     /// # Errors
     /// [`Error::NotFound`] for an unknown gene, [`Error::OutOfRange`] or [`Error::Invalid`] for an impossible size
     /// or tuning.
-    pub fn plan(&self, request: &ModelRequest) -> Result<Quote> {
-        let gene = self.registry.get(&request.gene)?;
+    pub fn plan(&self, admitted: &Admitted<'_>, request: &ModelRequest) -> Result<Quote> {
+        let gene = self.registry.get(admitted.gene())?;
         let ancestor = self.registry.ancestor(&gene.meta().name);
         Quote::new(gene, ancestor, request, self.config.data.as_deref())
     }

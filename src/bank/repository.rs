@@ -15,7 +15,7 @@ use crate::{
     train::{Length, finetune},
 };
 
-use super::{Bank, ModelRequest, Quote};
+use super::{Admitted, Bank, Guard, ModelRequest, Quote};
 
 /// Owner of every repository.
 pub const OWNER: &str = "genebank";
@@ -72,6 +72,24 @@ impl RepositoryName {
         let at = rest.rfind("-d")?;
         let (depth, width) = sizes(&rest[at + 1..])?;
         Some(Self { gene: rest[..at].to_owned(), depth, width, layout, dtype })
+    }
+}
+
+impl RepositoryName {
+    /// Admits a caller to the gene of the repository.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`] where the name has no gene; those of [`Guard::admit`].
+    pub fn admit<'a>(&'a self, guard: Guard<'a>) -> Result<Admitted<'a>> {
+        // An empty name would mean the default gene.
+        if self.gene.is_empty() {
+            return Err(self.unknown(&Error::invalid("gene", "its name is empty")));
+        }
+        guard.admit(&self.gene)
+    }
+
+    fn unknown(&self, reason: &Error) -> Error {
+        unknown(OWNER, &self.to_string(), reason.to_string())
     }
 }
 
@@ -168,11 +186,11 @@ impl Repository {
 }
 
 impl Bank {
-    /// The repository called `name`. No weight is touched.
+    /// The repository called `name`, of the admitted gene. No weight is touched.
     ///
     /// # Errors
     /// [`Error::NoRepository`] where the gene does not exist or does not give the size.
-    pub fn repository(&self, name: RepositoryName) -> Result<Repository> {
+    pub fn repository(&self, admitted: &Admitted<'_>, name: RepositoryName) -> Result<Repository> {
         let size = SizeRequest {
             depth: Some(name.depth),
             width: Some(name.width),
@@ -181,16 +199,9 @@ impl Bank {
         };
         let (gene, layout) = (name.gene.clone(), name.layout);
         let request = ModelRequest { gene, size, layout, ..ModelRequest::default() };
-        // An empty name would mean the default gene.
-        let quote = match name.gene.as_str() {
-            "" => Err(Error::invalid("gene", "its name is empty")),
-            _ => self.plan(&request),
-        };
-        match quote {
+        match self.plan(admitted, &request) {
             Ok(quote) => Repository::new(name, quote),
-            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => {
-                Err(unknown(OWNER, &name.to_string(), error.to_string()))
-            }
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => Err(name.unknown(&error)),
             Err(error) => Err(error),
         }
     }

@@ -1,45 +1,40 @@
-//! Private genes, and the tokens that open them, over every interface.
-//!
-//! The server keeps SHA-256 digests of tokens, so a file that is read by others opens nothing, and comparing them tells
-//! nothing about a token.
+//! What a server knows about its callers: the file of private genes, tokens and origins, and what a request says.
 
 use std::{collections::BTreeSet, io::Read as _, path::Path};
 
+use axum::http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::{
-    bank::Bank,
+    bank::{Credentials, Policy, Token},
     error::{Error, Result},
-    tensor::{hex, is_digest, sha256},
+    tensor::is_digest,
 };
 
 /// Longest file of tokens, bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Which genes are private, and whose tokens open them.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Which genes are private, whose tokens open them, and which web pages may call.
+#[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// Names of private genes.
-    #[serde(default)]
-    private: BTreeSet<String>,
-    /// Tokens; each opens every private gene.
-    #[serde(default, rename = "token")]
-    tokens: Vec<Token>,
-    /// Origins whose pages may call the gRPC service from a browser; `*`: all.
-    #[serde(default)]
-    origins: BTreeSet<String>,
+    pub(super) policy: Policy,
+    pub(super) origins: Origins,
 }
 
-/// Somebody's token.
-#[derive(Debug, Clone, Deserialize)]
+/// Origins whose pages may call the gRPC service from a browser; `*`: all.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Origins(BTreeSet<String>);
+
+/// The file as it is written.
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Token {
-    /// Whose.
-    name: String,
-    /// SHA-256 of the token, lower-case hex.
-    sha256: String,
+struct File {
+    #[serde(default)]
+    private: BTreeSet<String>,
+    #[serde(default)]
+    token: Vec<Token>,
+    #[serde(default)]
+    origins: Origins,
 }
 
 impl Access {
@@ -47,7 +42,8 @@ impl Access {
     /// web origins.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Corrupt`] where it is too long, no such file, or a digest or an origin is none.
+    /// [`Error::Io`]; [`Error::Corrupt`] where the file is too long or not of this form, or where a digest or an origin is
+    /// malformed.
     pub fn open(path: &Path) -> Result<Self> {
         let corrupt = |reason: String| Error::corrupt(path.display().to_string(), reason);
         let mut text = String::new();
@@ -56,77 +52,35 @@ impl Access {
         if text.len() as u64 > MAX_FILE_BYTES {
             return Err(corrupt(format!("it has more than {MAX_FILE_BYTES} bytes")));
         }
-        let access: Self = toml::from_str(&text).map_err(|error| corrupt(error.to_string()))?;
-        if let Some(origin) = access.origins.iter().find(|origin| !is_origin(origin)) {
+        let File { private, token: tokens, origins } =
+            toml::from_str(&text).map_err(|error| corrupt(error.to_string()))?;
+        if let Some(origin) = origins.0.iter().find(|origin| !is_origin(origin)) {
             let reason =
                 format!("origin \"{origin}\" is neither \"*\" nor of the form https://example.org:8443");
             return Err(corrupt(reason));
         }
-        match access.tokens.iter().find(|token| !is_digest(&token.sha256)) {
-            Some(token) => {
-                Err(corrupt(format!("sha256 of \"{}\" is not 64 lower-case hex digits", token.name)))
-            }
-            None => Ok(access),
+        if let Some(token) = tokens.iter().find(|token| !is_digest(&token.sha256)) {
+            return Err(corrupt(format!("sha256 of \"{}\" is not 64 lower-case hex digits", token.name)));
         }
+        Ok(Self { policy: Policy { private, tokens }, origins })
     }
+}
 
-    /// Checks that every private gene is there: a misspelt one would be open to all.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
-    pub(super) fn check(&self, bank: &Bank) -> Result<()> {
-        self.private.iter().try_for_each(|gene| bank.gene(gene).map(drop))
-    }
-
-    /// Whether the gene is private.
-    pub(super) fn is_private(&self, gene: &str) -> bool {
-        self.private.contains(gene)
-    }
-
+impl Origins {
     /// Whether pages of this origin may call from a browser.
-    pub(super) fn shares_with(&self, origin: &[u8]) -> bool {
-        self.origins.iter().any(|known| known == "*" || known.as_bytes() == origin)
-    }
-
-    /// What a request with this value of the header `authorization` may see. A server without tokens asks for none, and ignores those that clients
-    /// have for other servers.
-    ///
-    /// # Errors
-    /// [`Error::BadToken`].
-    pub(super) fn guard(&self, authorization: Option<&[u8]>) -> Result<Guard<'_>> {
-        let given = authorization.filter(|_| !self.tokens.is_empty());
-        let Some(given) = given else { return Ok(Guard { access: self, name: None }) };
-        let token = given.split_at_checked(7);
-        let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-        let digest = hex(&sha256(token.ok_or(Error::BadToken)?.1));
-        let known = self.tokens.iter().find(|token| same(&token.sha256, &digest));
-        known.map(|token| Guard { access: self, name: Some(&token.name) }).ok_or(Error::BadToken)
+    pub(super) fn allow(&self, origin: &[u8]) -> bool {
+        self.0.iter().any(|known| known == "*" || known.as_bytes() == origin)
     }
 }
 
-/// What one caller may see.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Guard<'a> {
-    access: &'a Access,
-    /// Who it is, where there was a token.
-    pub(super) name: Option<&'a str>,
-}
-
-impl Guard<'_> {
-    /// Whether the caller may have models of the gene.
-    pub(super) fn sees(&self, gene: &str) -> bool {
-        self.name.is_some() || !self.access.is_private(gene)
-    }
-
-    /// Refuses a gene that the caller may not see.
-    ///
-    /// # Errors
-    /// [`Error::NoToken`].
-    pub(super) fn admit(&self, gene: &str) -> Result<()> {
-        if self.sees(gene) {
-            return Ok(());
-        }
-        Err(Error::NoToken { what: "gene", name: gene.to_owned() })
+/// What the headers of a request, or the metadata of a call, say about who sends it.
+pub(super) fn credentials(headers: &HeaderMap) -> Credentials<'_> {
+    let Some(given) = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes) else {
+        return Credentials::Absent;
+    };
+    match given.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Credentials::Token(token),
+        Some(_) | None => Credentials::Unknown,
     }
 }
 
@@ -139,52 +93,31 @@ fn is_origin(text: &str) -> bool {
     text == "*" || (rest.is_some_and(is_host) && !text.bytes().any(|byte| byte.is_ascii_uppercase()))
 }
 
-/// Whether two digests are equal, in a time that does not depend on where they differ.
-fn same(a: &str, b: &str) -> bool {
-    Sha256::digest(a) == Sha256::digest(b)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn access() -> Access {
-        let digest = hex(&sha256(b"hf_secret"));
-        let text = format!("private = [\"a\"]\n[[token]]\nname = \"ci\"\nsha256 = \"{digest}\"\n");
-        let file = tempfile::NamedTempFile::new().unwrap();
-        crate::tensor::codec::write_atomic(file.path(), [text.as_bytes()]).unwrap();
-        Access::open(file.path()).unwrap()
-    }
-
     #[test]
-    fn a_token_opens_private_genes() {
-        let access = access();
-        let anyone = access.guard(None).unwrap();
-        assert!(anyone.sees("b") && !anyone.sees("a"));
-        assert!(matches!(anyone.admit("a"), Err(Error::NoToken { .. })));
-        let known = access.guard(Some(b"bearer hf_secret")).unwrap();
-        assert_eq!(known.name, Some("ci"));
-        known.admit("a").unwrap();
-    }
-
-    #[test]
-    fn other_credentials_are_refused() {
-        let access = access();
-        for value in [
-            &b"Bearer "[..],
-            b"Bearer hf_secre",
-            b"Bearer hf_secret ",
-            b"Basic aGY6",
-            b"x",
-            b"\xff\xff\xff\xff\xff\xff\xff\xff",
-        ] {
-            assert!(matches!(access.guard(Some(value)), Err(Error::BadToken)), "{value:?}");
-            Access::default().guard(Some(value)).unwrap();
+    fn a_token_follows_the_word_bearer() {
+        let read = |value: &[u8]| {
+            let value = HeaderValue::from_bytes(value).unwrap();
+            let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
+            match credentials(&headers) {
+                Credentials::Token(token) => Some(token.to_vec()),
+                Credentials::Absent | Credentials::Unknown => None,
+            }
+        };
+        assert_eq!(read(b"bearer hf_secret"), Some(b"hf_secret".to_vec()));
+        assert_eq!(read(b"Bearer hf_secret "), Some(b"hf_secret ".to_vec()));
+        assert_eq!(read(b"Bearer "), Some(Vec::new()));
+        for value in [&b"Basic aGY6"[..], b"x", b"", b"\xff\xff\xff\xff\xff\xff\xff\xff"] {
+            assert_eq!(read(value), None, "{value:?}");
         }
+        assert_eq!(credentials(&HeaderMap::new()), Credentials::Absent);
     }
 
     #[test]
-    fn a_file_that_is_none_is_refused() {
+    fn malformed_files_are_refused() {
         for text in [
             "private = 1",
             "other = 1",
@@ -218,9 +151,9 @@ mod tests {
         ] {
             assert!(!is_origin(bad), "{bad}");
         }
-        let access = Access { origins: ["https://a.org".to_owned()].into(), ..Access::default() };
-        assert!(access.shares_with(b"https://a.org"));
-        assert!(!access.shares_with(b"https://a.org.evil.org") && !access.shares_with(b"null"));
-        assert!(!Access::default().shares_with(b"https://a.org"));
+        let origins = Origins(["https://a.org".to_owned()].into());
+        assert!(origins.allow(b"https://a.org"));
+        assert!(!origins.allow(b"https://a.org.evil.org") && !origins.allow(b"null"));
+        assert!(!Origins::default().allow(b"https://a.org"));
     }
 }

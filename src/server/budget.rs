@@ -8,12 +8,12 @@ use axum::{
 use serde::Deserialize;
 
 use crate::{
-    bank::{Bank, Budget, Choices, budget::DEFAULT_CHOICES},
+    bank::{Bank, Budget, Choices, Guard, budget::DEFAULT_CHOICES},
     error::{Error, Result},
     proto, wire,
 };
 
-use super::{auth::Guard, http::State, request::authorization, status::Problem};
+use super::{state::State, status::Problem};
 
 /// Answers a call.
 pub(super) async fn answer(
@@ -22,8 +22,7 @@ pub(super) async fn answer(
     message: proto::PlanModelRequest,
 ) -> Result<proto::PlanModelResponse> {
     let (gene, budget, limit) = wire::budget::from_proto(message)?;
-    guard.admit(bank.named(&gene))?;
-    bank.choose(&gene, budget, limit).await.map(wire::budget::choices_to_proto)
+    bank.choose(&guard.admit(&gene)?, budget, limit).await.map(wire::budget::choices_to_proto)
 }
 
 /// A budget of latency needs a table of measurements, which only gRPC has room for.
@@ -50,7 +49,7 @@ pub(super) async fn get(
     let Query(query) = query.map_err(|rejection| Error::invalid("query", rejection.body_text()))?;
     let BudgetQuery { gene, max_parameters, max_macs, max_bytes, max_memory_bytes, batch, dtype, limit } =
         query;
-    state.access.guard(authorization(&headers))?.admit(state.bank.named(&gene))?;
+    let admitted = state.guard(&headers)?.admit(&gene)?;
     let budget = Budget {
         parameters: max_parameters,
         macs: max_macs,
@@ -60,5 +59,5 @@ pub(super) async fn get(
         batch: batch.unwrap_or(1),
         dtype: dtype.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
     };
-    Ok(Json(state.bank.choose(&gene, budget, limit.unwrap_or(DEFAULT_CHOICES)).await?))
+    Ok(Json(state.bank.choose(&admitted, budget, limit.unwrap_or(DEFAULT_CHOICES)).await?))
 }

@@ -17,7 +17,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tonic::Status;
 
-use super::frame::trailers;
+use super::status::trailers;
 
 /// Longest time that is kept track of.
 const LONGEST: Duration = Duration::from_hours(720);

@@ -33,6 +33,7 @@ use crate::proto::{self, gene_bank_server::GeneBank as _, init_model_response::E
 use super::{
     download::Download,
     grpc::{Handlers, Service},
+    status::trailers,
 };
 
 /// Metadata of a call that wants the generated service, which copies: to compare, or to find a fault.
@@ -169,16 +170,6 @@ where
     fn is_end_stream(&self) -> bool {
         self.ended
     }
-}
-
-/// A status as the trailers of a call.
-pub(super) fn trailers(status: &Status) -> HeaderMap {
-    let mut trailers = HeaderMap::new();
-    // It fails for text that no header can hold, which is encoded before.
-    if status.add_header(&mut trailers).is_err() {
-        trailers.insert("grpc-status", HeaderValue::from_static("2"));
-    }
-    trailers
 }
 
 /// The bytes of a message up to its data, and the data.

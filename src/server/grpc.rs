@@ -1,14 +1,10 @@
 //! The gRPC service: decode, ask the bank, encode.
 
-use std::sync::Arc;
-
-use axum::{Router, middleware};
-use tonic::{Request, Response, Status, metadata::MetadataValue, service::Routes};
-use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic::{Request, Response, Status};
 
 use crate::{
-    bank::{Bank, ModelRequest},
-    error::{Error, Result},
+    bank::{Guard, ModelRequest},
+    error::Result,
     proto::{
         self,
         gene_bank_server::{GeneBank, GeneBankServer},
@@ -17,53 +13,29 @@ use crate::{
 };
 
 use super::{
-    auth::{Access, Guard},
     budget,
-    deadline::deadline,
-    digests::Digests,
     download::{self, Download},
-    frame,
+    state::State,
     status::status,
-    web,
 };
 
 /// The service under its name in health checks.
 pub(super) type Service = GeneBankServer<Handlers>;
 
-/// State of the handlers.
+/// The handlers and what they share.
 #[derive(Debug, Clone)]
 pub(super) struct Handlers {
-    bank: Arc<Bank>,
-    digests: Digests,
-    access: Arc<Access>,
+    state: State,
 }
 
 impl Handlers {
-    fn guard<T>(&self, request: &Request<T>) -> Result<Guard<'_>, Status> {
-        let given = request.metadata().get("authorization").map(MetadataValue::as_encoded_bytes);
-        self.access.guard(given).map_err(status)
+    pub(super) const fn new(state: State) -> Self {
+        Self { state }
     }
-}
 
-/// The service with health and reflection, plain and for browsers; a call's own deadline holds for each.
-pub(super) fn routes(
-    bank: Arc<Bank>,
-    digests: Digests,
-    access: Arc<Access>,
-    health: HealthServer<impl Health>,
-) -> Result<Router> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(|error| Error::invalid("protocol", error.to_string()))?;
-    let handlers = Handlers { bank, digests, access: access.clone() };
-    let generated = Service::new(handlers.clone()).max_decoding_message_size(proto::MAX_REQUEST_BYTES);
-    let routes = Routes::new(generated.clone()).add_service(health).add_service(reflection).prepare();
-    let framed = frame::routes(handlers, generated);
-    let share = middleware::from_fn_with_state(access, web::share);
-    let routes = routes.into_axum_router().merge(framed).layer(middleware::from_fn(deadline));
-    Ok(routes.layer(middleware::from_fn(web::translate)).layer(share))
+    fn guard<T>(&self, request: &Request<T>) -> Result<Guard<'_>, Status> {
+        self.state.guard(request.metadata().as_ref()).map_err(status)
+    }
 }
 
 #[tonic::async_trait]
@@ -74,8 +46,7 @@ impl GeneBank for Handlers {
     ) -> Result<Response<proto::ListGenesResponse>, Status> {
         let guard = self.guard(&request)?;
         let proto::ListGenesRequest {} = request.into_inner();
-        let seen = self.bank.genes().into_iter().filter(|gene| guard.sees(&gene.name));
-        let genes = seen.map(wire::gene::to_proto).collect();
+        let genes = self.state.bank.genes(guard).into_iter().map(wire::gene::to_proto).collect();
         Ok(Response::new(proto::ListGenesResponse { genes }))
     }
 
@@ -85,8 +56,8 @@ impl GeneBank for Handlers {
     ) -> Result<Response<proto::Gene>, Status> {
         let guard = self.guard(&request)?;
         let proto::GetGeneRequest { gene } = request.into_inner();
-        guard.admit(self.bank.named(&gene)).map_err(status)?;
-        self.bank.gene(&gene).map(wire::gene::to_proto).map(Response::new).map_err(status)
+        let admitted = guard.admit(&gene).map_err(status)?;
+        self.state.bank.gene(&admitted).map(wire::gene::to_proto).map(Response::new).map_err(status)
     }
 
     async fn plan_model(
@@ -94,7 +65,7 @@ impl GeneBank for Handlers {
         request: Request<proto::PlanModelRequest>,
     ) -> Result<Response<proto::PlanModelResponse>, Status> {
         let guard = self.guard(&request)?;
-        budget::answer(&self.bank, guard, request.into_inner()).await.map(Response::new).map_err(status)
+        budget::answer(&self.state.bank, guard, request.into_inner()).await.map(Response::new).map_err(status)
     }
 
     type InitModelStream = download::Download;
@@ -127,9 +98,9 @@ impl Handlers {
         request: &ModelRequest,
         part: Part,
     ) -> Result<Response<Download>, Status> {
-        guard.admit(self.bank.named(&request.gene)).map_err(status)?;
-        let quote = self.bank.plan(request).map_err(status)?;
-        let delivery = self.bank.deliver(&quote).await.map_err(status)?;
-        Ok(Response::new(download::start(quote, delivery, part, self.digests.clone())))
+        let admitted = guard.admit(&request.gene).map_err(status)?;
+        let quote = self.state.bank.plan(&admitted, request).map_err(status)?;
+        let delivery = self.state.bank.deliver(&quote).await.map_err(status)?;
+        Ok(Response::new(download::start(quote, delivery, part, self.state.digests.clone())))
     }
 }

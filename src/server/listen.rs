@@ -18,10 +18,29 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Limits, tls::H2};
+use super::tls::H2;
 
 /// What an HTTP/2 client says first.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What one client can take from the others.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at the same time; further ones wait in the system's queue.
+    pub connections: usize,
+    /// Time for a request's head to arrive, and for which an idle HTTP/1.1 connection is kept.
+    pub head_timeout: Duration,
+    /// Calls at the same time on one HTTP/2 connection.
+    pub streams: u32,
+    /// Bytes of a request's headers.
+    pub head_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 1024, head_timeout: Duration::from_secs(20), streams: 256, head_bytes: 16 << 10 }
+    }
+}
 
 /// Accepts until `stop`, then waits up to `grace` for open connections and cuts the rest.
 pub(super) async fn serve(

@@ -16,13 +16,17 @@ mod grpc;
 mod http;
 mod hub;
 mod listen;
+mod models;
 mod range;
 mod request;
+mod routes;
+mod state;
 mod status;
 mod tls;
 mod web;
 
 pub use auth::Access;
+pub use listen::Limits;
 pub use tls::Tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -34,6 +38,8 @@ use crate::{
     bank::{self, Bank},
     error::{Error, Result},
 };
+
+use self::{auth::Origins, digests::Digests, state::State};
 
 /// What a server needs to start.
 #[derive(Debug, Clone)]
@@ -52,25 +58,6 @@ pub struct Config {
     pub tls: Option<Tls>,
 }
 
-/// What one client can take from the others.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Connections at the same time; further ones wait in the system's queue.
-    pub connections: usize,
-    /// Time for a request's head to arrive, and for which an idle HTTP/1.1 connection is kept.
-    pub head_timeout: Duration,
-    /// Calls at the same time on one HTTP/2 connection.
-    pub streams: u32,
-    /// Bytes of a request's headers.
-    pub head_bytes: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { connections: 1024, head_timeout: Duration::from_secs(20), streams: 256, head_bytes: 16 << 10 }
-    }
-}
-
 impl Config {
     /// Binds the socket and loads the genes.
     ///
@@ -81,13 +68,13 @@ impl Config {
         let address = self.listen.to_string();
         let listener = TcpListener::bind(self.listen).await.map_err(Error::io(&address))?;
         let local = listener.local_addr().map_err(Error::io(&address))?;
-        let bank = tokio::task::spawn_blocking(move || Bank::open(self.bank))
+        let Access { policy, origins } = self.access;
+        let bank = tokio::task::spawn_blocking(move || Bank::open(self.bank)?.guarded(policy))
             .await
             .map_err(|_| Error::Cancelled)??;
-        self.access.check(&bank)?;
         let tls = self.tls.as_ref().map(Tls::open).transpose()?;
-        let (bank, access) = (Arc::new(bank), Arc::new(self.access));
-        Ok(App { listener, local, tls, bank, access, grace: self.grace, limits: self.limits })
+        let (bank, origins) = (Arc::new(bank), Arc::new(origins));
+        Ok(App { listener, local, tls, bank, origins, grace: self.grace, limits: self.limits })
     }
 }
 
@@ -98,7 +85,7 @@ pub struct App {
     local: SocketAddr,
     tls: Option<Arc<tokio_rustls::rustls::ServerConfig>>,
     bank: Arc<Bank>,
-    access: Arc<Access>,
+    origins: Arc<Origins>,
     grace: Duration,
     limits: Limits,
 }
@@ -122,10 +109,8 @@ impl App {
     pub async fn serve(self, stop: CancellationToken) -> Result<()> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<grpc::Service>().await;
-        let digests = digests::Digests::new();
-        let grpc = grpc::routes(self.bank.clone(), digests.clone(), self.access.clone(), health_service)?;
-        let state = http::State { bank: self.bank, digests, access: self.access, stop: stop.clone() };
-        let router = http::router(state, grpc);
+        let state = State { bank: self.bank, digests: Digests::new(), stop: stop.clone() };
+        let router = routes::all(state, self.origins, health_service)?;
         let draining = async {
             stop.cancelled().await;
             health.set_not_serving::<grpc::Service>().await;

@@ -2,13 +2,12 @@
 
 use axum::{
     extract::Request,
-    http::{HeaderMap, HeaderValue, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use hyper::body::Body as _;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 use super::status::Problem;
 
@@ -20,12 +19,42 @@ pub(super) async fn without_body(request: Request, next: Next) -> Response {
     Problem::from(Error::invalid("body", "no body is expected")).into_response()
 }
 
-/// The value of the header that says who asks.
-pub(super) fn authorization(headers: &HeaderMap) -> Option<&[u8]> {
-    headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes)
-}
-
 /// A client's text as it comes back to it.
 pub(super) fn short(text: &str) -> String {
     text.chars().take(80).collect()
+}
+
+/// An error for a name that is not there, with what is.
+pub(super) fn not_found(what: &'static str, name: &str, known: &str) -> Error {
+    Error::NotFound { what, name: short(name), known: known.to_owned() }
+}
+
+/// A truth value of the Hub protocol. Unlike the flags of `/v1`, it may be false. Clients in Python write `True` and `False`, others `true`, `1` or the bare key.
+pub(super) fn truth(key: &str, value: &str) -> Result<bool> {
+    match value {
+        "true" | "True" | "1" | "" => Ok(true),
+        "false" | "False" | "0" => Ok(false),
+        _ => Err(Error::invalid(key, format!("\"{}\" is neither true nor false", short(value)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_of_any_language_write_truth() {
+        for (value, read) in [
+            ("", Some(true)),
+            ("true", Some(true)),
+            ("True", Some(true)),
+            ("1", Some(true)),
+            ("false", Some(false)),
+            ("False", Some(false)),
+            ("0", Some(false)),
+            ("yes", None),
+        ] {
+            assert_eq!(truth("blobs", value).ok(), read, "{value}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The only place where an error becomes a gRPC status or an HTTP response, by the table of [`Kind::codes`].
 
 use axum::{
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -53,6 +53,16 @@ pub(super) fn status(error: Error) -> Status {
     }
     let details = details(&error);
     Status::with_error_details_and_metadata(Code::from_i32(codes.grpc), message(&error), details, metadata)
+}
+
+/// A status as the trailers of a call.
+pub(super) fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // It fails for text that no header can hold, which is encoded before.
+    if status.add_header(&mut trailers).is_err() {
+        trailers.insert("grpc-status", HeaderValue::from_static("2"));
+    }
+    trailers
 }
 
 /// An error as an HTTP response: RFC 9457 problem details.

@@ -16,7 +16,7 @@ use axum::{
 use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use super::auth::Access;
+use super::auth::Origins;
 
 /// What the content type of such a call begins with.
 const WEB: &str = "application/grpc-web";
@@ -51,9 +51,9 @@ pub(super) async fn translate(request: Request, next: Next) -> Response {
 
 /// Lets pages of known origins call and read (the CORS protocol of the Fetch standard). Others get no such header, and
 /// their browser refuses the call.
-pub(super) async fn share(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+pub(super) async fn share(State(origins): State<Arc<Origins>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let origin = headers.get(header::ORIGIN).filter(|origin| access.shares_with(origin.as_bytes())).cloned();
+    let origin = headers.get(header::ORIGIN).filter(|origin| origins.allow(origin.as_bytes())).cloned();
     let Some(origin) = origin else { return next.run(request).await };
     let asks =
         request.method() == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);

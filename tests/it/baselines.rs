@@ -11,7 +11,7 @@ use genebank::{
     tensor::{Dtype, TensorFile, Weights, codec},
 };
 
-use crate::support::{GENE, bank_config, gene_bytes, meta, models};
+use crate::support::{self, GENE, bank_config, gene_bytes, meta, models};
 
 /// A model of the test gene's classes: depth 4, width 24, seeded.
 fn ancestor() -> Vec<u8> {
@@ -41,7 +41,8 @@ fn request(method: Method, depth: u64, width: u64, seed: u64) -> ModelRequest {
 }
 
 async fn file(bank: &Arc<Bank>, request: &ModelRequest) -> TensorFile {
-    let Delivery::Ready(artifact) = bank.deliver(&bank.plan(request).unwrap()).await.unwrap() else {
+    let Delivery::Ready(artifact) = bank.deliver(&support::plan(bank, request).unwrap()).await.unwrap()
+    else {
         panic!()
     };
     let bytes: Vec<u8> = artifact.parts().flat_map(|part| part.to_vec()).collect();
@@ -90,7 +91,7 @@ async fn selections_are_the_ancestors_elements() {
 async fn scratch_is_its_seed_and_inherits_nothing() {
     let (bank, _folder) = bank(false);
     let one = request(Method::Scratch, 5, 24, 1);
-    let plan = bank.plan(&one).unwrap();
+    let plan = support::plan(&bank, &one).unwrap();
     let tensors = plan.blueprint.entries.len() as u32;
     assert_eq!(plan.inheritance(), Inheritance { fresh: tensors, ..Inheritance::default() });
     assert_eq!(plan.expected, None);
@@ -103,14 +104,14 @@ async fn scratch_is_its_seed_and_inherits_nothing() {
         bytes(request(Method::Scratch, 5, 24, 1)).await,
         bytes(request(Method::Scratch, 5, 24, 2)).await
     );
-    let other = bank.plan(&request(Method::Scratch, 5, 24, 2)).unwrap().blueprint.identity;
+    let other = support::plan(&bank, &request(Method::Scratch, 5, 24, 2)).unwrap().blueprint.identity;
     assert_ne!(plan.blueprint.identity, other);
 }
 
 #[test]
 fn what_a_method_cannot_give_is_refused() {
     let (bare, _folder) = bank(false);
-    let kind = |bank: &Bank, request: &ModelRequest| bank.plan(request).unwrap_err().kind();
+    let kind = |bank: &Bank, request: &ModelRequest| support::plan(bank, request).unwrap_err().kind();
     assert_eq!(kind(&bare, &request(Method::Uniform, 2, 8, 0)), Kind::NotFound);
     let (bank, folder) = bank(true);
     for (depth, width, seed) in [(5, 24, 0), (0, 24, 0), (2, 32, 0), (2, 0, 0), (2, 9, 0), (2, 8, 1)] {

@@ -17,7 +17,7 @@ use genebank::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{GENE, Server, bank_config, meta, models, weights};
+use crate::support::{self, GENE, Server, bank_config, meta, models, weights};
 
 /// Depths 2 to 8 of both widths but for odd depths of the narrow one; deeper is better up to 6.
 fn quality() -> Vec<Quality> {
@@ -115,14 +115,15 @@ async fn what_a_choice_costs_is_what_the_model_has() {
     let bank = Arc::new(Bank::open(bank_config(models.path())).unwrap());
     for dtype in [Dtype::F32, Dtype::Bf16] {
         let budget = Budget { bytes: Some(200_000), dtype, ..Budget::default() };
-        for choice in bank.choose(GENE, budget.clone(), 20).await.unwrap().sizes {
+        for choice in bank.choose(&bank.owner().admit(GENE).unwrap(), budget.clone(), 20).await.unwrap().sizes
+        {
             let size = SizeRequest {
                 depth: Some(choice.depth.into()),
                 width: Some(choice.width.into()),
                 dtype,
                 ..SizeRequest::default()
             };
-            let plan = bank.plan(&ModelRequest { size, ..ModelRequest::default() }).unwrap();
+            let plan = support::plan(&bank, &ModelRequest { size, ..ModelRequest::default() }).unwrap();
             assert_eq!(choice.cost.size_bytes, plan.size_bytes());
             assert_eq!(choice.cost.parameters, plan.blueprint.parameters());
             assert_eq!(choice.cost.macs, plan.blueprint.info.config.macs());
@@ -217,7 +218,7 @@ async fn every_way_gives_the_same_choices() {
     let client = Client::connect(&server.url()).await.unwrap();
     let bank = Bank::open(bank_config(&server.models())).unwrap();
     let budget = Budget { macs: Some(macs_of(9, 24)), memory: Some(1 << 20), batch: 2, ..Budget::default() };
-    let near = bank.choose("", budget.clone(), 30).await.unwrap();
+    let near = bank.choose(&bank.owner().admit("").unwrap(), budget.clone(), 30).await.unwrap();
     assert_eq!(client.plan_model(GENE, &budget, 30).await.unwrap(), near);
     let query = format!("max_macs={}&max_memory_bytes={}&batch=2&limit=30", macs_of(9, 24), 1 << 20);
     let far = server.get(&format!("/v1/plan?gene={GENE}&{query}")).await;
@@ -226,7 +227,7 @@ async fn every_way_gives_the_same_choices() {
     let timed = Budget { latency: Some(latency(2.0)), dtype: Dtype::Bf16, ..Budget::default() };
     assert_eq!(
         client.plan_model(GENE, &timed, 3).await.unwrap(),
-        bank.choose(GENE, timed.clone(), 3).await.unwrap()
+        bank.choose(&bank.owner().admit(GENE).unwrap(), timed.clone(), 3).await.unwrap()
     );
     let bare = client.plan_model("", &macs(macs_of(2, 8)), 1).await.unwrap();
     assert_eq!((bare.gene.as_str(), sizes(&bare)), (GENE, vec![(2, 8)]));

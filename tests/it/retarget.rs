@@ -378,7 +378,7 @@ async fn every_way_to_a_model_gives_the_same_bytes() {
     ] {
         let size = SizeRequest { depth: Some(4), width: Some(24), ..SizeRequest::default() };
         let request = ModelRequest { size, target: labelled(labels, 5), ..ModelRequest::default() };
-        let plan = bank.plan(&request).unwrap();
+        let plan = support::plan(&bank, &request).unwrap();
         let Delivery::Ready(artifact) = bank.deliver(&plan).await.unwrap() else { panic!("nothing to tune") };
         let expected: Vec<u8> = artifact.parts().flatten().copied().collect();
         assert_eq!(plan.size_bytes(), expected.len() as u64);

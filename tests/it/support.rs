@@ -9,8 +9,9 @@ use std::{
 
 use candle_core::Device;
 use genebank::{
-    bank,
+    bank::{self, Bank, ModelRequest, Quote},
     blueprint::Preprocessing,
+    error::Error,
     gene::{GeneMeta, Probe, Quality, meta, store},
     nn::vit::{RawVitConfig, VitConfig, config::NORM_EPS},
     server::{Access, Config, Limits},
@@ -137,6 +138,11 @@ pub(crate) fn bank_config(models: &Path) -> bank::Config {
         tunings: 1,
         device: Device::Cpu,
     }
+}
+
+/// What `request` means to the owner of the bank.
+pub(crate) fn plan(bank: &Bank, request: &ModelRequest) -> Result<Quote, Error> {
+    bank.plan(&bank.owner().admit(&request.gene)?, request)
 }
 
 /// The first CUDA device, where there is one.

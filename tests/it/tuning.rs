@@ -13,7 +13,7 @@ use genebank::{
 };
 use tempfile::TempDir;
 
-use crate::support::{GENE, Server, bank_config, entries, fashion_meta, models, sample_data, weights};
+use crate::support::{self, GENE, Server, bank_config, entries, fashion_meta, models, sample_data, weights};
 
 fn fashion() -> TempDir {
     let meta = fashion_meta();
@@ -30,7 +30,7 @@ fn tuned(length: Length, seed: u64) -> ModelRequest {
 }
 
 async fn start(bank: &Arc<Bank>, request: &ModelRequest) -> Result<Delivery, Error> {
-    bank.deliver(&bank.plan(request)?).await
+    bank.deliver(&support::plan(bank, request)?).await
 }
 
 /// Longer than any test waits.

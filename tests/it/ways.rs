@@ -26,7 +26,7 @@ use tonic_web::GrpcWebClientLayer;
 use tower::{Layer as _, ServiceExt as _, service_fn, util::BoxCloneService};
 
 use crate::{
-    support::{GENE, Server, bank_config, gene_bytes, models},
+    support::{self, GENE, Server, bank_config, gene_bytes, models},
     tls::Secure,
     web,
     wire::{self, Reply, first_bytes},
@@ -186,7 +186,7 @@ impl Places {
 /// The model in this process, of the genes of a folder.
 pub(crate) async fn embedded(folder: &Path, asked: Asked) -> Result<Got, Error> {
     let bank = Arc::new(Bank::open(bank_config(folder))?);
-    let plan = bank.plan(&asked.request()?)?;
+    let plan = support::plan(&bank, &asked.request()?)?;
     let Delivery::Ready(artifact) = bank.deliver(&plan).await? else { panic!("nothing to tune") };
     assert_eq!(plan.size_bytes(), artifact.size_bytes());
     Ok(Got { bytes: artifact.parts().flatten().copied().collect(), sha256: hex(artifact.sha256()) })
@@ -310,7 +310,7 @@ impl Way {
         match self.transport {
             Transport::Embedded => {
                 let bank = Arc::new(Bank::open(bank_config(&self.places.open.models())).unwrap());
-                let plan = bank.plan(&asked.request().unwrap()).unwrap();
+                let plan = support::plan(&bank, &asked.request().unwrap()).unwrap();
                 let _ = tokio::time::timeout(Duration::ZERO, bank.deliver(&plan)).await;
                 bank.deliver(&plan).await.unwrap();
             }
@@ -364,7 +364,7 @@ impl Way {
         match self.transport {
             Transport::Embedded => {
                 let bank = Bank::open(bank_config(&self.places.open.models())).unwrap();
-                Ok(bank.genes().into_iter().map(|gene| gene.name).collect())
+                Ok(bank.genes(bank.owner()).into_iter().map(|gene| gene.name).collect())
             }
             Transport::Client => {
                 let genes = self.client().await.genes().await.map_err(|error| error.kind())?;

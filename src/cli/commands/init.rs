@@ -80,7 +80,7 @@ async fn embedded(
     expected: Option<&Expected>,
 ) -> Result<Summary> {
     let bank = Arc::new(Bank::open(config::bank(options.bank.clone(), None)?)?);
-    let quote = bank.plan(request)?;
+    let quote = bank.plan(&bank.owner().admit(&request.gene)?, request)?;
     let artifact = match bank.deliver(&quote).await? {
         Delivery::Ready(artifact) => artifact,
         Delivery::Tuning(mut job) => {

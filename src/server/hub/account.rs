@@ -3,16 +3,13 @@
 use axum::{Json, extract::State, http::HeaderMap};
 use serde_json::{Value, json};
 
-use crate::{
-    error::Error,
-    server::{request::authorization, status::HubProblem},
-};
+use crate::{error::Error, server::status::HubProblem};
 
-use super::Hub;
+use super::state::Hub;
 
 /// The account of a token.
 pub(super) async fn whoami(State(hub): State<Hub>, headers: HeaderMap) -> Result<Json<Value>, HubProblem> {
-    let name = hub.access.guard(authorization(&headers))?.name.ok_or(Error::BadToken)?;
+    let name = hub.state.guard(&headers)?.name().ok_or(Error::BadToken)?;
     Ok(Json(json!({
         "type": "user",
         "id": name,

@@ -12,12 +12,12 @@ use crate::{
     bank::{catalog::Listed, quantity, repository::OWNER},
     error::{Error, Result},
     server::{
-        request::{authorization, short},
+        request::{short, truth},
         status::HubProblem,
     },
 };
 
-use super::{Hub, info};
+use super::{info, state::Hub};
 
 /// Models of a page of a request that names no number.
 const DEFAULT_PAGE: usize = 50;
@@ -50,15 +50,7 @@ pub(super) async fn list(
 ) -> Result<Response, HubProblem> {
     let query = query.unwrap_or_default();
     let search = Search::read(&query)?;
-    let guard = hub.access.guard(authorization(&headers))?;
-    let seen = |listed: &Listed| guard.sees(&listed.name.gene) && search.finds(listed);
-    let mut found = hub.bank.catalog().filter(seen).skip(search.cursor);
-    let line = |Listed { name, parameters }| {
-        let private = hub.access.is_private(&name.gene);
-        info::summary(&name, parameters, private)
-    };
-    let page: Vec<Value> = found.by_ref().take(search.limit).map(line).collect();
-    let next = found.next().map(|_| search.cursor + page.len());
+    let (page, next) = search.page(hub.state.bank.catalog(hub.state.guard(&headers)?));
     let mut response = Json(page).into_response();
     if let Some(link) = next.and_then(|next| link(&uri, &headers, &query, next)) {
         response.headers_mut().insert(header::LINK, link);
@@ -87,7 +79,7 @@ impl Search {
                     search.tags.extend(value.split(',').map(ToOwned::to_owned));
                 }
                 "num_parameters" => search.parameters = range(&value)?,
-                "gated" => search.nothing |= flag("gated", &value)?,
+                "gated" => search.nothing |= truth("gated", &value)?,
                 "limit" => match number("limit", &value)? {
                     0 => return Err(Error::invalid("limit", format!("0 is beyond 1..={MAX_PAGE}"))),
                     limit => search.limit = limit.min(MAX_PAGE),
@@ -97,6 +89,15 @@ impl Search {
             }
         }
         Ok(search)
+    }
+
+    /// One page of the models that it finds, and where the next page begins.
+    fn page(&self, listed: impl Iterator<Item = Listed>) -> (Vec<Value>, Option<usize>) {
+        let mut found = listed.filter(|listed| self.finds(listed)).skip(self.cursor);
+        let line = |Listed { name, parameters, private }| info::summary(&name, parameters, private);
+        let page: Vec<_> = found.by_ref().take(self.limit).map(line).collect();
+        let next = found.next().map(|_| self.cursor + page.len());
+        (page, next)
     }
 
     fn finds(&self, listed: &Listed) -> bool {
@@ -130,15 +131,6 @@ fn range(text: &str) -> Result<[u64; 2]> {
 fn number(field: &str, text: &str) -> Result<usize> {
     text.parse()
         .map_err(|_| Error::invalid(field, format!("\"{}\" is no number up to 2^64 - 1", short(text))))
-}
-
-/// A flag as clients of any age write it.
-pub(super) fn flag(field: &str, text: &str) -> Result<bool> {
-    match text {
-        "true" | "True" | "1" | "" => Ok(true),
-        "false" | "False" | "0" => Ok(false),
-        _ => Err(Error::invalid(field, format!("\"{}\" is neither true nor false", short(text)))),
-    }
 }
 
 /// The address of the page that begins after `cursor` models: the whole of it, because clients take it as it is.

@@ -10,15 +10,18 @@ use serde_json::{Value, json};
 
 use crate::{
     bank::{
-        RepositoryName,
+        Quote, RepositoryName,
         repository::{BRANCH, OWNER, WEIGHTS},
     },
     error::{Error, Result},
     export::Layout,
-    server::{request::short, status::HubProblem},
+    server::{
+        request::{not_found, truth},
+        status::HubProblem,
+    },
 };
 
-use super::{Hub, catalog::flag, place::Place};
+use super::{place::Place, snapshot::Object, state::Hub};
 
 /// A model has no date: it is the same whenever it is made.
 pub(super) const DATE: &str = "1970-01-01T00:00:00.000Z";
@@ -65,31 +68,34 @@ pub(super) async fn model(
     place: Place,
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, HubProblem> {
-    let query = query.unwrap_or_default();
-    let mut blobs = false;
-    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
-        // Other keys choose among fields, and all are given.
-        if key == "blobs" {
-            blobs = flag("blobs", &value)?;
-        }
-    }
-    let snapshot = &place.snapshot;
-    let (repository, info) = (&snapshot.repository, &snapshot.repository.quote.blueprint.info);
-    let mut model = summary(&repository.name, repository.quote.blueprint.parameters(), place.private);
+    let blobs = wants_blobs(&query.unwrap_or_default())?;
+    let (snapshot, quote) = (&place.snapshot, &place.snapshot.repository.quote);
+    let mut model = summary(&snapshot.repository.name, quote.blueprint.parameters(), place.private);
     let siblings: Vec<_> = if blobs {
-        snapshot.objects(&hub).await?.iter().map(super::snapshot::Object::sibling).collect()
+        snapshot.objects(&hub.state).await?.iter().map(Object::sibling).collect()
     } else {
         snapshot.paths().map(|path| json!({ "rfilename": path })).collect()
     };
     model["sha"] = snapshot.commit.clone().into();
     model["siblings"] = siblings.into();
-    model["cardData"] = json!({
-        "library_name": repository.quote.layout.to_string(),
+    model["cardData"] = card(quote);
+    Ok(Json(model))
+}
+
+/// Whether a query asks for the object ids of files. Other keys choose among fields, and all fields are given.
+fn wants_blobs(query: &str) -> Result<bool> {
+    let pairs = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "blobs");
+    pairs.map(|(key, value)| truth(&key, &value)).try_fold(false, |_, blobs| blobs)
+}
+
+/// What the head of the README says, for clients that do not read it.
+fn card(quote: &Quote) -> Value {
+    json!({
+        "library_name": quote.layout.to_string(),
         "pipeline_tag": TASK,
         "license": "other",
-        "license_name": format!("training data: {}", info.licence),
-    });
-    Ok(Json(model))
+        "license_name": format!("training data: {}", quote.blueprint.info.licence),
+    })
 }
 
 /// `GET /api/models/{owner}/{name}/refs`.
@@ -124,8 +130,7 @@ pub(super) async fn commits(place: Place) -> Json<Value> {
 /// `GET /api/models/{owner}/{name}/safetensors-metadata/{path}`: names and shapes without a weight.
 pub(super) async fn header(place: Place) -> Result<Json<Value>, HubProblem> {
     if place.path != WEIGHTS {
-        let error = Error::NotFound { what: "file", name: short(&place.path), known: WEIGHTS.to_owned() };
-        return Err(place.problem(error));
+        return Err(place.problem(not_found("file", &place.path, WEIGHTS)));
     }
     let header = place.snapshot.repository.quote.blueprint.header();
     let header: Value =

@@ -10,9 +10,8 @@ mod info;
 mod place;
 mod resolve;
 mod snapshot;
+mod state;
 mod tree;
-
-use std::sync::Arc;
 
 use axum::{
     Router,
@@ -22,53 +21,21 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use moka::future::Cache;
 
-use crate::{
-    bank::{Bank, RepositoryName},
-    error::{Error, Result},
-};
+use crate::error::Error;
 
-use self::snapshot::Snapshot;
 use super::{
-    auth::Access,
-    digests::Digests,
     request::{short, without_body},
     status::{HubProblem, Problem},
 };
 
-/// Bytes of repositories that are kept: their small files and their blueprints.
-const SNAPSHOT_BYTES: u64 = 64 << 20;
+pub(super) use state::Hub;
+
 /// Longest request id that is given back, bytes.
 const MAX_REQUEST_ID_BYTES: usize = 256;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What Hub clients send instead.
 const TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
-
-/// What the handlers share.
-#[derive(Debug, Clone)]
-pub(super) struct Hub {
-    bank: Arc<Bank>,
-    digests: Digests,
-    access: Arc<Access>,
-    /// By name; only those that exist are kept, so that a client cannot fill it with names.
-    snapshots: Cache<String, Arc<Snapshot>>,
-}
-
-impl Hub {
-    pub(super) fn new(bank: Arc<Bank>, digests: Digests, access: Arc<Access>) -> Self {
-        let weigh =
-            |_: &String, snapshot: &Arc<Snapshot>| u32::try_from(snapshot.bytes()).unwrap_or(u32::MAX);
-        let snapshots = Cache::builder().max_capacity(SNAPSHOT_BYTES).weigher(weigh).build();
-        Self { bank, digests, access, snapshots }
-    }
-
-    /// The repository called `name`.
-    async fn snapshot(&self, name: RepositoryName) -> Result<Arc<Snapshot>> {
-        let make = async { Ok(Arc::new(Snapshot::new(self.bank.repository(name.clone())?))) };
-        self.snapshots.try_get_with(name.to_string(), make).await.map_err(Error::Shared)
-    }
-}
 
 /// The routes of the protocol.
 pub(super) fn router(hub: Hub) -> Router {

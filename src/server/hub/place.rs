@@ -11,11 +11,10 @@ use serde::Deserialize;
 use crate::{
     bank::{RepositoryName, repository::BRANCH},
     error::{Error, Result},
+    server::status::HubProblem,
 };
 
-use crate::server::request::authorization;
-
-use super::{Hub, HubProblem, Snapshot};
+use super::{snapshot::Snapshot, state::Hub};
 
 const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 
@@ -48,12 +47,11 @@ impl FromRequestParts<Hub> for Place {
             .await
             .map_err(|rejection| Error::invalid("path", rejection.body_text()))?;
         let name = RepositoryName::parse(&segments.owner, &segments.name)?;
-        hub.access.guard(authorization(&parts.headers))?.admit(&name.gene)?;
-        let private = hub.access.is_private(&name.gene);
-        let snapshot = hub.snapshot(name).await?;
+        let admitted = name.admit(hub.state.guard(&parts.headers)?)?;
+        let snapshot = hub.snapshot(admitted, &name).await?;
         let revision = segments.revision.as_deref().unwrap_or(BRANCH);
         let pinned = snapshot.repository.is_pinned_by(revision)?;
-        Ok(Self { snapshot, private, pinned, path: segments.path.unwrap_or_default() })
+        Ok(Self { snapshot, private: admitted.is_private(), pinned, path: segments.path.unwrap_or_default() })
     }
 }
 

@@ -2,16 +2,19 @@
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, Method, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     response::Response,
 };
 
-use crate::server::{
-    file::{self, Content, Facts},
-    status::HubProblem,
+use crate::{
+    error::Result,
+    server::{
+        file::{self, Content, Facts},
+        status::HubProblem,
+    },
 };
 
-use super::{Hub, place::Place, snapshot::File};
+use super::{place::Place, snapshot::File, state::Hub};
 
 /// For what a full commit names: it never changes.
 const FOREVER: &str = "public, max-age=31536000, immutable";
@@ -27,29 +30,38 @@ pub(super) async fn file(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, HubProblem> {
-    let File { path, size, etag, text } =
-        place.snapshot.file(&place.path).map_err(|error| place.problem(error))?;
-    let facts = Facts { etag: file::quoted(&etag), size, content_type: content_type(path) };
-    let content = async {
-        match text {
-            Some(text) => Ok(Content::Text(text)),
-            None => hub.bank.fetch(&place.snapshot.repository.quote).await.map(Content::Model),
-        }
-    };
-    let answer = file::answer(&method, &headers, facts, content).await;
+    let file = place.snapshot.file(&place.path).map_err(|error| place.problem(error))?;
+    let (about, facts) = (about(&place, &file), facts(&file));
+    let answer = file::answer(&method, &headers, facts, content(&hub, &place, file)).await;
     let mut response = answer.map_err(|problem| place.problem(problem))?;
+    response.headers_mut().extend(about);
+    Ok(response)
+}
+
+fn facts(File { path, size, etag, text: _ }: &File) -> Facts {
+    Facts { etag: file::quoted(etag), size: *size, content_type: content_type(path) }
+}
+
+async fn content(hub: &Hub, place: &Place, file: File) -> Result<Content> {
+    match file.text {
+        Some(text) => Ok(Content::Text(text)),
+        None => hub.state.bank.fetch(&place.snapshot.repository.quote).await.map(Content::Model),
+    }
+}
+
+/// The headers of every answer: the commit, how long it may be kept, and the name to save it under.
+fn about(place: &Place, file: &File) -> [(HeaderName, HeaderValue); 3] {
     let caching = match (place.pinned, place.private) {
         (true, false) => FOREVER,
         (true, true) => FOREVER_PRIVATE,
         (false, _) => ASK_AGAIN,
     };
-    let name = format!("inline; filename=\"{path}\"");
-    response.headers_mut().extend([
+    let name = format!("inline; filename=\"{}\"", file.path);
+    [
         place.commit(),
         (header::CACHE_CONTROL, HeaderValue::from_static(caching)),
         (header::CONTENT_DISPOSITION, HeaderValue::try_from(name).expect("paths are ASCII")),
-    ]);
-    Ok(response)
+    ]
 }
 
 fn content_type(path: &str) -> &'static str {

@@ -8,12 +8,10 @@ use sha1::{Digest as _, Sha1};
 
 use crate::{
     bank::{Repository, repository::WEIGHTS},
-    error::{Error, Result},
-    server::{file::etag, request::short},
+    error::Result,
+    server::{file::etag, request::not_found, state::State},
     tensor::hex,
 };
-
-use super::Hub;
 
 /// A repository and the object ids of its small files.
 #[derive(Debug)]
@@ -91,11 +89,7 @@ impl Snapshot {
             return Ok(File { path, size, etag, text });
         }
         if path != WEIGHTS {
-            return Err(Error::NotFound {
-                what: "file",
-                name: short(path),
-                known: self.paths().collect::<Vec<_>>().join(", "),
-            });
+            return Err(not_found("file", path, &self.paths().collect::<Vec<_>>().join(", ")));
         }
         let quote = &self.repository.quote;
         let etag = etag(quote.blueprint.identity, WEIGHTS);
@@ -106,12 +100,12 @@ impl Snapshot {
     ///
     /// # Errors
     /// Those of [`Snapshot::file`] and of rendering.
-    pub(super) async fn object(&self, hub: &Hub, path: &str) -> Result<Object> {
+    pub(super) async fn object(&self, state: &State, path: &str) -> Result<Object> {
         let File { path, size, etag, text } = self.file(path)?;
         if text.is_some() {
             return Ok(Object { path, size, oid: etag, stored: None });
         }
-        let sha256 = hub.digests.of_quote(&hub.bank, &self.repository.quote).await?;
+        let sha256 = state.digests.of_quote(&state.bank, &self.repository.quote).await?;
         let pointer =
             format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n");
         let stored = Some(Stored { sha256, pointer_size: pointer.len() });
@@ -122,10 +116,10 @@ impl Snapshot {
     ///
     /// # Errors
     /// Those of rendering.
-    pub(super) async fn objects(&self, hub: &Hub) -> Result<Vec<Object>> {
+    pub(super) async fn objects(&self, state: &State) -> Result<Vec<Object>> {
         let mut objects = Vec::new();
         for path in self.paths() {
-            objects.push(self.object(hub, path).await?);
+            objects.push(self.object(state, path).await?);
         }
         Ok(objects)
     }

@@ -15,12 +15,12 @@ use serde_json::Value;
 use crate::{
     error::{Error, Kind, Result},
     server::{
-        request::short,
+        request::not_found,
         status::{HubProblem, Problem},
     },
 };
 
-use super::{Hub, place::Place, snapshot::Object};
+use super::{place::Place, snapshot::Object, state::Hub};
 
 /// Longest body of a request for paths, bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;
@@ -28,10 +28,9 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 /// `GET /api/models/{owner}/{name}/tree/{revision}[/{path}]`: files lie in the root alone, so there is one page.
 pub(super) async fn list(State(hub): State<Hub>, place: Place) -> Result<Json<Vec<Value>>, HubProblem> {
     if !place.path.is_empty() {
-        let (name, known) = (short(&place.path), "none".to_owned());
-        return Err(place.problem(Error::NotFound { what: "folder", name, known }));
+        return Err(place.problem(not_found("folder", &place.path, "none")));
     }
-    let objects = place.snapshot.objects(&hub).await?;
+    let objects = place.snapshot.objects(&hub.state).await?;
     Ok(Json(objects.iter().map(Object::entry).collect()))
 }
 
@@ -48,7 +47,7 @@ pub(super) async fn paths(
     let body = body(request.into_body()).await?;
     let mut found = Vec::new();
     for path in asked(&body, is_json)? {
-        match place.snapshot.object(&hub, &path).await {
+        match place.snapshot.object(&hub.state, &path).await {
             Ok(object) => found.push(object.entry()),
             Err(error) if error.kind() == Kind::NotFound => {}
             Err(error) => return Err(error.into()),

@@ -1,0 +1,120 @@
+//! The right to a gene as a type: what a client names goes through [`Guard::admit`], or it does not compile.
+
+use crate::error::{Error, Result};
+
+use super::{
+    Bank,
+    policy::{Caller, Credentials},
+};
+
+/// What one caller of a bank may see.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard<'a> {
+    bank: &'a Bank,
+    caller: Caller<'a>,
+}
+
+/// A caller's right to one gene.
+///
+/// Every operation of [`Bank`] on a gene that somebody names takes one, and [`Guard::admit`] alone makes one:
+///
+/// ```
+/// use genebank::{
+///     bank::{Bank, Credentials, ModelRequest, Quote},
+///     error::Result,
+/// };
+///
+/// fn route(bank: &Bank, asked: &ModelRequest, credentials: Credentials<'_>) -> Result<Quote> {
+///     let admitted = bank.guard(credentials)?.admit(&asked.gene)?;
+///     bank.plan(&admitted, asked)
+/// }
+/// ```
+///
+/// A route that forgets the guard has nothing to pass:
+///
+/// ```compile_fail,E0308
+/// use genebank::{
+///     bank::{Bank, Credentials, ModelRequest, Quote},
+///     error::Result,
+/// };
+///
+/// fn route(bank: &Bank, asked: &ModelRequest, credentials: Credentials<'_>) -> Result<Quote> {
+///     let admitted = &asked.gene;
+///     bank.plan(&admitted, asked)
+/// }
+/// ```
+///
+/// and cannot make it up:
+///
+/// ```compile_fail,E0451
+/// use genebank::{
+///     bank::{Admitted, Bank, Credentials, ModelRequest, Quote},
+///     error::Result,
+/// };
+///
+/// fn route(bank: &Bank, asked: &ModelRequest, credentials: Credentials<'_>) -> Result<Quote> {
+///     let admitted = Admitted { gene: &asked.gene, private: false };
+///     bank.plan(&admitted, asked)
+/// }
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Admitted<'a> {
+    gene: &'a str,
+    private: bool,
+}
+
+impl Bank {
+    /// What a caller with these credentials may see.
+    ///
+    /// # Errors
+    /// [`Error::BadToken`].
+    pub fn guard(&self, credentials: Credentials<'_>) -> Result<Guard<'_>> {
+        Ok(Guard { bank: self, caller: self.policy.caller(credentials)? })
+    }
+
+    /// What the program that opened the bank may see: every gene. For use without a server; whoever answers others
+    /// asks [`Bank::guard`].
+    pub const fn owner(&self) -> Guard<'_> {
+        Guard { bank: self, caller: Caller::Owner }
+    }
+}
+
+impl<'a> Guard<'a> {
+    /// The name of the caller's token, if there was one.
+    pub const fn name(&self) -> Option<&'a str> {
+        match self.caller {
+            Caller::Holder(name) => Some(name),
+            Caller::Owner | Caller::Anyone => None,
+        }
+    }
+
+    /// Whether the caller may have models of the gene called `gene`.
+    pub(super) fn sees(&self, gene: &str) -> bool {
+        self.bank.policy.allows(self.caller, gene)
+    }
+
+    /// Admits the caller to the gene called `gene`; empty: the default one. Whether there is such a gene is for the
+    /// operation to say.
+    ///
+    /// # Errors
+    /// [`Error::NoToken`] for a private gene and a caller without a token.
+    pub fn admit(&self, gene: &'a str) -> Result<Admitted<'a>> {
+        let gene = if gene.is_empty() { self.bank.registry.default_name() } else { gene };
+        if !self.sees(gene) {
+            return Err(Error::NoToken { what: "gene", name: gene.to_owned() });
+        }
+        Ok(Admitted { gene, private: self.bank.is_private(gene) })
+    }
+}
+
+impl<'a> Admitted<'a> {
+    /// The name of the gene.
+    pub const fn gene(&self) -> &'a str {
+        self.gene
+    }
+
+    /// Whether others need a token for it.
+    pub const fn is_private(&self) -> bool {
+        self.private
+    }
+}
