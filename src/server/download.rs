@@ -1,36 +1,29 @@
-//! The stream of `InitModel` and `DownloadModel`: header, progress while tuning, chunks, digest.
+//! `InitModel` and `DownloadModel`: from a message to the stream of header, progress while tuning, chunks, and digest.
 //!
-//! The producer is one async function that is polled by the stream itself: it runs only as far as the client
-//! reads, and dropping the stream drops all of it, a tuning job's handle included.
+//! The stream is one async function that is polled by whoever reads: it runs only as far as the client reads, and dropping
+//! it drops everything, the handle of a tuning job included.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::pin::Pin;
 
-use tokio::sync::mpsc;
-use tokio_stream::Stream;
+use async_stream::try_stream;
+use tokio_stream::{Stream, StreamExt as _};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use crate::{
-    bank::{Delivery, ModelSummary, Quote},
+    bank::{Delivery, Guard, ModelRequest, ModelSummary, Quote},
     blueprint::Artifact,
     error::{Error, Result},
     proto::{self, init_model_response::Event},
-    wire::{header, request::Part},
+    wire::{self, header, request::Part},
 };
 
-use super::{digests::Digests, status::status};
+use super::{digests::Digests, state::State, status::status};
 
 /// The messages of one call.
-pub(super) struct Download {
-    producer: Option<Pin<Box<dyn Future<Output = Result<()>> + Send>>>,
-    messages: mpsc::Receiver<Event>,
-    failure: Option<Error>,
-}
+pub(super) type Download = Pin<Box<dyn Stream<Item = Result<proto::InitModelResponse, Status>> + Send>>;
 
-/// Checks that `artifact` is the model that `part` is of, and long enough.
+/// Checks that `artifact` is the model that `part` belongs to, and that it has the first byte.
 fn check(part: &Part, artifact: &Artifact) -> Result<()> {
     let found = artifact.identity().to_string();
     if let Some(identity) = part.identity.as_ref().filter(|identity| **identity != found) {
@@ -44,78 +37,73 @@ fn check(part: &Part, artifact: &Artifact) -> Result<()> {
     Ok(())
 }
 
-/// Begins the stream of `delivery`.
-pub(super) fn start(quote: Quote, delivery: Delivery, part: Part, digests: Digests) -> Download {
-    let (sender, messages) = mpsc::channel(1);
-    let producer = produce(quote, delivery, part, digests, sender);
-    Download { producer: Some(Box::pin(producer)), messages, failure: None }
+/// The whole model that `message` asks for.
+///
+/// # Errors
+/// Those of the message, of admission, of planning, and [`Error::Overloaded`], all before the first message.
+pub(super) async fn init_model(
+    state: &State,
+    guard: Guard<'_>,
+    message: proto::InitModelRequest,
+) -> Result<Download> {
+    let (request, part) = wire::request::from_proto(message)?;
+    start(state, guard, &request, part).await
 }
 
-async fn produce(
+/// The rest of a model that a client has a part of.
+///
+/// # Errors
+/// Those of [`init_model`].
+pub(super) async fn download_model(
+    state: &State,
+    guard: Guard<'_>,
+    message: proto::DownloadModelRequest,
+) -> Result<Download> {
+    let (request, part) = wire::request::rest_from_proto(message)?;
+    start(state, guard, &request, part).await
+}
+
+async fn start(state: &State, guard: Guard<'_>, request: &ModelRequest, part: Part) -> Result<Download> {
+    let quote = state.bank.plan(&guard.admit(&request.gene)?, request)?;
+    let delivery = state.bank.deliver(&quote).await?;
+    let events = events(quote, delivery, part, state.digests.clone());
+    let message = |event| proto::InitModelResponse { event: Some(event) };
+    Ok(Box::pin(events.map(move |event| event.map(message).map_err(status))))
+}
+
+fn events(
     quote: Quote,
     delivery: Delivery,
     part: Part,
     digests: Digests,
-    out: mpsc::Sender<Event>,
-) -> Result<()> {
-    let send = async |event| out.send(event).await.map_err(|_| Error::Cancelled);
-    let model = ModelSummary::of(&quote);
-    let artifact = match delivery {
-        Delivery::Ready(artifact) => artifact,
-        Delivery::Tuning(mut job) => {
-            let model = ModelSummary { identity: job.identity().to_string(), ..model.clone() };
-            send(Event::Header(header::to_proto(model, String::new()))).await?;
-            while let Some(progress) = job.progress().await {
-                send(Event::Progress(header::progress_to_proto(progress))).await?;
-            }
-            job.finish().await?
-        }
-    };
-    check(&part, &artifact)?;
-    let size_bytes = artifact.size_bytes();
-    let manifest = digests.manifest(&artifact).await?;
-    let identity = artifact.identity().to_string();
-    let header = header::to_proto(ModelSummary { identity, size_bytes, ..model }, manifest);
-    send(Event::Header(header)).await?;
-    // The digest of the file is computed while its chunks are under way.
-    let digest = {
-        let artifact = artifact.clone();
-        tokio::spawn(async move { digests.sha256(&artifact).await })
-    };
-    let digest = AbortOnDropHandle::new(digest);
-    for (offset, data) in artifact.chunks(part.offset..size_bytes, part.chunk_bytes) {
-        send(Event::Chunk(proto::Chunk { offset, data })).await?;
-    }
-    let sha256 = digest.await.map_err(|_| Error::Cancelled)??;
-    send(Event::Completed(proto::Completed { sha256, size_bytes })).await
-}
-
-impl Stream for Download {
-    type Item = Result<proto::InitModelResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            match self.messages.poll_recv(context) {
-                Poll::Ready(Some(event)) => return Poll::Ready(Some(Ok(message(event)))),
-                Poll::Ready(None) => {
-                    return Poll::Ready(self.failure.take().map(|error| Err(status(error))));
+) -> impl Stream<Item = Result<Event>> {
+    try_stream! {
+        let model = ModelSummary::of(&quote);
+        let artifact = match delivery {
+            Delivery::Ready(artifact) => artifact,
+            Delivery::Tuning(mut job) => {
+                let model = ModelSummary { identity: job.identity().to_string(), ..model.clone() };
+                yield Event::Header(header::to_proto(model, String::new()));
+                while let Some(progress) = job.progress().await {
+                    yield Event::Progress(header::progress_to_proto(progress));
                 }
-                Poll::Pending => {}
+                job.finish().await?
             }
-            let Some(producer) = &mut self.producer else { return Poll::Pending };
-            let Poll::Ready(ended) = producer.as_mut().poll(context) else {
-                // What it sent just now would wake nobody: the sender and the receiver are this one task.
-                return match self.messages.poll_recv(context) {
-                    Poll::Ready(Some(event)) => Poll::Ready(Some(Ok(message(event)))),
-                    Poll::Ready(None) | Poll::Pending => Poll::Pending,
-                };
-            };
-            self.failure = ended.err();
-            self.producer = None;
+        };
+        check(&part, &artifact)?;
+        let size_bytes = artifact.size_bytes();
+        let manifest = digests.manifest(&artifact).await?;
+        let identity = artifact.identity().to_string();
+        yield Event::Header(header::to_proto(ModelSummary { identity, size_bytes, ..model }, manifest));
+        // The digest of the file is computed while its chunks are on their way.
+        let digest = {
+            let artifact = artifact.clone();
+            AbortOnDropHandle::new(tokio::spawn(async move { digests.sha256(&artifact).await }))
+        };
+        for (offset, data) in artifact.chunks(part.offset..size_bytes, part.chunk_bytes) {
+            yield Event::Chunk(proto::Chunk { offset, data });
         }
+        let sha256 = digest.await.map_err(|_| Error::Cancelled)??;
+        yield Event::Completed(proto::Completed { sha256, size_bytes });
     }
-}
-
-const fn message(event: Event) -> proto::InitModelResponse {
-    proto::InitModelResponse { event: Some(event) }
 }

@@ -15,6 +15,7 @@ use axum::{
     body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, header},
+    middleware::{self, Next},
     response::Response,
     routing::post,
 };
@@ -25,15 +26,16 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 use tokio_stream::Stream;
-use tonic::{Extensions, Status, metadata::MetadataMap};
+use tonic::Status;
 use tower::ServiceExt as _;
 
-use crate::proto::{self, gene_bank_server::GeneBank as _, init_model_response::Event};
+use crate::proto::{self, init_model_response::Event};
 
 use super::{
-    download::Download,
-    grpc::{Handlers, Service},
-    status::trailers,
+    download::{self, Download},
+    grpc::Service,
+    state,
+    status::{status, trailers},
 };
 
 /// Metadata of a call that wants the generated service, which copies: to compare, or to find a fault.
@@ -41,55 +43,51 @@ const FRAMES: &str = "genebank-frames";
 /// Flag of compression and length.
 const PREFIX_BYTES: usize = 5;
 
-/// The methods that are answered here, and the generated service that they fall back on.
-pub(super) fn routes(handlers: Handlers, generated: Service) -> Router {
+/// The methods that are answered here. `generated` answers the calls that are compressed or ask for it.
+pub(super) fn routes(state: state::State, generated: Service) -> Router {
+    let plain = middleware::from_fn_with_state(generated, unless_plain);
     Router::new()
-        .route("/genebank.v1.GeneBank/InitModel", post(init_model))
-        .route("/genebank.v1.GeneBank/DownloadModel", post(download_model))
-        .with_state(Framed { handlers, generated })
+        .route("/genebank.v1.GeneBank/InitModel", post(init_model).route_layer(plain.clone()))
+        .route("/genebank.v1.GeneBank/DownloadModel", post(download_model).route_layer(plain))
+        .with_state(state)
 }
 
-#[derive(Debug, Clone)]
-struct Framed {
-    handlers: Handlers,
-    generated: Service,
+async fn unless_plain(State(generated): State<Service>, request: Request, next: Next) -> Response {
+    if is_plain(request.headers()) {
+        return next.run(request).await;
+    }
+    let Ok(response) = generated.oneshot(request).await;
+    response.map(Body::new)
 }
 
-async fn init_model(State(framed): State<Framed>, request: Request) -> Response {
-    framed.answer(request, async |handlers, message| handlers.init_model(message).await).await
+async fn init_model(State(state): State<state::State>, headers: HeaderMap, body: Body) -> Response {
+    let answer = async {
+        let message = message(body).await?;
+        download::init_model(&state, state.guard(&headers).map_err(status)?, message).await.map_err(status)
+    };
+    response(answer.await)
 }
 
-async fn download_model(State(framed): State<Framed>, request: Request) -> Response {
-    framed.answer(request, async |handlers, message| handlers.download_model(message).await).await
+async fn download_model(State(state): State<state::State>, headers: HeaderMap, body: Body) -> Response {
+    let answer = async {
+        let message = message(body).await?;
+        download::download_model(&state, state.guard(&headers).map_err(status)?, message)
+            .await
+            .map_err(status)
+    };
+    response(answer.await)
 }
 
-impl Framed {
-    /// Decodes the one message of a call and frames what `method` answers.
-    async fn answer<M: prost::Message + Default>(
-        self,
-        request: Request,
-        method: impl AsyncFnOnce(Handlers, tonic::Request<M>) -> Result<tonic::Response<Download>, Status>,
-    ) -> Response {
-        if !is_plain(request.headers()) {
-            let Ok(response) = self.generated.oneshot(request).await;
-            return response.map(Body::new);
+/// The messages as frames, or the status of a call that has none.
+fn response(messages: Result<Download, Status>) -> Response {
+    match messages {
+        Ok(messages) => {
+            let grpc = HeaderValue::from_static("application/grpc");
+            let mut response = Response::new(Body::new(Frames::new(messages)));
+            response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+            response
         }
-        let (parts, body) = request.into_parts();
-        let message = match message(body).await {
-            Ok(message) => message,
-            Err(status) => return status.into_http(),
-        };
-        let metadata = MetadataMap::from_headers(parts.headers);
-        let request = tonic::Request::from_parts(metadata, Extensions::new(), message);
-        match method(self.handlers, request).await {
-            Ok(messages) => {
-                let mut response = Response::new(Body::new(Frames::new(messages.into_inner())));
-                let grpc = HeaderValue::from_static("application/grpc");
-                response.headers_mut().insert(header::CONTENT_TYPE, grpc);
-                response
-            }
-            Err(status) => status.into_http(),
-        }
+        Err(status) => status.into_http(),
     }
 }
 

@@ -1,15 +1,15 @@
-//! The gRPC service: decode, ask the bank, encode.
+//! The generated gRPC service: each method hands its message on and wraps what comes back.
 
 use tonic::{Request, Response, Status};
 
 use crate::{
-    bank::{Guard, ModelRequest},
+    bank::Guard,
     error::Result,
     proto::{
         self,
         gene_bank_server::{GeneBank, GeneBankServer},
     },
-    wire::{self, request::Part},
+    wire,
 };
 
 use super::{
@@ -20,33 +20,22 @@ use super::{
 };
 
 /// The service under its name in health checks.
-pub(super) type Service = GeneBankServer<Handlers>;
+pub(super) type Service = GeneBankServer<State>;
 
-/// The handlers and what they share.
-#[derive(Debug, Clone)]
-pub(super) struct Handlers {
-    state: State,
-}
-
-impl Handlers {
-    pub(super) const fn new(state: State) -> Self {
-        Self { state }
-    }
-
-    fn guard<T>(&self, request: &Request<T>) -> Result<Guard<'_>, Status> {
-        self.state.guard(request.metadata().as_ref()).map_err(status)
-    }
+/// What the sender of a call may see.
+fn guard<'a, T>(state: &'a State, request: &Request<T>) -> Result<Guard<'a>, Status> {
+    state.guard(request.metadata().as_ref()).map_err(status)
 }
 
 #[tonic::async_trait]
-impl GeneBank for Handlers {
+impl GeneBank for State {
     async fn list_genes(
         &self,
         request: Request<proto::ListGenesRequest>,
     ) -> Result<Response<proto::ListGenesResponse>, Status> {
-        let guard = self.guard(&request)?;
+        let guard = guard(self, &request)?;
         let proto::ListGenesRequest {} = request.into_inner();
-        let genes = self.state.bank.genes(guard).into_iter().map(wire::gene::to_proto).collect();
+        let genes = self.bank.genes(guard).into_iter().map(wire::gene::to_proto).collect();
         Ok(Response::new(proto::ListGenesResponse { genes }))
     }
 
@@ -54,53 +43,37 @@ impl GeneBank for Handlers {
         &self,
         request: Request<proto::GetGeneRequest>,
     ) -> Result<Response<proto::Gene>, Status> {
-        let guard = self.guard(&request)?;
+        let guard = guard(self, &request)?;
         let proto::GetGeneRequest { gene } = request.into_inner();
         let admitted = guard.admit(&gene).map_err(status)?;
-        self.state.bank.gene(&admitted).map(wire::gene::to_proto).map(Response::new).map_err(status)
+        self.bank.gene(&admitted).map(wire::gene::to_proto).map(Response::new).map_err(status)
     }
 
     async fn plan_model(
         &self,
         request: Request<proto::PlanModelRequest>,
     ) -> Result<Response<proto::PlanModelResponse>, Status> {
-        let guard = self.guard(&request)?;
-        budget::answer(&self.state.bank, guard, request.into_inner()).await.map(Response::new).map_err(status)
+        let guard = guard(self, &request)?;
+        budget::answer(&self.bank, guard, request.into_inner()).await.map(Response::new).map_err(status)
     }
 
-    type InitModelStream = download::Download;
+    type InitModelStream = Download;
 
     async fn init_model(
         &self,
         request: Request<proto::InitModelRequest>,
-    ) -> Result<Response<Self::InitModelStream>, Status> {
-        let guard = self.guard(&request)?;
-        let (request, part) = wire::request::from_proto(request.into_inner()).map_err(status)?;
-        self.stream(guard, &request, part).await
+    ) -> Result<Response<Download>, Status> {
+        let guard = guard(self, &request)?;
+        download::init_model(self, guard, request.into_inner()).await.map(Response::new).map_err(status)
     }
 
-    type DownloadModelStream = download::Download;
+    type DownloadModelStream = Download;
 
     async fn download_model(
         &self,
         request: Request<proto::DownloadModelRequest>,
-    ) -> Result<Response<Self::DownloadModelStream>, Status> {
-        let guard = self.guard(&request)?;
-        let (request, part) = wire::request::rest_from_proto(request.into_inner()).map_err(status)?;
-        self.stream(guard, &request, part).await
-    }
-}
-
-impl Handlers {
-    async fn stream(
-        &self,
-        guard: Guard<'_>,
-        request: &ModelRequest,
-        part: Part,
     ) -> Result<Response<Download>, Status> {
-        let admitted = guard.admit(&request.gene).map_err(status)?;
-        let quote = self.state.bank.plan(&admitted, request).map_err(status)?;
-        let delivery = self.state.bank.deliver(&quote).await.map_err(status)?;
-        Ok(Response::new(download::start(quote, delivery, part, self.state.digests.clone())))
+        let guard = guard(self, &request)?;
+        download::download_model(self, guard, request.into_inner()).await.map(Response::new).map_err(status)
     }
 }

@@ -24,7 +24,7 @@ use super::{
     budget,
     deadline::deadline,
     frame,
-    grpc::{Handlers, Service},
+    grpc::Service,
     http,
     hub::{self, Hub},
     models,
@@ -39,7 +39,7 @@ use super::{
 /// # Errors
 /// [`Error::Invalid`] where the reflection service refuses the compiled protocol.
 pub(super) fn all(state: State, origins: Arc<Origins>, health: HealthServer<impl Health>) -> Result<Router> {
-    let grpc = grpc(Handlers::new(state.clone()), origins, health)?;
+    let grpc = grpc(state.clone(), origins, health)?;
     let hub = hub::router(Hub::new(state.clone()));
     Ok(plain(state).merge(hub).merge(grpc).fallback(unknown))
 }
@@ -59,15 +59,15 @@ fn plain(state: State) -> Router {
 }
 
 /// The service with health and reflection, for plain calls and for browsers. The deadline of a call holds for each.
-fn grpc(handlers: Handlers, origins: Arc<Origins>, health: HealthServer<impl Health>) -> Result<Router> {
+fn grpc(state: State, origins: Arc<Origins>, health: HealthServer<impl Health>) -> Result<Router> {
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Error::invalid("protocol", error.to_string()))?;
-    let generated = Service::new(handlers.clone()).max_decoding_message_size(proto::MAX_REQUEST_BYTES);
+    let generated = Service::new(state.clone()).max_decoding_message_size(proto::MAX_REQUEST_BYTES);
     let routes = Routes::new(generated.clone()).add_service(health).add_service(reflection).prepare();
-    let framed = frame::routes(handlers, generated);
+    let framed = frame::routes(state, generated);
     let share = middleware::from_fn_with_state(origins, web::share);
     let routes = routes.into_axum_router().merge(framed).layer(middleware::from_fn(deadline));
     Ok(routes.layer(middleware::from_fn(web::translate)).layer(share))
