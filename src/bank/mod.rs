@@ -13,6 +13,7 @@ pub mod quote;
 pub mod registry;
 pub mod repository;
 mod residents;
+pub mod size_name;
 pub mod summary;
 
 use std::{

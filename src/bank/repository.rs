@@ -15,7 +15,7 @@ use crate::{
     train::{Length, finetune},
 };
 
-use super::{Admitted, Bank, Guard, ModelRequest, Quote};
+use super::{Admitted, Bank, Guard, ModelRequest, Quote, size_name};
 
 /// Owner of every repository.
 pub const OWNER: &str = "genebank";
@@ -70,7 +70,7 @@ impl RepositoryName {
             .strip_suffix(TRANSFORMERS_ENDING)
             .map_or((rest, Layout::Timm), |rest| (rest, Layout::Transformers));
         let at = rest.rfind("-d")?;
-        let (depth, width) = sizes(&rest[at + 1..])?;
+        let (depth, width) = size_name::parse(&rest[at + 1..])?;
         Some(Self { gene: rest[..at].to_owned(), depth, width, layout, dtype })
     }
 }
@@ -106,13 +106,6 @@ impl fmt::Display for RepositoryName {
             Dtype::F16 | Dtype::Bf16 => write!(f, "-{dtype}"),
         }
     }
-}
-
-/// Depth and width of `d{depth}-w{width}`, each in the one form that a number has.
-pub fn sizes(text: &str) -> Option<(u64, u64)> {
-    let canonical = |text: &str| text.parse().ok().filter(|number: &u64| number.to_string() == text);
-    let (depth, width) = text.strip_prefix('d')?.split_once("-w")?;
-    Some((canonical(depth)?, canonical(width)?))
 }
 
 fn unknown(owner: &str, name: &str, reason: String) -> Error {

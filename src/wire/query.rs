@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    bank::{ModelRequest, repository},
+    bank::{ModelRequest, size_name},
     error::{Error, Result},
     export::Layout,
     gene::{Head, Method, SizeRequest, Start, Target},
@@ -122,7 +122,7 @@ pub(crate) fn parse(gene: &str, file: &str, query: &ModelQuery) -> Result<(Model
         method,
         method_seed,
     } = query;
-    let (depth, width) = file.strip_suffix(".safetensors").and_then(repository::sizes).ok_or_else(|| {
+    let (depth, width) = file.strip_suffix(".safetensors").and_then(size_name::parse).ok_or_else(|| {
         let known = "d{depth}-w{width}.safetensors with numbers up to 2^64".to_owned();
         Error::NotFound { what: "file", name: format!("{file:.80}"), known }
     })?;
@@ -138,9 +138,9 @@ pub(crate) fn parse(gene: &str, file: &str, query: &ModelQuery) -> Result<(Model
     let method = method.as_deref().map(str::parse).transpose()?.unwrap_or_default();
     let start = Start { method, seed: *method_seed };
     let layout = layout.as_deref().map(str::parse).transpose()?.unwrap_or_default();
-    let wanted = if flag("summary", summary.as_deref())? {
+    let wanted = if is_given("summary", summary.as_deref())? {
         Wanted::Summary
-    } else if flag("digest", digest.as_deref())? {
+    } else if is_given("digest", digest.as_deref())? {
         Wanted::Digests
     } else {
         Wanted::File
@@ -162,8 +162,8 @@ fn head(labels: Option<&str>, seed: Option<u64>) -> Result<Option<Head>> {
     Ok(Some(Head { labels, seed: seed.unwrap_or(0) }))
 }
 
-/// Whether the query has the flag called `name`.
-fn flag(name: &str, value: Option<&str>) -> Result<bool> {
+/// Whether the query has the flag called `name`: bare, or as `true`. It has no other value.
+fn is_given(name: &str, value: Option<&str>) -> Result<bool> {
     match value {
         None => Ok(false),
         Some("" | "true") => Ok(true),
