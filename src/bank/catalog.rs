@@ -1,6 +1,6 @@
 //! The repositories that a list shows: every gene at every measured size.
 //!
-//! Any other size of a gene exists too and is found by its name; a list of all of them would say nothing.
+//! Every other size exists too, under its name. A list of all of them would tell nobody anything.
 
 use std::collections::BTreeSet;
 

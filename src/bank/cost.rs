@@ -9,7 +9,7 @@ use crate::{
     tensor::Dtype,
 };
 
-/// Most images of a batch whose memory is asked for.
+/// Largest batch for an estimate of memory.
 pub const MAX_BATCH: u32 = 65_536;
 
 /// What one size costs.
@@ -41,7 +41,7 @@ impl Cost {
     }
 }
 
-/// Length of the file, bytes. The header names every tensor, so the blueprint is made.
+/// Length of the file, bytes. The header names every tensor, so this makes the blueprint.
 ///
 /// # Errors
 /// Those of [`Learngene::blueprint`].
@@ -52,8 +52,8 @@ pub fn size_bytes(gene: &Learngene, [depth, width]: [usize; 2], dtype: Dtype) ->
     Ok(blueprint.header().len() as u64 + blueprint.parameters() * dtype.size_bytes() as u64)
 }
 
-/// Memory of one forward pass of `batch` images in f32, bytes: the weights and the largest set of activations that is
-/// held at once, when every operation writes a new array and an array is freed after its last reader:
+/// Memory of one forward pass of `batch` images in f32, bytes: the weights and the largest set of activations that are
+/// held at once, if every operation writes a new array and an array is freed after its last reader:
 ///
 /// `4 (P + B max(stem, attention, mlp))` with, for `n` tokens of width `d`, `h` heads and an MLP of `r d` units,
 /// - stem: `2 c s² + 2 n d`: the image, its patches, the projected patches, the sequence

@@ -1,5 +1,5 @@
-//! Tuning jobs: one per identity, however many callers wait; cancelled when the last of them leaves; stored when
-//! done.
+//! Tuning jobs. There is one for each identity, however many callers wait for it. It is cancelled when the last of
+//! them leaves, and its result is stored.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use crate::{
 
 use super::{Config, Delivery, Length, Quote, Tune, blocking, residents::Residents};
 
-/// How far a job is.
+/// How far a job has come.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Progress {
     /// Optimiser steps done.
@@ -37,7 +37,7 @@ pub struct Progress {
     pub loss: f64,
 }
 
-/// A handle on a running job; clones watch the same one, and the last to be dropped cancels it.
+/// A handle on a running job. Clones watch the same job; dropping the last one cancels it.
 #[derive(Debug, Clone)]
 pub struct Job {
     handle: Arc<Handle>,
@@ -61,7 +61,7 @@ impl Drop for Handle {
 }
 
 impl Job {
-    /// Name of the tuned model.
+    /// The identity of the tuned model.
     pub fn identity(&self) -> Identity {
         self.handle.identity
     }
@@ -85,7 +85,7 @@ impl Job {
     }
 }
 
-/// A running job, as long as somebody waits for it.
+/// A running job that somebody may wait for.
 #[derive(Debug)]
 struct Running {
     handle: Weak<Handle>,
@@ -103,7 +103,7 @@ pub(super) struct Jobs {
     permits: Arc<Semaphore>,
     datasets: Mutex<BTreeMap<String, Arc<DatasetPair>>>,
     running: Mutex<BTreeMap<Identity, Running>>,
-    /// Stored models that somebody holds: many callers of one share its memory.
+    /// Stored models that are in use. Callers of the same model share its memory.
     held: Mutex<BTreeMap<Identity, Weak<Artifact>>>,
 }
 
@@ -167,7 +167,7 @@ impl Jobs {
         };
         tokio::task::spawn_blocking(move || {
             let outcome = work.run(identity).map_err(Arc::new);
-            // Nobody may be waiting any more; the result is stored all the same.
+            // Even if nobody waits any more, the result is stored.
             done.send_replace(Some(outcome));
         });
         Ok(job)
@@ -177,7 +177,7 @@ impl Jobs {
         self.store.join(format!("{identity}.safetensors"))
     }
 
-    /// The stored model of this name, from memory where somebody holds it.
+    /// The stored model with this identity, from memory if it is in use.
     fn stored(&self, identity: Identity) -> Result<Option<Arc<Artifact>>> {
         let held =
             self.held.lock().unwrap_or_else(PoisonError::into_inner).get(&identity).and_then(Weak::upgrade);
@@ -191,11 +191,11 @@ impl Jobs {
         self.hold(identity, TensorFile::open(&path)?).map(Some)
     }
 
-    /// Keeps sight of a model file for those who ask for it while it is held.
+    /// Remembers a model file, for callers who ask for it while it is in use.
     fn hold(&self, identity: Identity, file: TensorFile) -> Result<Arc<Artifact>> {
         let artifact = Arc::new(Artifact::from_file(identity, &file, "tuned model")?);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another caller may have read it at the same time; one of the two is enough.
+        // Another caller may have read it at the same time; one copy is enough.
         if let Some(artifact) = held.get(&identity).and_then(Weak::upgrade) {
             return Ok(artifact);
         }
@@ -216,7 +216,7 @@ impl Jobs {
             if error.kind() == Kind::NotFound {
                 return error;
             }
-            // Its paths are this machine's, and the caller can do nothing about them.
+            // The message names paths of this machine, and the caller can do nothing about them.
             tracing::error!(%error, name, "a data set cannot be read");
             Error::corrupt(format!("data set \"{name}\""), "cannot be read by this server")
         });
@@ -249,7 +249,7 @@ impl Work {
     fn run(self, identity: Identity) -> Result<Arc<Artifact>> {
         let outcome = self.tune(identity);
         let mut running = self.jobs.running.lock().unwrap_or_else(PoisonError::into_inner);
-        // A later job of the same name may have taken the place of one that was cancelled.
+        // If this job was cancelled, a later one with the same identity may be in its place.
         if running.get(&identity).is_some_and(|job| Weak::ptr_eq(&job.handle, &self.handle)) {
             running.remove(&identity);
         }
@@ -258,7 +258,7 @@ impl Work {
     }
 
     fn tune(&self, identity: Identity) -> Result<Arc<Artifact>> {
-        // A job of the same name may have ended between the look at the store and the start of this one.
+        // A job with the same identity may have ended after the caller looked at the store.
         if let Some(artifact) = self.jobs.stored(identity)? {
             return Ok(artifact);
         }
@@ -292,7 +292,7 @@ impl Work {
     }
 }
 
-/// Name of the tuned model: the untuned one, the data by content, and the request's numbers.
+/// The identity of the tuned model: the untuned model, the data by content, and the numbers of the request.
 fn identity(quote: &Quote, tune: &Tune, data: &Dataset, device: &Device) -> Identity {
     let (unit, length) = match tune.length {
         Length::Steps(steps) => ("steps", steps),
@@ -306,6 +306,6 @@ fn identity(quote: &Quote, tune: &Tune, data: &Dataset, device: &Device) -> Iden
         .integer(tune.learning_rate_e9.map_or(0, |rate| rate + 1))
         .integer(tune.seed)
         .integer(finetune::RECIPE_VERSION);
-    // Sums have another order on another device.
+    // Another device adds in another order.
     if device.is_cpu() { form } else { form.text("cuda") }.finish()
 }

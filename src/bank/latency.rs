@@ -32,9 +32,8 @@ const fn one() -> u32 {
 
 /// Latencies of some sizes on one machine.
 ///
-/// Between two rows of one width and batch, latency is linear in multiply-accumulates. At one width each block adds
-/// the same number of these, so that this is linear in depth. Nothing is said about a size beyond the rows of its
-/// width.
+/// Between two rows with the same width and batch, latency is linear in multiply-accumulates. Each block of one width
+/// adds the same number of them, so latency is linear in depth. Sizes outside the rows of their width have no latency.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatencyTable {
     /// In order of width, batch and depth.
@@ -77,7 +76,7 @@ impl LatencyTable {
     /// Reads a table: JSON where the path ends in `.json`, TOML otherwise.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Invalid`] for what is no table.
+    /// [`Error::Io`]; [`Error::Invalid`] where the file is not a table.
     pub fn open(path: &Path) -> Result<Self> {
         let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
         let named = |reason: String| Error::invalid(path.display().to_string(), reason);
@@ -99,7 +98,7 @@ impl LatencyTable {
         &self.rows
     }
 
-    /// Milliseconds of a size; `None` beyond the rows of its width and batch.
+    /// Milliseconds for a size; `None` outside the rows of its width and batch.
     pub fn milliseconds(&self, depth: usize, width: usize, batch: u32) -> Option<f64> {
         let of = |row: &&Latency| (row.width as usize, row.batch) == (width, batch);
         let rows = || self.rows.iter().filter(of);

@@ -1,5 +1,5 @@
-//! The operation layer under gRPC, HTTP and the command line: which genes there are, what a request means, and
-//! the one way to its bytes.
+//! The operations under gRPC, HTTP and the command line: which genes there are, what a request means, and the one way
+//! to its bytes.
 
 mod admitted;
 pub mod budget;
@@ -55,20 +55,20 @@ pub use summary::{GeneSummary, ModelSummary};
 pub struct Config {
     /// Folder of gene files.
     pub models: PathBuf,
-    /// Gene of requests that name none; absent: the first in name order.
+    /// Gene of requests that name none; by default the first in name order.
     pub default_gene: Option<String>,
-    /// Folder of data sets for tuning; absent: no tuning.
+    /// Folder of data sets for tuning; without it there is no tuning.
     pub data: Option<PathBuf>,
     /// Folder of tuned models.
     pub store: PathBuf,
-    /// Bytes of slices, other dtypes and headers that are kept beside the genes: an eighth for buffers between two
-    /// uses, the rest in equal parts for what depths share and for whole models.
+    /// Bytes of cached slices, casts and headers in addition to the genes: an eighth for buffers between two uses, and
+    /// half of the rest each for what depths share and for whole models.
     pub cache_bytes: u64,
     /// Models rendered at the same time; one more is [`Error::Overloaded`].
     pub renders: usize,
     /// Tuning jobs at the same time; one more is [`Error::Overloaded`].
     pub tunings: usize,
-    /// Where they compute. Beside the CPU, every gene is kept there too.
+    /// Where tuning computes. On any device but the CPU, a copy of every gene is kept there.
     pub device: Device,
 }
 
@@ -81,15 +81,15 @@ pub enum Delivery {
     Tuning(Job),
 }
 
-/// What a render does where as many as may run do.
+/// What a render does when the limit is reached.
 #[derive(Debug, Clone, Copy)]
 enum AtLimit {
     Refuse,
     Wait,
 }
 
-/// Gene digest, width, dtype, layout, and the sizes of image and patch. A layout cuts tensors in its own way, so what
-/// it makes is counted on its own.
+/// Gene digest, width, dtype, layout, and the sizes of image and patch. Each layout cuts tensors in another way, so
+/// its slices are counted separately.
 type SlicesKey = (String, usize, Dtype, Layout, [usize; 2]);
 
 /// Genes in memory, and everything that is made from them.
@@ -113,7 +113,7 @@ impl Bank {
     /// Those of [`Registry::open`], and [`Error::Tensor`] where the device refuses.
     pub fn open(config: Config) -> Result<Self> {
         let registry = Registry::open(&config.models, config.default_gene.as_deref())?;
-        // Weights are KiB, because moka's are 32 bits.
+        // Weights are in KiB, because moka's have 32 bits.
         let kib = |bytes: u64| u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let pool = Pool::new(usize::try_from(config.cache_bytes / 8).unwrap_or(usize::MAX));
         let part = config.cache_bytes / 16 * 7 / 1024;
@@ -153,7 +153,7 @@ impl Bank {
         self.policy.private.contains(gene)
     }
 
-    /// Untuned models that were rendered since the bank was opened; one that is in the cache is not rendered again.
+    /// Number of untuned models that were rendered since the bank was opened. A cached model is not rendered again.
     pub fn rendered(&self) -> u64 {
         self.rendered.load(Ordering::Relaxed)
     }
@@ -191,7 +191,7 @@ impl Bank {
     /// The model of `quote`, or the job that makes it.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] before any work is begun; [`Error::NotFound`] for an unknown data set; those of
+    /// [`Error::Overloaded`] before any work begins; [`Error::NotFound`] for an unknown data set; those of
     /// rendering.
     pub async fn deliver(self: &Arc<Self>, quote: &Quote) -> Result<Delivery> {
         match &quote.tune {
@@ -200,22 +200,21 @@ impl Bank {
         }
     }
 
-    /// The untuned model of `quote`, as long as it takes: for a caller that was already told that it exists.
+    /// The untuned model of `quote`, however long it takes: for a caller that was already told that it exists.
     ///
     /// # Errors
     /// Those of rendering.
     pub async fn fetch(self: &Arc<Self>, quote: &Quote) -> Result<Arc<Artifact>> {
         loop {
             match self.artifact(quote, AtLimit::Wait).await {
-                // It joined a call that does not wait and was refused.
+                // This call joined one that does not wait, and that one was refused.
                 Err(error) if error.kind() == Kind::Overloaded => {}
                 outcome => return outcome,
             }
         }
     }
 
-    /// The untuned model of `quote`. Concurrent calls for one identity render once: the first takes a permit, and none
-    /// of the others needs one.
+    /// The untuned model of `quote`. Concurrent calls for one identity render once: only the first takes a permit.
     async fn artifact(self: &Arc<Self>, quote: &Quote, at_limit: AtLimit) -> Result<Arc<Artifact>> {
         let identity = quote.blueprint.identity;
         if let Some(artifact) = self.artifacts.get(&identity).await {
@@ -225,7 +224,7 @@ impl Bank {
             let permit = self.permit(at_limit).await?;
             let slices = self.slices(quote).await;
             let (bank, blueprint) = (self.clone(), quote.blueprint.clone());
-            // The permit goes with the work, so that a caller that leaves does not free it early.
+            // The work holds the permit, so that a caller who leaves does not free it early.
             let work = move || {
                 bank.rendered.fetch_add(1, Ordering::Relaxed);
                 let artifact = assemble(&blueprint, &slices).map(Arc::new);
@@ -258,7 +257,7 @@ impl Bank {
     }
 }
 
-/// Runs `work` on a thread where it blocks nobody.
+/// Runs `work` on a thread for blocking work.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|ended| {
         if ended.is_panic() { Error::Panicked { what: "rendering or tuning" } } else { Error::Cancelled }

@@ -35,13 +35,13 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     scaled(text, &[BINARY, THOUSANDS].concat()).ok_or_else(wrong)
 }
 
-/// A part of a unit is dropped, because the number is a limit.
+/// A fraction of one is dropped, because the number is a limit.
 fn scaled(text: &str, suffixes: &[(&str, u64)]) -> Option<u64> {
     let unit = suffixes.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)));
     let (number, factor) = unit.unwrap_or((text, 1));
     let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    // In integers, so that no digit is lost; 19 digits are within the 128 bits below.
+    // Integers lose no digit, and 19 digits fit in the 128 bits below.
     if !digits(whole) || !digits(part) || part.len() > 19 {
         return None;
     }

@@ -21,8 +21,8 @@ pub struct Registry {
 
 impl Registry {
     /// Loads every `*.safetensors` of `folder`. A gene that breaks an invariant fails the whole load: a server
-    /// that silently lacks a gene is worse than one that does not start. The ancestor of a gene, where it is there, is
-    /// the file of the gene's name in the folder [`ANCESTORS`].
+    /// that silently lacks a gene is worse than one that does not start. The ancestor of a gene is optional: a
+    /// file with the gene's name in the folder [`ANCESTORS`].
     ///
     /// # Errors
     /// [`Error::Io`], those of [`Learngene::open`], and [`Error::NotFound`] where there is no gene or `default`
@@ -68,18 +68,18 @@ impl Registry {
         let name = if name.is_empty() { &self.default } else { name };
         self.genes.get(name).ok_or_else(|| Error::NotFound {
             what: "gene",
-            // A client's text comes back to it; a limit keeps messages short.
+            // This repeats a client's text; a limit keeps messages short.
             name: name.chars().take(80).collect(),
             known: self.genes.keys().cloned().collect::<Vec<_>>().join(", "),
         })
     }
 
-    /// The ancestor of the gene called `name`, where it is there.
+    /// The ancestor of the gene called `name`, if its file is there.
     pub fn ancestor(&self, name: &str) -> Option<&Ancestor> {
         self.ancestors.get(name)
     }
 
-    /// Name of the gene of requests that name none.
+    /// The gene of requests that name none.
     pub fn default_name(&self) -> &str {
         &self.default
     }

@@ -1,7 +1,7 @@
 //! Models as repositories of the Hub protocol: their names, revisions and files.
 //!
-//! `genebank/{gene}-d{depth}-w{width}[-hf][-{dtype}]`: a repository is a request, so there are as many as there are
-//! sizes, and none is stored.
+//! `genebank/{gene}-d{depth}-w{width}[-hf][-{dtype}]`: a repository is a request. There is one for
+//! every size, and none is stored.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -30,7 +30,7 @@ const COMMIT_DIGITS: usize = 40;
 const TAG_DIGITS: usize = 12;
 /// Ending of the name of a repository in transformers' layout.
 const TRANSFORMERS_ENDING: &str = "-hf";
-/// The form of a name, for the reader of an error.
+/// The form of a name, as errors show it.
 const FORM: &str = "{gene}-d{depth}-w{width}[-hf][-f16|-bf16]";
 
 /// The name of a repository without its owner.
@@ -49,7 +49,7 @@ pub struct RepositoryName {
 }
 
 impl RepositoryName {
-    /// Reads `owner` and `name`, the latter from the right: a gene's name may hold anything but a size.
+    /// Reads `owner` and `name`. The name is read from the right, because a gene's name may hold anything but a size.
     ///
     /// # Errors
     /// [`Error::NoRepository`] for another owner or form. A model has one name: numbers have no leading zero, and f32
@@ -109,18 +109,18 @@ impl fmt::Display for RepositoryName {
 }
 
 fn unknown(owner: &str, name: &str, reason: String) -> Error {
-    // A client's text comes back to it; a limit keeps messages short.
+    // This repeats a client's text; a limit keeps messages short.
     Error::NoRepository { name: format!("{owner}/{name}").chars().take(120).collect(), reason }
 }
 
-/// One model as a repository: what it is, and its small files.
+/// One model as a repository: its plan and its small files.
 #[derive(Debug, Clone)]
 pub struct Repository {
     /// Its name.
     pub name: RepositoryName,
-    /// The model that its weights are.
+    /// The model of its weights.
     pub quote: Quote,
-    /// Every file but the weights, by path.
+    /// Every file except the weights, by path.
     pub texts: BTreeMap<&'static str, Bytes>,
 }
 
@@ -161,10 +161,10 @@ impl Repository {
         &self.quote.gene.digest()[..TAG_DIGITS]
     }
 
-    /// Whether `revision` names the commit by all its digits: what it stands for never changes.
+    /// Whether `revision` is the full commit, whose content never changes.
     ///
     /// # Errors
-    /// [`Error::NoRevision`] for what is neither the branch, the tag nor the commit.
+    /// [`Error::NoRevision`] for anything but the branch, the tag and the commit.
     pub fn is_pinned_by(&self, revision: &str) -> Result<bool> {
         let commit = self.commit();
         if revision == commit {

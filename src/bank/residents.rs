@@ -12,7 +12,7 @@ use crate::{
 
 use super::{Registry, quote::Stored};
 
-/// Where tuning computes, and the genes that lie there. On the CPU they are read where they are.
+/// The device that tunes, and copies of the genes on it. The CPU reads genes in place and needs no copy.
 #[derive(Debug)]
 pub(super) struct Residents {
     device: Device,
@@ -36,14 +36,14 @@ impl Residents {
         &self.device
     }
 
-    /// The tensors of `blueprint`, which is of `stored`, on the device.
+    /// The tensors of `blueprint`, which takes its values from `stored`, on the device.
     ///
     /// # Errors
     /// Those of [`expand`].
     pub(super) fn expand(&self, blueprint: &Blueprint, stored: &Stored) -> Result<Weights> {
         match self.genes.get(&stored.digest) {
             Some(gene) => gene.materialize(blueprint),
-            // An ancestor: a baseline is asked for too rarely to keep it there.
+            // An ancestor. Baselines are requested too rarely to keep it there.
             None => expand(blueprint, &Weights::from_file(&stored.file, &self.device)?, &self.device),
         }
     }

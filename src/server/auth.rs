@@ -38,12 +38,12 @@ struct File {
 }
 
 impl Access {
-    /// Reads a TOML file: `private`, a list of genes, `[[token]]` tables of `name` and `sha256`, and `origins`, a list of
-    /// web origins.
+    /// Reads a TOML file: `private`, a list of genes, `[[token]]` tables of `name` and `sha256`, and `origins`, a list
+    /// of web origins.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Corrupt`] where the file is too long or not of this form, or where a digest or an origin is
-    /// malformed.
+    /// [`Error::Io`]; [`Error::Corrupt`] where the file is too long or not of this form, or where a digest or an origin
+    /// is malformed.
     pub fn open(path: &Path) -> Result<Self> {
         let corrupt = |reason: String| Error::corrupt(path.display().to_string(), reason);
         let mut text = String::new();

@@ -9,15 +9,15 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-/// Slices as frames. The exact length makes hyper send `content-length` instead of a chunked encoding, and a
-/// client that reads slowly holds refcounts only.
+/// Slices as frames. Because the length is exact, hyper sends `content-length` instead of a chunked encoding. A client
+/// that reads slowly costs reference counts, not memory.
 pub(super) struct Slices<I> {
     chunks: I,
     left: u64,
 }
 
 impl<I> Slices<I> {
-    /// A body of `length` bytes, which `chunks` add up to.
+    /// A body of `length` bytes, the sum of `chunks`.
     pub(super) const fn new(chunks: I, length: u64) -> Self {
         Self { chunks, left: length }
     }

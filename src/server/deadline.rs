@@ -1,4 +1,4 @@
-//! `grpc-timeout`: a call that takes longer than its client waits is ended, whatever it is doing.
+//! `grpc-timeout`: a call is ended once its client no longer waits for it.
 
 use std::{
     pin::Pin,
@@ -19,11 +19,11 @@ use tonic::Status;
 
 use super::status::trailers;
 
-/// Longest time that is kept track of.
+/// Longer times are cut to this.
 const LONGEST: Duration = Duration::from_hours(720);
 
-/// Ends `request` when its `grpc-timeout` is over: before the head of the answer by a status, within the body by
-/// trailers. Dropping the rest of the call stops its work.
+/// Ends `request` when its `grpc-timeout` is over: by a status before the head of the answer, by trailers within the
+/// body. Dropping the rest of the call stops its work.
 pub(super) async fn deadline(request: Request, next: Next) -> Response {
     let limit = match asked(request.headers()) {
         None => return next.run(request).await,
@@ -68,7 +68,7 @@ fn asked(headers: &HeaderMap) -> Option<Result<Duration, Status>> {
     Some(parse().ok_or_else(refused))
 }
 
-/// A body that ends at a time.
+/// A body that is cut off at `end`.
 struct Until {
     body: Body,
     end: Pin<Box<Sleep>>,
@@ -89,7 +89,7 @@ impl HttpBody for Until {
         }
         if self.end.as_mut().poll(context).is_ready() || Instant::now() >= self.end.deadline() {
             self.over = true;
-            // What is left is dropped now, not when the client has read the trailers.
+            // The rest is dropped now, and not only when the client has read the trailers.
             self.body = Body::empty();
             return Poll::Ready(Some(Ok(Frame::trailers(trailers(&exceeded(self.limit))))));
         }

@@ -1,7 +1,7 @@
 //! google.rpc details of a status: what a program can act on without reading the message.
 //!
-//! Every status has `ErrorInfo` with the word of the error's kind; what is wrong with a request is a field violation,
-//! what does not exist a resource, and a limit that was reached a quota and the time of a retry.
+//! Every status has `ErrorInfo` with the word of the error's kind. A mistake in a request becomes a field violation, a
+//! missing thing a resource, and a limit a quota with the time of a retry.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(super) fn details(error: &Error) -> ErrorDetails {
             details.add_quota_failure_violation(*what, format!("{limit} at the same time"));
             details.set_retry_info(Some(Duration::from_secs(*retry_after_s)));
         }
-        // The kind says all that a client can act on, and the rest is this machine's.
+        // A client can act on the kind alone; the rest concerns this machine.
         Error::NoRepository { .. }
         | Error::NoRevision { .. }
         | Error::BadToken

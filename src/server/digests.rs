@@ -1,4 +1,4 @@
-//! Digests of files, computed once each, on threads where they block nobody.
+//! Digests of files. Each is computed once, on a thread where it blocks nobody.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use crate::{
     tensor::hex,
 };
 
-/// Digests of one kind that are computed at the same time; further ones wait for their turn.
+/// Digests of one kind that are computed at the same time; others wait.
 const AT_ONCE: usize = 2;
 
 /// Digests that are remembered: about 200 bytes each.
 const REMEMBERED: u64 = 65_536;
 
-/// Permits by kind: a header waits for a manifest, and must not wait behind digests of whole files.
+/// Permits by kind. A header waits for a manifest, and must not queue behind digests of whole files.
 #[derive(Debug, Clone)]
 pub(super) struct Digests {
     manifests: Arc<Semaphore>,
     files: Arc<Semaphore>,
-    /// SHA-256 of files by identity: it outlives the file in memory, so that nothing is rendered again for a name.
+    /// SHA-256 of files by identity. It outlives the file in memory, so no file is rendered again for its digest.
     known: Cache<Identity, Arc<str>>,
 }
 
@@ -49,8 +49,8 @@ impl Digests {
         }
     }
 
-    /// Hex of the SHA-256 of the untuned file of `quote`, which is rendered if it was not digested before. Concurrent
-    /// calls for one identity share the work.
+    /// Hex of the SHA-256 of the untuned file of `quote`. The file is rendered only if its digest is not known.
+    /// Concurrent calls for one identity share the work.
     pub(super) async fn of_quote(&self, bank: &Arc<Bank>, quote: &Quote) -> Result<Arc<str>> {
         let digest = async { self.sha256(&bank.fetch(quote).await?).await.map(Arc::from) };
         Ok(self.known.try_get_with(quote.blueprint.identity, digest).await?)

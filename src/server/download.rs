@@ -1,7 +1,7 @@
 //! `InitModel` and `DownloadModel`: from a message to the stream of header, progress while tuning, chunks, and digest.
 //!
-//! The stream is one async function that is polled by whoever reads: it runs only as far as the client reads, and dropping
-//! it drops everything, the handle of a tuning job included.
+//! The stream is one async function that is polled by whoever reads. It runs only as far as the client reads, and
+//! dropping it drops everything, including the handle of a tuning job.
 
 use std::pin::Pin;
 

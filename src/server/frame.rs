@@ -1,8 +1,8 @@
 //! `InitModel` and `DownloadModel` without a copy of the weights: gRPC frames around slices of memory.
 //!
-//! The generated service encodes each message into a buffer of its own, so every chunk is copied once. Here only the few
-//! bytes before a chunk's data are made; the data follow as the slice that they are. On the wire both are the same, byte
-//! for byte. The generated service stays: it takes what is compressed, and is what this is tested against.
+//! The generated service encodes each message into a new buffer, so it copies every chunk once. Here only the few bytes
+//! before a chunk's data are encoded, and the data follow as a slice of the model. Both send the same bytes. The
+//! generated service stays for compressed calls, and as the oracle of the tests.
 
 use std::{
     convert::Infallible,
@@ -38,9 +38,9 @@ use super::{
     status::{status, trailers},
 };
 
-/// Metadata of a call that wants the generated service, which copies: to compare, or to find a fault.
+/// Metadata of a call that wants the generated service, to compare the two or to find a fault.
 const FRAMES: &str = "genebank-frames";
-/// Flag of compression and length.
+/// Length of a frame's prefix: the flag of compression and the length of the message.
 const PREFIX_BYTES: usize = 5;
 
 /// The methods that are answered here. `generated` answers the calls that are compressed or ask for it.
@@ -91,7 +91,8 @@ fn response(messages: Result<Download, Status>) -> Response {
     }
 }
 
-/// Whether a call is framed as here: not compressed, and not told otherwise. Those of browsers are plain by now.
+/// Whether a call can be answered here: it is not compressed, and does not ask for the generated service. Calls from
+/// browsers were translated before.
 fn is_plain(headers: &HeaderMap) -> bool {
     let is = |name: &str, known: &[&str]| {
         headers.get(name).is_none_or(|value| known.iter().any(|known| value.as_bytes() == known.as_bytes()))
@@ -101,7 +102,7 @@ fn is_plain(headers: &HeaderMap) -> bool {
         && !headers.contains_key(FRAMES)
 }
 
-/// The one message of a call.
+/// Reads the one message of a call.
 async fn message<M: prost::Message + Default>(body: Body) -> Result<M, Status> {
     let limit = proto::MAX_REQUEST_BYTES;
     let mut bytes = axum::body::to_bytes(body, PREFIX_BYTES + limit).await.map_err(|_| {
@@ -124,7 +125,7 @@ async fn message<M: prost::Message + Default>(body: Body) -> Result<M, Status> {
 /// Messages as frames of a response body, with the status in the trailers.
 struct Frames<S> {
     messages: S,
-    /// The chunk whose head was given last.
+    /// The data whose prefix was sent last.
     data: Option<Bytes>,
     ended: bool,
 }
@@ -170,14 +171,14 @@ where
     }
 }
 
-/// The bytes of a message up to its data, and the data.
+/// A message as the bytes before its data, and the data.
 fn framed(message: proto::InitModelResponse) -> (Bytes, Option<Bytes>) {
     let Some(Event::Chunk(proto::Chunk { offset, data })) = message.event else {
         let mut frame = prefix(message.encoded_len());
         message.encode_raw(&mut frame);
         return (frame.freeze(), None);
     };
-    // message Chunk { uint64 offset = 1; bytes data = 2; }; a field that is zero or empty is left out.
+    // message Chunk { uint64 offset = 1; bytes data = 2; }; fields that are zero or empty are left out.
     let mut fields = BytesMut::new();
     if offset != 0 {
         encode_key(1, WireType::Varint, &mut fields);

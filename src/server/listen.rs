@@ -1,5 +1,4 @@
-//! The accept loop: HTTP/1.1 and HTTP/2 on one port, plain or under TLS, limits on what a connection may take, and
-//! draining.
+//! The accept loop: HTTP/1.1 and HTTP/2 on one port, plain or under TLS, with limits for each connection, and draining.
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -26,9 +25,9 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What one client can take from the others.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections at the same time; further ones wait in the system's queue.
+    /// Connections at the same time; others wait in the system's queue.
     pub connections: usize,
-    /// Time for a request's head to arrive, and for which an idle HTTP/1.1 connection is kept.
+    /// How long a request's head may take to arrive, and how long an idle HTTP/1.1 connection is kept.
     pub head_timeout: Duration,
     /// Calls at the same time on one HTTP/2 connection.
     pub streams: u32,
@@ -42,7 +41,7 @@ impl Default for Limits {
     }
 }
 
-/// Accepts until `stop`, then waits up to `grace` for open connections and cuts the rest.
+/// Accepts connections until `stop`, then waits up to `grace` for those that are open, and cuts the rest.
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Option<Arc<ServerConfig>>,
@@ -59,7 +58,7 @@ pub(super) async fn serve(
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of file descriptors, most likely: those in use will be given back.
+                // Most likely there are no file descriptors left; connections that end will free some.
                 tracing::warn!(%error, "cannot accept");
                 sleep(Duration::from_millis(50)).await;
                 continue;
@@ -82,7 +81,7 @@ pub(super) async fn serve(
 
 fn server(limits: Limits) -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
-    // A list of slices goes to the socket as it is.
+    // The slices of a body go to the socket without being joined.
     server.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).writev(true);
     server
         .http2()
@@ -94,7 +93,7 @@ fn server(limits: Limits) -> auto::Builder<TokioExecutor> {
     server
 }
 
-/// What every connection is answered with.
+/// What answers every connection.
 #[derive(Clone)]
 struct Server {
     http: auto::Builder<TokioExecutor>,
@@ -118,7 +117,7 @@ impl Server {
         };
         match stop.run_until_cancelled(timeout(limit, tls.accept(stream))).await {
             Some(Ok(Ok(stream))) => {
-                // Who names no protocol speaks the older one.
+                // A client that names no protocol speaks the older one.
                 let http = if stream.get_ref().1.alpn_protocol() == Some(H2) {
                     self.http.http2_only()
                 } else {
@@ -150,7 +149,7 @@ where
     }
 }
 
-/// Waits until what came decides between HTTP/1.1 and HTTP/2. The library waits for that without a limit.
+/// Waits until the first bytes decide between HTTP/1.1 and HTTP/2. The library would wait without a limit.
 async fn protocol_is_known(stream: &TcpStream) -> io::Result<()> {
     let mut start = [0; PREFACE.len()];
     loop {
@@ -161,7 +160,7 @@ async fn protocol_is_known(stream: &TcpStream) -> io::Result<()> {
         if length == PREFACE.len() || start[..length] != PREFACE[..length] {
             return Ok(());
         }
-        // Readable already, so a further peek returns at once: only a timer can wait for more.
+        // There is something to read, so another peek would return at once: only a timer can wait for more.
         sleep(Duration::from_millis(20)).await;
     }
 }

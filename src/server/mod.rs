@@ -1,7 +1,7 @@
-//! One port for all protocols over the same bank: gRPC, also as gRPC-Web, HTTP, and that of the Hub.
+//! One port for all protocols over the same bank: gRPC, gRPC-Web, HTTP, and the Hub's.
 //!
 //! `Config` → [`Config::build`] → [`App`] → [`App::serve`]. The socket is bound first, so that a taken port fails
-//! before genes are read; requests are answered last, once every gene is loaded.
+//! before genes are read. Requests are answered once every gene is loaded.
 
 mod auth;
 mod body;
@@ -46,15 +46,15 @@ use self::{auth::Origins, digests::Digests, state::State};
 pub struct Config {
     /// Address to listen on; port 0 picks a free one.
     pub listen: SocketAddr,
-    /// How long open downloads may go on after a shutdown began.
+    /// How long open downloads may take after a shutdown began.
     pub grace: Duration,
-    /// What one client can take.
+    /// Limits on what one client can take.
     pub limits: Limits,
     /// Genes, caches and work at the same time.
     pub bank: bank::Config,
     /// Private genes and the tokens that open them.
     pub access: Access,
-    /// Certificate and key; absent: without TLS.
+    /// Certificate and key; without them there is no TLS.
     pub tls: Option<Tls>,
 }
 
@@ -62,8 +62,8 @@ impl Config {
     /// Binds the socket and loads the genes.
     ///
     /// # Errors
-    /// [`Error::Io`] where the address is taken; those of [`Bank::open`]; [`Error::Invalid`] for a certificate or key that
-    /// cannot be used.
+    /// [`Error::Io`] where the address is taken; those of [`Bank::open`] and [`Bank::guarded`]; [`Error::Invalid`] for a
+    /// certificate or key that cannot be used.
     pub async fn build(self) -> Result<App> {
         let address = self.listen.to_string();
         let listener = TcpListener::bind(self.listen).await.map_err(Error::io(&address))?;
@@ -101,7 +101,7 @@ impl App {
         format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.local)
     }
 
-    /// Answers until `stop` is cancelled, then drains: readiness goes off, no connection is accepted, open calls
+    /// Answers until `stop` is cancelled, then drains: readiness goes off, no connection is accepted, and open calls
     /// have the grace period to end.
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! One byte range of a GET (RFC 9110, section 14).
+//!
+//! The typed `headers` crate would ignore `Bytes=0-1` and numbers beyond 64 bits, which the standard gives a meaning.
 
 use std::ops::Range;
 
 /// What a `Range` header asks of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// The whole file: no range, several, or one that this server does not understand and therefore ignores.
+    /// The whole file: there is no range, more than one, or one that this server does not understand.
     Whole,
     /// These bytes.
     Part(Range<u64>),
@@ -19,7 +21,7 @@ pub(super) fn asked(value: &str, size: u64) -> Asked {
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return Asked::Whole;
     }
-    // Several ranges have a comma, which is in no number.
+    // A list of ranges has a comma, and no number has.
     let Some((first, last)) = spec.trim().split_once('-') else { return Asked::Whole };
     match (first, last) {
         ("", suffix) => number(suffix).map_or(Asked::Whole, |n| part(size.saturating_sub(n), size)),

@@ -1,4 +1,4 @@
-//! What is done with every request, whichever interface it is for.
+//! What all interfaces do with requests.
 
 use axum::{
     extract::Request,
@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 use super::status::Problem;
 
-/// For routes that take no body, so that none is read.
+/// Refuses bodies on routes that take none, so that none is read.
 pub(super) async fn without_body(request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
@@ -19,7 +19,7 @@ pub(super) async fn without_body(request: Request, next: Next) -> Response {
     Problem::from(Error::invalid("body", "no body is expected")).into_response()
 }
 
-/// A client's text as it comes back to it.
+/// A client's text as an error repeats it.
 pub(super) fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
@@ -29,7 +29,8 @@ pub(super) fn not_found(what: &'static str, name: &str, known: &str) -> Error {
     Error::NotFound { what, name: short(name), known: known.to_owned() }
 }
 
-/// A truth value of the Hub protocol. Unlike the flags of `/v1`, it may be false. Clients in Python write `True` and `False`, others `true`, `1` or the bare key.
+/// A truth value of the Hub protocol. Unlike the flags of `/v1`, it may be false. Clients in Python write `True` and
+/// `False`, others `true`, `1` or the bare key.
 pub(super) fn truth(key: &str, value: &str) -> Result<bool> {
     match value {
         "true" | "True" | "1" | "" => Ok(true),

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind};
 
 use super::details::details;
 
-/// Longest message for a client, bytes. A status travels in a header, percent-encoded, and long headers break
+/// Longest message for a client, bytes. A status is sent in a header, percent-encoded, and long headers break
 /// connections.
 const MAX_MESSAGE_BYTES: usize = 2048;
 
@@ -23,9 +23,9 @@ const ERROR_KIND: &str = "error-kind";
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
 
-/// What a client is told. A failure of ours goes to the log, not to the client.
+/// The message for a client. A failure of the server itself goes to the log instead.
 fn message(error: &Error) -> String {
-    // Paths and causes of these are this machine's.
+    // Their paths and causes are not for clients.
     if matches!(error.kind(), Kind::Internal | Kind::DataLoss) {
         tracing::error!(%error, "failure of this server");
         return format!("{} error, see the server's log", error.kind().codes().word);
@@ -35,7 +35,7 @@ fn message(error: &Error) -> String {
     text
 }
 
-/// When a retry is worth it, seconds.
+/// Seconds after which a retry may succeed.
 fn retry_after(error: &Error) -> Option<u64> {
     if let Error::Shared(error) = error {
         return retry_after(error);
@@ -58,7 +58,7 @@ pub(super) fn status(error: Error) -> Status {
 /// A status as the trailers of a call.
 pub(super) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
-    // It fails for text that no header can hold, which is encoded before.
+    // It fails only for text that no header can hold, and messages are percent-encoded.
     if status.add_header(&mut trailers).is_err() {
         trailers.insert("grpc-status", HeaderValue::from_static("2"));
     }
@@ -84,18 +84,18 @@ struct Details<'a> {
 }
 
 impl Problem {
-    /// The path exists, the method does not.
+    /// A path that exists, with a method that does not.
     pub(super) fn method_not_allowed() -> Self {
         Self { status: StatusCode::METHOD_NOT_ALLOWED, ..Error::invalid("method", "use GET or HEAD").into() }
     }
 
-    /// A body beyond the limit.
+    /// A body that is longer than the limit.
     pub(super) fn too_large(limit: usize) -> Self {
         let error = Error::invalid("body", format!("it is longer than {limit} bytes"));
         Self { status: StatusCode::PAYLOAD_TOO_LARGE, ..error.into() }
     }
 
-    /// A range without a byte of the file.
+    /// A range that holds no byte of the file.
     pub(super) fn unsatisfiable(size: u64) -> Self {
         let error = Error::invalid("range", format!("no byte of it is in the file of {size} bytes"));
         let range = HeaderValue::try_from(format!("bytes */{size}")).expect("a number is a header value");
@@ -104,7 +104,7 @@ impl Problem {
     }
 }
 
-/// An error as a response of the Hub protocol: the same table, told in headers.
+/// An error as a response of the Hub protocol, which reads it from headers. The table is the same.
 #[derive(Debug)]
 pub(super) struct HubProblem {
     problem: Problem,
@@ -112,7 +112,7 @@ pub(super) struct HubProblem {
 }
 
 impl HubProblem {
-    /// Adds a header, for example the commit in which there is no such file.
+    /// Adds a header, for example the commit in which a file was not found.
     pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.problem.headers.push((name, value));
         self
@@ -144,7 +144,7 @@ impl IntoResponse for HubProblem {
     }
 }
 
-/// Text as the value of a header: clients print it, and read it in one encoding or another.
+/// Text as the value of a header. Clients print it, and do not agree on its encoding.
 fn printable(text: &str) -> HeaderValue {
     let ascii: String = text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
     HeaderValue::try_from(ascii).expect("printable ASCII is a header value")

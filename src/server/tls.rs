@@ -16,10 +16,10 @@ use crate::error::{Error, Result};
 /// HTTP/2 as ALPN calls it.
 pub(super) const H2: &[u8] = b"h2";
 
-/// Who the server is.
+/// The files that prove who the server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// PEM file of the certificate, with those between it and the authority.
+    /// PEM file of the certificate, with the intermediate ones up to the authority.
     pub certificate: PathBuf,
     /// PEM file of its private key.
     pub key: PathBuf,
@@ -39,7 +39,7 @@ impl Tls {
             .with_safe_default_protocol_versions()
             .map_err(|error| invalid(&self.certificate, &error))?
             .with_no_client_auth()
-            // Without a certificate, and with one of another key.
+            // It fails without a certificate, and for one of another key.
             .with_single_cert(certificates, key)
             .map_err(|error| invalid(&self.certificate, &error))?;
         config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];

@@ -1,8 +1,7 @@
-//! gRPC-Web: every call of the service from a browser, over HTTP/1.1 as over HTTP/2, and the headers by which a page of
-//! another origin may make it.
+//! gRPC-Web: calls from browsers over HTTP/1.1 and HTTP/2, and the headers that let pages of other origins make them.
 //!
-//! A call is turned into a plain one, which goes the way of all; the trailers of its answer become the last frame of the
-//! body, and as text all of it is base64. Plain calls do not pass through the translation.
+//! gRPC-Web calls are translated to plain gRPC first; the trailers become the last frame of the body, and calls in text
+//! form are base64 as a whole. Plain calls do not pass through the translation.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -18,17 +17,17 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::auth::Origins;
 
-/// What the content type of such a call begins with.
+/// The content type of such a call begins with this.
 const WEB: &str = "application/grpc-web";
 /// The content types that are translated.
 const TYPES: [&str; 4] =
     [WEB, "application/grpc-web+proto", "application/grpc-web-text", "application/grpc-web-text+proto"];
 
-/// Headers that a page may send, beside those that every page may.
+/// Headers that a page may send in addition to those that every page may.
 const SENT: &str = "authorization, content-type, genebank-frames, grpc-timeout, x-grpc-web, x-user-agent";
-/// Headers of an answer that a page may read: a status without a body is in them.
+/// Headers of an answer that a page may read: an answer without a body has its status in them.
 const READ: &str = "error-kind, grpc-message, grpc-status, grpc-status-details-bin, retry-after";
-/// How long a browser remembers what it may do, seconds; longer than this none does.
+/// How long a browser may remember this permission, seconds. No browser remembers it longer.
 const REMEMBERED_S: &str = "7200";
 
 /// Translates a call of gRPC-Web and its answer.
@@ -49,7 +48,7 @@ pub(super) async fn translate(request: Request, next: Next) -> Response {
     response.map(Body::new)
 }
 
-/// Lets pages of known origins call and read (the CORS protocol of the Fetch standard). Others get no such header, and
+/// Lets pages of known origins call and read (CORS in the Fetch standard). Other origins get none of these headers, so
 /// their browser refuses the call.
 pub(super) async fn share(State(origins): State<Arc<Origins>>, request: Request, next: Next) -> Response {
     let headers = request.headers();

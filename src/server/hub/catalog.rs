@@ -19,25 +19,25 @@ use crate::{
 
 use super::{info, state::Hub};
 
-/// Models of a page of a request that names no number.
+/// Models on a page, unless the request names a number.
 const DEFAULT_PAGE: usize = 50;
-/// Most models of a page.
+/// Most models on a page.
 const MAX_PAGE: usize = 500;
-/// Filters on what no model here has.
+/// Filters on properties that no model here has.
 const NEVER: [&str; 3] = ["apps", "inference", "inference_provider"];
 
-/// What is listed.
+/// What a request wants to see of the list.
 #[derive(Debug, PartialEq, Eq)]
 struct Search {
     author: Option<String>,
     /// Part of the name, lower case.
     text: Option<String>,
-    /// Tags that all have to be there.
+    /// Tags that a model must have.
     tags: Vec<String>,
     parameters: [u64; 2],
     nothing: bool,
     limit: usize,
-    /// Models of earlier pages.
+    /// Number of models on earlier pages.
     cursor: usize,
 }
 
@@ -59,8 +59,8 @@ pub(super) async fn list(
 }
 
 impl Search {
-    /// Reads a query. Keys that choose fields or an order are ignored: all fields are given, and all models are as
-    /// old and as liked.
+    /// Reads a query. Keys that choose fields or an order are ignored: every field is given, and all models have the
+    /// same date and the same number of likes.
     fn read(query: &str) -> Result<Self> {
         let mut search = Self {
             author: None,
@@ -114,7 +114,7 @@ impl Search {
     }
 }
 
-/// `min:1M,max:6M`, each half by itself too.
+/// Reads `min:1M,max:6M`, or one half of it.
 fn range(text: &str) -> Result<[u64; 2]> {
     let wrong = |reason: String| Error::invalid("num_parameters", format!("\"{}\": {reason}", short(text)));
     let (mut least, mut most) = (0, u64::MAX);
@@ -133,7 +133,7 @@ fn number(field: &str, text: &str) -> Result<usize> {
         .map_err(|_| Error::invalid(field, format!("\"{}\" is no number up to 2^64 - 1", short(text))))
 }
 
-/// The address of the page that begins after `cursor` models: the whole of it, because clients take it as it is.
+/// The address of the page that begins after `cursor` models. It is absolute, because clients use it as it is.
 fn link(uri: &Uri, headers: &HeaderMap, query: &str, cursor: usize) -> Option<HeaderValue> {
     let host = headers.get(header::HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let secure = headers.get("x-forwarded-proto").is_some_and(|scheme| scheme == "https");

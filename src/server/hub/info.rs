@@ -23,7 +23,7 @@ use crate::{
 
 use super::{place::Place, snapshot::Object, state::Hub};
 
-/// A model has no date: it is the same whenever it is made.
+/// The date of every model: the bytes do not depend on when they are made.
 pub(super) const DATE: &str = "1970-01-01T00:00:00.000Z";
 /// What every model is for.
 pub(super) const TASK: &str = "image-classification";

@@ -1,8 +1,8 @@
 //! The Hugging Face Hub protocol: stock clients with `HF_ENDPOINT` set get any model.
 //!
-//! A repository is a request ([`crate::bank::repository`]), its commit and the entity tag of its weights the request's identity,
-//! so no HEAD waits for weights. Lists of files name their real SHA-256, and git's name of small files, as clients that verify
-//! a download expect. No redirect, no Xet.
+//! A repository is a request ([`crate::bank::repository`]). Its commit and the entity tag of its weights come from the
+//! request's identity, so no HEAD waits for weights. Lists of files give the SHA-256 of weights and git's object id of
+//! small files, for clients that verify a download. There are no redirects, and there is no Xet.
 
 mod account;
 mod catalog;
@@ -31,10 +31,10 @@ use super::{
 
 pub(super) use state::Hub;
 
-/// Longest request id that is given back, bytes.
+/// Longest request id that is sent back, bytes.
 const MAX_REQUEST_ID_BYTES: usize = 256;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What Hub clients send instead.
+/// Hub clients send this one instead.
 const TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
 
 /// The routes of the protocol.
@@ -57,7 +57,7 @@ pub(super) fn router(hub: Hub) -> Router {
         .with_state(hub)
 }
 
-/// Gives the id of a request back: clients print it in their errors.
+/// Sends the id of a request back. Clients print it in their errors.
 async fn request_id(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let id = headers.get(&REQUEST_ID).or_else(|| headers.get(&TRACE_ID)).cloned();
@@ -68,7 +68,7 @@ async fn request_id(request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether a path that no route takes is of this protocol: repositories of other kinds, or without an owner.
+/// Whether a path without a route belongs to this protocol: other kinds of repositories, or no owner.
 pub(super) fn speaks_of(path: &str) -> bool {
     ["/api/models/", "/api/datasets/", "/api/spaces/"].iter().any(|start| path.starts_with(start))
         || path.contains("/resolve/")

@@ -18,7 +18,7 @@ use super::{snapshot::Snapshot, state::Hub};
 
 const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 
-/// Segments of the path. They are split before they are decoded, so a revision may hold an encoded `/`.
+/// Segments of the path. They are decoded after they are split, so a revision may hold an encoded `/`.
 #[derive(Debug, Deserialize)]
 struct Segments {
     owner: String,
@@ -31,9 +31,9 @@ struct Segments {
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) snapshot: Arc<Snapshot>,
-    /// Not everyone may have it.
+    /// The gene is private.
     pub(super) private: bool,
-    /// The revision is the commit itself: what was answered stays true.
+    /// The revision is a full commit, so the answer never changes.
     pub(super) pinned: bool,
     /// Path in the repository; empty: its root.
     pub(super) path: String,
@@ -61,7 +61,7 @@ impl Place {
         (COMMIT, HeaderValue::from_str(&self.snapshot.commit).expect("hex is a header value"))
     }
 
-    /// An error about what is in the repository.
+    /// An error about something in the repository, with the commit.
     pub(super) fn problem(&self, problem: impl Into<HubProblem>) -> HubProblem {
         let (name, value) = self.commit();
         problem.into().with(name, value)

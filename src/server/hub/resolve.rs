@@ -16,14 +16,14 @@ use crate::{
 
 use super::{place::Place, snapshot::File, state::Hub};
 
-/// For what a full commit names: it never changes.
+/// For a full commit, which never changes.
 const FOREVER: &str = "public, max-age=31536000, immutable";
-/// The same of a private gene, which no cache between may give to others.
+/// The same for a private gene: shared caches must not keep it.
 const FOREVER_PRIVATE: &str = "private, max-age=31536000, immutable";
-/// For what a branch or a tag names.
+/// For a branch or a tag.
 const ASK_AGAIN: &str = "no-cache";
 
-/// HEAD and GET. The headers are the same for a whole file, a part of it, and none of it.
+/// Answers HEAD and GET. The headers are the same with a whole file, a part of it, and no body.
 pub(super) async fn file(
     State(hub): State<Hub>,
     place: Place,

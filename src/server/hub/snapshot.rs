@@ -28,14 +28,14 @@ struct Text {
     oid: String,
 }
 
-/// What is known of a file before a weight is touched.
+/// What is known about a file before any weight is read.
 #[derive(Debug, Clone)]
 pub(super) struct File {
     pub(super) path: &'static str,
     pub(super) size: u64,
-    /// The name by which caches keep it: git's of a small file; of weights one that is made of their identity.
+    /// The name in caches: git's object id for a small file, a digest of the identity for weights.
     pub(super) etag: String,
-    /// Absent: the weights.
+    /// The bytes of a small file; weights have none here.
     pub(super) text: Option<Bytes>,
 }
 
@@ -44,13 +44,13 @@ pub(super) struct File {
 pub(super) struct Object {
     pub(super) path: &'static str,
     pub(super) size: u64,
-    /// git's name: of the file, or of the pointer to it.
+    /// git's object id of the file, or of the pointer to it.
     pub(super) oid: String,
-    /// Of weights, which git keeps as a pointer.
+    /// Only for weights: git keeps a pointer to them.
     pub(super) stored: Option<Stored>,
 }
 
-/// What the pointer to a large file says.
+/// The content of the pointer to a large file.
 #[derive(Debug, Clone)]
 pub(super) struct Stored {
     pub(super) sha256: Arc<str>,
@@ -66,7 +66,7 @@ impl Snapshot {
         Self { texts: texts.collect(), commit: repository.commit(), repository }
     }
 
-    /// Memory that it takes, bytes: texts, and about 256 for each entry of the blueprint.
+    /// Memory in use, bytes: the texts, and about 256 for each entry of the blueprint.
     pub(super) fn bytes(&self) -> usize {
         let texts: usize = self.texts.values().map(|text| text.bytes.len()).sum();
         texts + 256 * self.repository.quote.blueprint.entries.len()
@@ -96,7 +96,7 @@ impl Snapshot {
         Ok(File { path: WEIGHTS, size: quote.size_bytes(), etag, text: None })
     }
 
-    /// The file at `path` with its object ids. Weights are rendered and digested, once.
+    /// The file at `path` with its object ids. Weights are rendered and digested once.
     ///
     /// # Errors
     /// Those of [`Snapshot::file`] and of rendering.
@@ -126,7 +126,7 @@ impl Snapshot {
 }
 
 impl Object {
-    /// As an entry of a tree.
+    /// The file as an entry of a tree.
     pub(super) fn entry(&self) -> Value {
         let mut entry = json!({ "type": "file", "path": self.path, "size": self.size, "oid": self.oid });
         if let Some(stored) = &self.stored {
@@ -136,7 +136,7 @@ impl Object {
         entry
     }
 
-    /// As a sibling of a model, with its names.
+    /// The file as a sibling of a model.
     pub(super) fn sibling(&self) -> Value {
         let mut sibling = json!({ "rfilename": self.path, "size": self.size, "blobId": self.oid });
         if let Some(stored) = &self.stored {
@@ -147,7 +147,7 @@ impl Object {
     }
 }
 
-/// git's name for a file of these bytes.
+/// git's object id of a file with these bytes.
 fn blob_id(bytes: &[u8]) -> String {
     hex(&Sha1::new().chain_update(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize())
 }

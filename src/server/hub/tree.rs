@@ -25,7 +25,7 @@ use super::{place::Place, snapshot::Object, state::Hub};
 /// Longest body of a request for paths, bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// `GET /api/models/{owner}/{name}/tree/{revision}[/{path}]`: files lie in the root alone, so there is one page.
+/// `GET /api/models/{owner}/{name}/tree/{revision}[/{path}]`: all files are in the root, so there is one page.
 pub(super) async fn list(State(hub): State<Hub>, place: Place) -> Result<Json<Vec<Value>>, HubProblem> {
     if !place.path.is_empty() {
         return Err(place.problem(not_found("folder", &place.path, "none")));
@@ -34,7 +34,7 @@ pub(super) async fn list(State(hub): State<Hub>, place: Place) -> Result<Json<Ve
     Ok(Json(objects.iter().map(Object::entry).collect()))
 }
 
-/// `POST /api/models/{owner}/{name}/paths-info/{revision}`: what there is of the paths in the body.
+/// `POST /api/models/{owner}/{name}/paths-info/{revision}`: the files at the paths in the body, if they exist.
 pub(super) async fn paths(
     State(hub): State<Hub>,
     place: Place,
@@ -65,7 +65,7 @@ async fn body(body: Body) -> Result<Vec<u8>, HubProblem> {
     axum::body::to_bytes(body, MAX_BODY_BYTES).await.map(Into::into).map_err(|_| too_large())
 }
 
-/// The paths of a body, each once: Python's clients send a form, Rust's send JSON.
+/// The paths in a body, without duplicates. Python clients send a form, Rust clients send JSON.
 fn asked(body: &[u8], is_json: bool) -> Result<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct Asked {
