@@ -126,7 +126,7 @@ impl Quote {
             tune: request.tune.clone(),
             expected: match request.tune {
                 None if !as_measured || request.start.method != Method::Gene => None,
-                None => gene.quality(config.depth(), config.width(), 0).map(|q| q.accuracy),
+                None => gene.quality(config.depth(), config.width(), 0).map(|q| q.value),
                 // The measurements hold for one recipe on one data set. This request may name others.
                 Some(_) => None,
             },

@@ -1,9 +1,9 @@
 //! Descriptions of genes and models, the same over gRPC, HTTP and the command line.
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    blueprint::Inheritance,
+    blueprint::{Inheritance, record::FAMILY},
     gene::{Learngene, Quality},
 };
 
@@ -51,7 +51,6 @@ pub struct GeneSummary {
     /// Length of the gene file in bytes.
     pub size_bytes: u64,
     /// What was measured on the test set.
-    #[serde(serialize_with = "values")]
     pub quality: Vec<Quality>,
     /// Requests that name no gene get this one.
     pub default: bool,
@@ -65,11 +64,11 @@ impl GeneSummary {
         Self {
             name: meta.name.clone(),
             digest: gene.digest().to_owned(),
-            family: meta.family.clone(),
+            family: FAMILY.to_owned(),
             trained_depth: meta.config.depth() as u32,
             trained_width: meta.config.width() as u32,
             stages: all(&meta.stages),
-            head_dim: meta.head_dim as u32,
+            head_dim: meta.config.head_dim() as u32,
             trained_widths: all(&meta.trained_widths),
             min_depth: meta.depth_range[0] as u32,
             max_depth: meta.depth_range[1] as u32,
@@ -90,23 +89,8 @@ impl GeneSummary {
     /// Measured accuracy at the trained size, before tuning.
     pub fn accuracy(&self) -> Option<f64> {
         let wanted = (self.trained_depth as usize, self.trained_width as usize, 0);
-        self.quality.iter().find(|q| (q.depth, q.width, q.tuning_epochs) == wanted).map(|q| q.accuracy)
+        self.quality.iter().find(|q| (q.depth, q.width, q.tuning_epochs) == wanted).map(|q| q.value)
     }
-}
-
-/// Names the figures as the protocol does. The gene file has other names.
-fn values<S: Serializer>(quality: &[Quality], serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Figure {
-        depth: usize,
-        width: usize,
-        tuning_epochs: u32,
-        value: f64,
-    }
-    serializer.collect_seq(quality.iter().map(|figure| {
-        let Quality { depth, width, tuning_epochs, accuracy } = *figure;
-        Figure { depth, width, tuning_epochs, value: accuracy }
-    }))
 }
 
 /// One model, as its blueprint describes it.

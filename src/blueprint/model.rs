@@ -1,8 +1,6 @@
-//! What a model file says about itself, in `__metadata__["genebank"]`.
+//! What a model is: shape, classes, preprocessing and provenance.
 
 use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
@@ -10,17 +8,10 @@ use crate::{
     tensor::TensorFile,
 };
 
-/// Key of the JSON value in a file's `__metadata__`.
-pub const METADATA_KEY: &str = "genebank";
-
-/// Version of the record that this program reads and writes.
-pub const FORMAT: u32 = 1;
-/// The one model family.
-pub const FAMILY: &str = "vit";
+use super::record::{self, METADATA_KEY};
 
 /// How pixels become the network's input: `(pixel / 255 - mean) / std`, per channel.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Preprocessing {
     /// Mean of each channel, pixels scaled to 0..1.
     pub mean: Vec<f32>,
@@ -52,8 +43,7 @@ impl Preprocessing {
 }
 
 /// The gene that a model was expanded from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// Name of the gene.
     pub gene: String,
@@ -66,13 +56,8 @@ pub struct Origin {
 }
 
 /// What a model is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
-    /// Version of this record.
-    pub format: u32,
-    /// Model family.
-    pub family: String,
     /// Shape of the network.
     pub config: VitConfig,
     /// How pixels become the network's input.
@@ -84,18 +69,16 @@ pub struct ModelInfo {
     /// Data that the weights were trained on.
     pub data: String,
     /// Gene that the weights come from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
     /// Training that came after, newest last: recipe, seed and commit.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub training: Vec<String>,
 }
 
 impl ModelInfo {
     /// `__metadata__` of a file that holds this model.
     pub fn metadata(&self) -> BTreeMap<String, String> {
-        let json = serde_json::to_string(self).expect("a record of strings and numbers serialises");
-        BTreeMap::from([("format".to_owned(), "pt".to_owned()), (METADATA_KEY.to_owned(), json)])
+        let format = ("format".to_owned(), "pt".to_owned());
+        BTreeMap::from([format, (METADATA_KEY.to_owned(), record::write(self))])
     }
 
     /// Reads the record of `file`; `origin` names the file in errors.
@@ -103,15 +86,6 @@ impl ModelInfo {
     /// # Errors
     /// [`Error::Corrupt`] where the record is absent or malformed.
     pub fn from_file(file: &TensorFile, origin: &str) -> Result<Self> {
-        let json = file
-            .metadata(METADATA_KEY)
-            .ok_or_else(|| Error::corrupt(origin, "no \"genebank\" record in __metadata__"))?;
-        let info: Self = serde_json::from_str(json)
-            .map_err(|e| Error::corrupt(origin, format!("\"genebank\" record: {e}")))?;
-        if (info.format, info.family.as_str()) != (FORMAT, FAMILY) {
-            let found = format!("format {} of family \"{}\"", info.format, info.family);
-            return Err(Error::corrupt(origin, format!("{found} is not format {FORMAT} of \"{FAMILY}\"")));
-        }
-        Ok(info)
+        record::read(file, origin)
     }
 }

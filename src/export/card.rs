@@ -7,7 +7,10 @@ use crate::{
     tensor::Dtype,
 };
 
-use super::Layout;
+use super::{
+    Layout,
+    task::{AUTO_CLASS, PIPELINE_TAG},
+};
 
 /// What a card says.
 #[derive(Debug, Clone)]
@@ -51,7 +54,7 @@ impl Card<'_> {
         let info = &self.blueprint.info;
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
         let mut text = format!(
-            "---\nlibrary_name: {}\npipeline_tag: image-classification\ntags:\n- genebank\n- safetensors\n\
+            "---\nlibrary_name: {}\npipeline_tag: {PIPELINE_TAG}\ntags:\n- genebank\n- safetensors\n\
              license: other\nlicense_name: {}\n",
             self.layout,
             quoted(&format!("training data: {}", info.licence)),
@@ -59,7 +62,7 @@ impl Card<'_> {
         if let Some(accuracy) = self.accuracy {
             let data = data_name(&info.data);
             text += &format!(
-                "model-index:\n- name: {}\n  results:\n  - task:\n      type: image-classification\n    \
+                "model-index:\n- name: {}\n  results:\n  - task:\n      type: {PIPELINE_TAG}\n    \
                  dataset:\n      name: {name}\n      type: {name}\n    metrics:\n    - type: accuracy\n      \
                  value: {accuracy}\n",
                 quoted(self.repository),
@@ -110,8 +113,8 @@ impl Card<'_> {
     fn loading(&self) -> String {
         let repository = self.repository;
         let auto = format!(
-            "from transformers import AutoModelForImageClassification\n\nmodel = \
-             AutoModelForImageClassification.from_pretrained(\"{repository}\")\n"
+            "from transformers import {AUTO_CLASS}\n\nmodel = \
+             {AUTO_CLASS}.from_pretrained(\"{repository}\")\n"
         );
         let code = match self.layout {
             Layout::Timm => format!(

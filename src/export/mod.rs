@@ -4,6 +4,7 @@
 //! changes, so the layouts of one model compute the same function.
 
 pub mod card;
+pub mod task;
 pub mod timm;
 pub mod transformers;
 

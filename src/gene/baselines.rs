@@ -17,7 +17,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    blueprint::{Ancestor, Blueprint, Canonical, Entry, ModelInfo, Piece, Source},
+    blueprint::{Ancestor, Blueprint, Canonical, Entry, ModelInfo, Piece, Source, record},
     error::{Error, Result},
     nn::{Axis, Dims, Spec},
     tensor::{matrix_view, row_axes},
@@ -139,7 +139,7 @@ pub fn scratch(meta: &GeneMeta, size: &SizeRequest, target: &Target, seed: u64) 
     blueprint.entries.iter_mut().for_each(|entry| entry.dtype = size.dtype);
     blueprint.identity = Canonical::new("genebank.scratch")
         .config(&blueprint.info.config)
-        .text(&blueprint.info.metadata()[crate::blueprint::model::METADATA_KEY])
+        .text(&record::write(&blueprint.info))
         .text(&size.dtype.to_string())
         .integer(seed)
         .finish();

@@ -89,10 +89,10 @@ impl Forecasts {
     pub fn of(quality: &[Quality]) -> Option<Self> {
         let mut cells: BTreeMap<usize, BTreeMap<usize, f64>> = BTreeMap::new();
         // Figures may come from another machine.
-        let sane = |q: &&Quality| q.tuning_epochs == 0 && q.accuracy.is_finite() && q.width > 0;
+        let sane = |q: &&Quality| q.tuning_epochs == 0 && q.value.is_finite() && q.width > 0;
         for q in quality.iter().filter(sane) {
             // The first of several is the one that is served.
-            cells.entry(q.width).or_default().entry(q.depth).or_insert(q.accuracy);
+            cells.entry(q.width).or_default().entry(q.depth).or_insert(q.value);
         }
         let curve = |depths: BTreeMap<usize, f64>| {
             Curve::new(depths.into_iter().map(|(depth, accuracy)| [depth as f64, accuracy]).collect())
@@ -211,12 +211,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn cells(width: usize, rows: &[(usize, f64)]) -> Vec<Quality> {
-        let cell = |(depth, accuracy): &(usize, f64)| Quality {
-            depth: *depth,
-            width,
-            tuning_epochs: 0,
-            accuracy: *accuracy,
-        };
+        let cell =
+            |(depth, value): &(usize, f64)| Quality { depth: *depth, width, tuning_epochs: 0, value: *value };
         rows.iter().map(cell).collect()
     }
 
@@ -241,7 +237,7 @@ mod tests {
     #[test]
     fn nothing_measured_gives_no_forecast() {
         assert!(Forecasts::of(&[]).is_none());
-        let tuned = Quality { depth: 3, width: 24, tuning_epochs: 1, accuracy: 0.5 };
+        let tuned = Quality { depth: 3, width: 24, tuning_epochs: 1, value: 0.5 };
         assert!(Forecasts::of(&[tuned]).is_none());
     }
 
@@ -267,12 +263,8 @@ mod tests {
         for q in odd.iter().filter(|q| q.depth > 3) {
             let forecast = forecasts.at(q.depth, q.width);
             assert!(!forecast.measured && !forecast.extrapolated);
-            assert_eq!(
-                (forecast.low..=forecast.high).contains(&q.accuracy),
-                q.depth > 5,
-                "{q:?} {forecast:?}"
-            );
-            assert!((forecast.value - q.accuracy).abs() < 0.013, "{q:?} {forecast:?}");
+            assert_eq!((forecast.low..=forecast.high).contains(&q.value), q.depth > 5, "{q:?} {forecast:?}");
+            assert!((forecast.value - q.value).abs() < 0.013, "{q:?} {forecast:?}");
         }
         // The interval of what was measured is near the 0.3 points of 10,000 images at 0.89.
         let whole = Forecasts::of(&bundled()).unwrap();
@@ -304,7 +296,7 @@ mod tests {
             let forecasts = Forecasts::of(&grid).unwrap();
             for q in &grid {
                 let forecast = forecasts.at(q.depth, q.width);
-                prop_assert_eq!(forecast.value, q.accuracy);
+                prop_assert_eq!(forecast.value, q.value);
                 prop_assert!(forecast.measured && !forecast.extrapolated);
                 prop_assert_eq!(forecasts.warning(q.depth, q.width), None);
             }
@@ -322,7 +314,7 @@ mod tests {
                 let below = row.iter().filter(|q| q.depth <= depth).max_by_key(|q| q.depth);
                 let above = row.iter().filter(|q| q.depth >= depth).min_by_key(|q| q.depth);
                 if let (Some(a), Some(b)) = (below, above) {
-                    let (least, most) = (a.accuracy.min(b.accuracy), a.accuracy.max(b.accuracy));
+                    let (least, most) = (a.value.min(b.value), a.value.max(b.value));
                     prop_assert!((least..=most).contains(&forecast.value));
                     prop_assert!(!forecast.extrapolated);
                 }
@@ -336,7 +328,7 @@ mod tests {
             let mut others = grid.to_vec();
             let q = others.remove(*i);
             let forecast = Forecasts::of(&others).unwrap().at(q.depth, q.width);
-            (forecast.low..=forecast.high).contains(&q.accuracy)
+            (forecast.low..=forecast.high).contains(&q.value)
         };
         (1..grid.len() - 1).filter(holds).count()
     }

@@ -11,10 +11,7 @@ use std::{path::Path, sync::Arc};
 use candle_core::{Device, Tensor};
 
 use crate::{
-    blueprint::{
-        Blueprint, Canonical, Entry, ModelInfo, Origin, Piece, Resident, Source, expand,
-        model::{self, METADATA_KEY},
-    },
+    blueprint::{Blueprint, Canonical, Entry, ModelInfo, Origin, Piece, Resident, Source, expand},
     error::{Context, Error, Result},
     nn::{Spec, Vit, VitConfig},
     tensor::{Dtype, TensorFile, Weights, hex, sha256, weights::check_schema},
@@ -23,7 +20,7 @@ use crate::{
 use super::{
     DepthRule, GeneMeta, Probe, Quality, Target,
     meta::{stage_name, stage_of, width_norm},
-    width,
+    record, width,
 };
 
 /// The size of a model, and how it is read off the gene. Absent numbers mean the trained ones.
@@ -68,12 +65,7 @@ impl Learngene {
     /// # Errors
     /// [`Error::Corrupt`] and the schema errors where an invariant is broken or the probe fails.
     pub fn from_file(file: TensorFile, origin: &str) -> Result<Self> {
-        let json = file
-            .metadata(METADATA_KEY)
-            .ok_or_else(|| Error::corrupt(origin, "no \"genebank\" record in __metadata__"))?;
-        let meta: GeneMeta = serde_json::from_str(json)
-            .map_err(|e| Error::corrupt(origin, format!("\"genebank\" record: {e}")))?;
-        meta.check(origin)?;
+        let meta = record::read(&file, origin)?;
         let dims = meta.config.dims();
         check_schema(file.shapes(), meta.specs().into_iter().map(|spec| spec.named_shape(&dims)))?;
         file.check_finite(origin)?;
@@ -191,8 +183,11 @@ fn config_of(meta: &GeneMeta, size: &SizeRequest) -> Result<VitConfig> {
     if !trained && !size.allow_untrained_width {
         return Err(out_of_range(format!("trained widths {:?}", meta.trained_widths)));
     }
-    if width == 0 || width > meta.config.width() as u64 || !width.is_multiple_of(meta.head_dim as u64) {
-        let limit = format!("multiples of head_dim {} up to {}", meta.head_dim, meta.config.width());
+    if width == 0
+        || width > meta.config.width() as u64
+        || !width.is_multiple_of(meta.config.head_dim() as u64)
+    {
+        let limit = format!("multiples of head_dim {} up to {}", meta.config.head_dim(), meta.config.width());
         return Err(out_of_range(limit));
     }
     meta.config.resized(depth as usize, width as usize)
@@ -245,8 +240,6 @@ pub(super) fn blueprint_of(
         identity: identity.to_string(),
     };
     let info = ModelInfo {
-        format: model::FORMAT,
-        family: meta.family.clone(),
         config,
         preprocessing: meta.preprocessing.clone(),
         labels: target.labels(meta),

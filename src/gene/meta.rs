@@ -1,28 +1,25 @@
-//! What a gene file says about itself: one JSON value in `__metadata__["genebank"]`.
+//! What a gene says about itself, and the rules that hold for it.
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
-    blueprint::{ModelInfo, Preprocessing, model::FAMILY},
+    blueprint::{Metric, ModelInfo, Preprocessing},
     error::{Error, Result},
-    nn::{Axis, Role, Spec, VitConfig, vit::config::NORM_EPS},
+    nn::{Axis, Role, Spec, VitConfig},
     tensor::rng,
 };
 
 use super::target::images;
 
-/// Version of the gene file that this program reads and writes.
-pub const FORMAT: u32 = 1;
 /// Most stages of a gene.
 pub const MAX_STAGES: usize = 64;
 /// Deepest model that a gene may offer.
 pub const MAX_DEPTH: usize = 1024;
 
 /// A measured quality figure.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Quality {
     /// Depth of the measured model.
     pub depth: usize,
@@ -30,13 +27,12 @@ pub struct Quality {
     pub width: usize,
     /// Epochs of tuning after expansion.
     pub tuning_epochs: u32,
-    /// Share of test images classified correctly.
-    pub accuracy: f64,
+    /// Value of the gene's metric.
+    pub value: f64,
 }
 
 /// A self-test: the logits that the auxiliary model gives for a seeded input.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
     /// Seed of the input.
     pub seed: u64,
@@ -54,6 +50,25 @@ impl Probe {
     /// Most values of its input.
     pub const MAX_VALUES: usize = 1 << 22;
 
+    /// Checks that the probe is of the network `config` and within the limits.
+    fn check(&self, config: &VitConfig) -> std::result::Result<(), String> {
+        let holds = (1..=Self::MAX_BATCH).contains(&self.batch)
+            && self.batch * config.image_values() <= Self::MAX_VALUES
+            && self.logits.len() == self.batch * config.classes()
+            && self.logits.iter().all(|logit| logit.is_finite());
+        if holds {
+            return Ok(());
+        }
+        Err(format!(
+            "probe of {} images with {} finite logits: at most {} images, {} values, {} logits each",
+            self.batch,
+            self.logits.len(),
+            Self::MAX_BATCH,
+            Self::MAX_VALUES,
+            config.classes()
+        ))
+    }
+
     /// The input: uniform values in `[-1, 1)` from ChaCha bits, without a library function.
     ///
     /// # Shapes
@@ -64,41 +79,21 @@ impl Probe {
     }
 }
 
-/// How tokens become the input of the head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooling {
-    /// `norm` → token 0 → `head`.
-    Token,
-}
-
 /// Everything about a gene but its tensors.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GeneMeta {
-    /// Version of the file, [`FORMAT`].
-    pub format: u32,
     /// Name; the stem of the file.
     pub name: String,
-    /// Model family, `vit`.
-    pub family: String,
     /// Shape of the auxiliary model: the trained depth and width.
     pub config: VitConfig,
     /// Layers of each stage in the auxiliary model.
     pub stages: Vec<usize>,
     /// Widths that were trained.
     pub trained_widths: Vec<usize>,
-    /// Whether narrower widths have scales and shifts of the norms of their own, under [`width_norm`].
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    /// Whether narrower widths have separate scales and shifts of the norms, under [`width_norm`].
     pub width_norms: bool,
     /// Least and greatest depth that is served.
     pub depth_range: [usize; 2],
-    /// Dimension of one head.
-    pub head_dim: usize,
-    /// Epsilon of every LayerNorm.
-    pub norm_eps: f64,
-    /// How tokens become the input of the head.
-    pub pooling: Pooling,
     /// How pixels become the network's input.
     pub preprocessing: Preprocessing,
     /// Names of the classes.
@@ -113,8 +108,9 @@ pub struct GeneMeta {
     pub recipe: String,
     /// Self-test.
     pub probe: Probe,
-    /// Measured on the test set.
-    #[serde(default)]
+    /// What its models are measured by.
+    pub metric: Metric,
+    /// What was measured on the test set.
     pub quality: Vec<Quality>,
 }
 
@@ -122,77 +118,59 @@ impl GeneMeta {
     /// Checks every invariant that needs no tensor.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] naming `origin`, the value and the limit.
-    pub fn check(&self, origin: &str) -> Result<()> {
-        // A file may say anything: the sum must not overflow.
-        let trained = self.stages.iter().fold(0usize, |sum, layers| sum.saturating_add(*layers));
-        let [least, greatest] = self.depth_range;
-        let (config, widths) = (&self.config, &self.trained_widths);
-        let probe = &self.probe;
-        let rules = [
-            (self.format == FORMAT, format!("format {} is not {FORMAT}", self.format)),
-            (self.family == FAMILY, format!("family \"{}\" is not \"{FAMILY}\"", self.family)),
-            (check_name(&self.name).is_ok(), format!("\"{}\" is not a gene name", self.name)),
-            (
-                (1..=MAX_STAGES).contains(&self.stages.len()) && !self.stages.contains(&0),
-                format!("{} stages are beyond 1..={MAX_STAGES}, or one has no layer", self.stages.len()),
-            ),
-            (trained == config.depth(), format!("stages hold {trained} layers, depth is {}", config.depth())),
-            (
-                1 <= least && least <= trained && trained <= greatest && greatest <= MAX_DEPTH,
-                format!(
-                    "depth range {least}..={greatest} does not hold depth {trained} within 1..={MAX_DEPTH}"
-                ),
-            ),
-            (
-                self.head_dim == config.head_dim(),
-                format!("head_dim {} is not the network's {}", self.head_dim, config.head_dim()),
-            ),
-            (self.norm_eps == NORM_EPS, format!("norm_eps {} is not {NORM_EPS}", self.norm_eps)),
-            (
-                widths.contains(&config.width())
-                    && widths
-                        .iter()
-                        .all(|w| *w > 0 && *w <= config.width() && w.is_multiple_of(self.head_dim)),
-                format!("trained widths {widths:?} do not hold {} or are not heads of it", config.width()),
-            ),
-            (
-                widths.iter().collect::<BTreeSet<_>>().len() == widths.len(),
-                format!("trained widths {widths:?} hold one twice"),
-            ),
-            (
-                self.labels.len() == config.classes(),
-                format!("{} labels for {} classes", self.labels.len(), config.classes()),
-            ),
-            (
-                self.preprocessing.validate(config.channels()).is_ok(),
-                format!("preprocessing {:?} does not fit {} channels", self.preprocessing, config.channels()),
-            ),
-            (
-                (1..=Probe::MAX_BATCH).contains(&probe.batch)
-                    && probe.batch * config.image_values() <= Probe::MAX_VALUES
-                    && probe.logits.len() == probe.batch * config.classes()
-                    && probe.logits.iter().all(|logit| logit.is_finite()),
-                format!(
-                    "probe of {} images with {} finite logits: at most {} images, {} values, {} logits each",
-                    probe.batch,
-                    probe.logits.len(),
-                    Probe::MAX_BATCH,
-                    Probe::MAX_VALUES,
-                    config.classes()
-                ),
-            ),
-        ];
-        let impossible = |q: &&Quality| {
-            !(0.0..=1.0).contains(&q.accuracy) || q.depth > MAX_DEPTH || q.width > config.width()
-        };
-        if let Some(row) = self.quality.iter().find(impossible) {
-            return Err(Error::corrupt(origin, format!("{row:?} is not a quality figure of this gene")));
+    /// The broken rule, with the value and the limit. Whoever made the record knows what kind of error that is.
+    pub fn check(&self) -> std::result::Result<(), String> {
+        let Self { config, trained_widths: widths, probe, .. } = self;
+        if check_name(&self.name).is_err() {
+            return Err(format!("\"{}\" is not a gene name", self.name));
         }
-        match rules.into_iter().find(|(holds, _)| !holds) {
-            Some((_, reason)) => Err(Error::corrupt(origin, reason)),
+        self.check_depths()?;
+        let fits = |w: &usize| *w > 0 && *w <= config.width() && w.is_multiple_of(config.head_dim());
+        if !widths.contains(&config.width()) || !widths.iter().all(fits) {
+            return Err(format!(
+                "trained widths {widths:?} do not hold {} or are not heads of it",
+                config.width()
+            ));
+        }
+        if widths.iter().collect::<BTreeSet<_>>().len() != widths.len() {
+            return Err(format!("trained widths {widths:?} hold one twice"));
+        }
+        if self.labels.len() != config.classes() {
+            return Err(format!("{} labels for {} classes", self.labels.len(), config.classes()));
+        }
+        if self.preprocessing.validate(config.channels()).is_err() {
+            let channels = config.channels();
+            return Err(format!("preprocessing {:?} does not fit {channels} channels", self.preprocessing));
+        }
+        probe.check(config)?;
+        if self.metric != Metric::Accuracy {
+            return Err(format!("metric {:?} is not that of a classifier", self.metric));
+        }
+        let impossible = |q: &&Quality| {
+            !self.metric.bounds().contains(&q.value) || q.depth > MAX_DEPTH || q.width > config.width()
+        };
+        match self.quality.iter().find(impossible) {
+            Some(row) => Err(format!("{row:?} is not a quality figure of this gene")),
             None => Ok(()),
         }
+    }
+
+    fn check_depths(&self) -> std::result::Result<(), String> {
+        let (stages, [least, greatest]) = (&self.stages, self.depth_range);
+        if !(1..=MAX_STAGES).contains(&stages.len()) || stages.contains(&0) {
+            return Err(format!("{} stages are beyond 1..={MAX_STAGES}, or one has no layer", stages.len()));
+        }
+        // A file may say anything: the sum must not overflow.
+        let trained = stages.iter().fold(0usize, |sum, layers| sum.saturating_add(*layers));
+        if trained != self.config.depth() {
+            return Err(format!("stages hold {trained} layers, depth is {}", self.config.depth()));
+        }
+        if !(1 <= least && least <= trained && trained <= greatest && greatest <= MAX_DEPTH) {
+            return Err(format!(
+                "depth range {least}..={greatest} does not hold depth {trained} within 1..={MAX_DEPTH}"
+            ));
+        }
+        Ok(())
     }
 
     /// Every tensor of the gene file: the shared ones under timm's names, one block per stage under [`stage_name`], and

@@ -8,6 +8,7 @@ mod first;
 pub mod forecast;
 pub mod learngene;
 pub mod meta;
+mod record;
 pub mod store;
 pub mod synthetic;
 pub mod target;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use candle_core::Device;
 
 use crate::{
-    blueprint::{Blueprint, model::METADATA_KEY},
+    blueprint::{Blueprint, record::METADATA_KEY},
     error::Result,
     nn::Vit,
     tensor::{Dtype, TensorBytes, TensorFile, Weights, codec},
@@ -15,6 +15,7 @@ use crate::{
 use super::{
     GeneMeta, Learngene, Probe, SizeRequest, Target,
     learngene::{blueprint_of, probe_logits},
+    record,
 };
 
 /// Images of the probe of a new gene.
@@ -26,6 +27,11 @@ const PROBE_BATCH: usize = 2;
 /// Those of [`Learngene::blueprint`].
 pub fn blueprint(meta: &GeneMeta, size: &SizeRequest) -> Result<Blueprint> {
     blueprint_of(meta, "", size, &Target::default())
+}
+
+/// The record of `meta`, as the gene file has it.
+pub fn record(meta: &GeneMeta) -> String {
+    record::write(meta)
 }
 
 /// The gene file of `meta` and `weights`, with a fresh probe of seed `probe_seed`, checked by reading it back.
@@ -48,7 +54,7 @@ pub fn with_meta(gene: &Learngene, meta: &GeneMeta) -> Bytes {
 }
 
 fn write(meta: &GeneMeta, tensors: Vec<(String, TensorBytes)>) -> Bytes {
-    let json = serde_json::to_string(meta).expect("a record of finite numbers and text serialises");
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned()), (METADATA_KEY.to_owned(), json)]);
+    let format = ("format".to_owned(), "pt".to_owned());
+    let metadata = BTreeMap::from([format, (METADATA_KEY.to_owned(), record::write(meta))]);
     codec::render(&metadata, &tensors)
 }

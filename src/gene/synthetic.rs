@@ -4,17 +4,13 @@ use bytes::Bytes;
 use candle_core::Device;
 
 use crate::{
-    blueprint::{Preprocessing, expand, model::FAMILY},
+    blueprint::{Metric, Preprocessing, expand},
     error::{Error, Result},
-    nn::{VitConfig, vit::config::NORM_EPS},
+    nn::VitConfig,
     tensor::{Weights, codec},
 };
 
-use super::{
-    GeneMeta, Learngene, Probe, first_values,
-    meta::{FORMAT, MAX_DEPTH, Pooling},
-    store,
-};
+use super::{GeneMeta, Learngene, Probe, first_values, meta::MAX_DEPTH, store};
 
 /// Shape of a synthetic gene.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +31,7 @@ impl Synthetic {
     /// The gene and its file.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a file that is too large; [`Error::Corrupt`] where the shape is no gene's.
+    /// [`Error::OutOfRange`] for a file that is too large; [`Error::Invalid`] where the shape cannot be a gene's.
     pub fn render(&self) -> Result<(Learngene, Bytes)> {
         let Self { name, config, stages, widths, seed } = self;
         let config = *config;
@@ -44,17 +40,12 @@ impl Synthetic {
         trained_widths.sort_unstable();
         trained_widths.dedup();
         let meta = GeneMeta {
-            format: FORMAT,
             name: name.clone(),
-            family: FAMILY.to_owned(),
             config,
             stages: (0..*stages).map(layers).collect(),
             trained_widths,
             width_norms: false,
             depth_range: [1, (4 * config.depth()).min(MAX_DEPTH)],
-            head_dim: config.head_dim(),
-            norm_eps: NORM_EPS,
-            pooling: Pooling::Token,
             preprocessing: Preprocessing {
                 mean: vec![0.5; config.channels()],
                 std: vec![0.5; config.channels()],
@@ -65,9 +56,10 @@ impl Synthetic {
             teacher: "none".to_owned(),
             recipe: format!("seeded values, seed {seed}: nothing was learned"),
             probe: Probe { seed: 0, batch: 1, logits: vec![0.0; config.classes()] },
+            metric: Metric::Accuracy,
             quality: Vec::new(),
         };
-        meta.check(&format!("synthetic gene \"{name}\""))?;
+        meta.check().map_err(|reason| Error::invalid(format!("synthetic gene \"{name}\""), reason))?;
         let entries = first_values(&meta, None, *seed)?;
         let bytes = entries.iter().map(|entry| 4 * entry.shape.iter().product::<usize>() as u64).sum();
         if bytes > codec::MAX_FILE_BYTES {

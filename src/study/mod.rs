@@ -158,7 +158,7 @@ pub fn store_quality(path: &Path, gene: &Learngene, rows: &[Row]) -> Result<()> 
         depth,
         width,
         tuning_epochs,
-        accuracy: found.iter().sum::<f64>() / found.len() as f64,
+        value: found.iter().sum::<f64>() / found.len() as f64,
     });
     let meta = GeneMeta { quality: quality.collect(), ..gene.meta().clone() };
     let bytes = store::with_meta(gene, &meta);

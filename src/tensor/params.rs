@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var};
 
 use crate::error::{Context, Error, Result};
 
-use super::{Tape, Weight, Weights, tape::Pool};
+use super::{Tape, Weight, Weights, tape::Scratch};
 
 /// Trainable parameters by name.
 ///
@@ -89,7 +89,7 @@ impl Params {
     ///
     /// # Errors
     /// [`Error::Tensor`] where candle cannot make it.
-    pub fn tape(&self, recompute: bool, pool: Arc<Pool>) -> Result<Arc<Tape>> {
+    pub fn tape(&self, recompute: bool, pool: Arc<Scratch>) -> Result<Arc<Tape>> {
         let spans = self.entries.values().map(|entry| entry.span.clone()).collect();
         Tape::new(spans, recompute, pool).map(Arc::new).context("gradients")
     }

@@ -21,7 +21,7 @@ pub struct Tape {
     anchor: Var,
     recompute: bool,
     gradients: Mutex<Gradients>,
-    pool: Arc<Pool>,
+    pool: Arc<Scratch>,
 }
 
 /// The values of a tape, one behind the other, and which parameters they are of.
@@ -36,7 +36,7 @@ pub struct Gradients {
 
 /// Memory that is used again: by the next operation, shard and step.
 #[derive(Debug, Default)]
-pub struct Pool(Mutex<BTreeMap<usize, Vec<Vec<f32>>>>);
+pub struct Scratch(Mutex<BTreeMap<usize, Vec<Vec<f32>>>>);
 
 impl Tape {
     /// A tape for the parameters that lie at `spans`, which follow one another. With `recompute`, an operation keeps
@@ -44,7 +44,7 @@ impl Tape {
     ///
     /// # Errors
     /// candle's, where it cannot make a scalar.
-    pub fn new(spans: Vec<Range<usize>>, recompute: bool, pool: Arc<Pool>) -> Result<Self> {
+    pub fn new(spans: Vec<Range<usize>>, recompute: bool, pool: Arc<Scratch>) -> Result<Self> {
         let anchor = Var::zeros((), DType::F32, &Device::Cpu)?;
         let values = vec![0.0; spans.last().map_or(0, |span| span.end)];
         let gradients = Mutex::new(Gradients { values, touched: vec![false; spans.len()], spans });
@@ -114,7 +114,7 @@ impl DerefMut for Gradients {
     }
 }
 
-impl Pool {
+impl Scratch {
     fn free(&self) -> MutexGuard<'_, BTreeMap<usize, Vec<Vec<f32>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -124,7 +124,7 @@ impl Pool {
 #[derive(Debug)]
 pub(super) struct Buffer {
     values: Vec<f32>,
-    home: Option<Arc<Pool>>,
+    home: Option<Arc<Scratch>>,
 }
 
 impl Buffer {

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::Device;
 
 use crate::{
-    blueprint::{Ancestor, Blueprint, ModelInfo, Preprocessing, expand, model},
+    blueprint::{Ancestor, Blueprint, ModelInfo, Preprocessing, expand},
     data::Dataset,
     error::{Error, Result},
     nn::{Vit, VitConfig, vit::RawVitConfig},
@@ -90,8 +90,6 @@ pub(super) fn model_info(recipe: &Recipe, data: &Dataset, preprocessing: Preproc
         mlp_ratio: shape.mlp_ratio,
     })?;
     Ok(ModelInfo {
-        format: model::FORMAT,
-        family: model::FAMILY.to_owned(),
         config,
         preprocessing,
         labels: data.class_names().to_vec(),

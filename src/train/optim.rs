@@ -49,16 +49,16 @@ struct Segment {
 }
 
 /// The segments of one thread, and the values that they cover.
-struct Part<'a> {
+struct Share<'a> {
     segments: &'a [Segment],
     values: Range<usize>,
 }
 
 /// Cuts `segments` for `threads` threads.
-fn parts(segments: &[Segment], threads: usize) -> Vec<Part<'_>> {
+fn shares(segments: &[Segment], threads: usize) -> Vec<Share<'_>> {
     let per_thread = segments.len().div_ceil(threads.max(1)).max(1);
-    let part = |segments: &'_ [Segment]| segments[0].span.start..segments[segments.len() - 1].span.end;
-    segments.chunks(per_thread).map(|segments| Part { segments, values: part(segments) }).collect()
+    let share = |segments: &'_ [Segment]| segments[0].span.start..segments[segments.len() - 1].span.end;
+    segments.chunks(per_thread).map(|segments| Share { segments, values: share(segments) }).collect()
 }
 
 /// The optimiser: moments in the flat order of the parameters, and how they are cut for the threads.
@@ -91,13 +91,13 @@ impl AdamW {
         let mut squares = vec![0.0; self.segments.len()];
         std::thread::scope(|scope| {
             let (mut sum, mut squares) = (sum, squares.as_mut_slice());
-            for part in parts(&self.segments, self.threads) {
-                let (sums, rest) = std::mem::take(&mut sum).split_at_mut(part.values.len());
-                let (square, later) = std::mem::take(&mut squares).split_at_mut(part.segments.len());
+            for share in shares(&self.segments, self.threads) {
+                let (sums, rest) = std::mem::take(&mut sum).split_at_mut(share.values.len());
+                let (square, later) = std::mem::take(&mut squares).split_at_mut(share.segments.len());
                 (sum, squares) = (rest, later);
                 scope.spawn(move || {
-                    for (segment, square) in part.segments.iter().zip(square) {
-                        let at = segment.span.start - part.values.start;
+                    for (segment, square) in share.segments.iter().zip(square) {
+                        let at = segment.span.start - share.values.start;
                         let sum = &mut sums[at..at + segment.span.len()];
                         for other in others {
                             ops::add_to(sum, &other[segment.span.clone()]);
@@ -124,21 +124,21 @@ impl AdamW {
         step: u64,
     ) -> Result<()> {
         let (decaying, other) = (rates(optim, norm, eta, step, true), rates(optim, norm, eta, step, false));
-        let parts = parts(&self.segments, self.threads);
+        let shares = shares(&self.segments, self.threads);
         let (first, second) = (&mut self.first, &mut self.second);
         params.update(|values| {
             std::thread::scope(|scope| {
                 let (mut values, mut first, mut second) =
                     (values, first.as_mut_slice(), second.as_mut_slice());
-                for part in parts {
-                    let len = part.values.len();
+                for share in shares {
+                    let len = share.values.len();
                     let (theta, next) = std::mem::take(&mut values).split_at_mut(len);
                     let (m, next_m) = std::mem::take(&mut first).split_at_mut(len);
                     let (v, next_v) = std::mem::take(&mut second).split_at_mut(len);
                     (values, first, second) = (next, next_m, next_v);
                     scope.spawn(move || {
-                        for segment in part.segments {
-                            let at = segment.span.start - part.values.start;
+                        for segment in share.segments {
+                            let at = segment.span.start - share.values.start;
                             let at = at..at + segment.span.len();
                             let rates = if segment.decays { decaying } else { other };
                             let gradient = &gradients[segment.span.clone()];

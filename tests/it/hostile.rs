@@ -6,6 +6,7 @@ use genebank::{
     client::Client,
     proto::{self, gene_bank_client::GeneBankClient, init_model_response::Event},
     server::Limits,
+    tensor::codec,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -164,19 +165,15 @@ async fn draining_turns_readiness_off_and_ends() {
 fn every_rule_of_a_genes_record_is_checked() {
     use genebank::gene::{GeneMeta, Probe};
     let good = || crate::support::meta();
-    good().check("x").unwrap();
+    good().check().unwrap();
     let classes = good().config.classes();
     let records = [
-        (GeneMeta { format: 2, ..good() }, "format 2 is not 1"),
-        (GeneMeta { family: "mamba".to_owned(), ..good() }, "family \"mamba\""),
         (GeneMeta { name: "x-d1-w2".to_owned(), ..good() }, "not a gene name"),
         (GeneMeta { stages: vec![usize::MAX, 4], ..good() }, "stages hold"),
         (GeneMeta { stages: vec![0, 3], ..good() }, "no layer"),
         (GeneMeta { stages: vec![1; 65], ..good() }, "65 stages"),
         (GeneMeta { depth_range: [0, 9], ..good() }, "depth range 0..=9"),
         (GeneMeta { depth_range: [1, usize::MAX], ..good() }, "depth range"),
-        (GeneMeta { head_dim: 3, ..good() }, "head_dim 3"),
-        (GeneMeta { norm_eps: 1e-5, ..good() }, "norm_eps"),
         (GeneMeta { trained_widths: vec![7, 24], ..good() }, "trained widths"),
         (GeneMeta { labels: vec!["a".to_owned()], ..good() }, "1 labels"),
         (GeneMeta { probe: Probe { seed: 0, batch: usize::MAX, logits: Vec::new() }, ..good() }, "probe of"),
@@ -186,7 +183,32 @@ fn every_rule_of_a_genes_record_is_checked() {
         ),
     ];
     for (record, reason) in records {
-        let error = record.check("x").unwrap_err();
+        let broken = record.check().unwrap_err();
+        assert!(broken.contains(reason), "{reason}: {broken}");
+    }
+}
+
+/// What a record says beside the gene's own numbers, and what is not JSON of it, is refused as a corrupt file.
+#[test]
+fn every_rule_of_format_1_is_checked() {
+    use genebank::{blueprint::record::METADATA_KEY, gene::Learngene, tensor::TensorFile};
+    let file = TensorFile::from_bytes(crate::support::gene_bytes().into(), "x").unwrap();
+    let json = file.metadata(METADATA_KEY).unwrap();
+    let tensors: Vec<_> = file.tensors().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+    for (from, to, reason) in [
+        ("\"format\":1", "\"format\":2", "format 2 is not 1"),
+        ("\"family\":\"vit\"", "\"family\":\"mamba\"", "family \"mamba\""),
+        ("\"head_dim\":8", "\"head_dim\":3", "head_dim 3"),
+        ("\"norm_eps\":1e-6", "\"norm_eps\":1e-5", "norm_eps"),
+        ("\"pooling\":\"token\"", "\"pooling\":\"mean\"", "mean"),
+        ("\"stages\":[1,1,1]", "\"stages\":[1,1]", "stages hold 2 layers"),
+        ("\"accuracy\":0.5", "\"accuracy\":1.5", "not a quality figure"),
+        ("\"accuracy\":0.5", "\"value\":0.5", "unknown field"),
+    ] {
+        assert!(json.contains(from), "{from} is not in {json}");
+        let record = [(METADATA_KEY.to_owned(), json.replace(from, to))].into();
+        let bytes = codec::render(&record, &tensors);
+        let error = Learngene::from_file(TensorFile::from_bytes(bytes, "x").unwrap(), "x").unwrap_err();
         assert_eq!(error.kind(), genebank::error::Kind::DataLoss);
         assert!(error.to_string().contains(reason), "{reason}: {error}");
     }

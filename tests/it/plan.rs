@@ -21,10 +21,10 @@ use crate::support::{self, GENE, Server, bank_config, meta, models, weights};
 
 /// Depths 2 to 8 of both widths but for odd depths of the narrow one; deeper is better up to 6.
 fn quality() -> Vec<Quality> {
-    let cell = |depth: usize, width, accuracy| Quality { depth, width, tuning_epochs: 0, accuracy };
+    let cell = |depth: usize, width, value| Quality { depth, width, tuning_epochs: 0, value };
     let wide = [(2, 0.70), (3, 0.80), (4, 0.84), (5, 0.86), (6, 0.87), (7, 0.865), (8, 0.86)];
     let narrow = [(2, 0.60), (4, 0.72), (6, 0.74), (8, 0.735)];
-    let tuned = Quality { depth: 20, width: 24, tuning_epochs: 1, accuracy: 0.99 };
+    let tuned = Quality { depth: 20, width: 24, tuning_epochs: 1, value: 0.99 };
     let cells = wide.map(|(d, y)| cell(d, 24, y)).into_iter().chain(narrow.map(|(d, y)| cell(d, 8, y)));
     cells.chain([tuned]).collect()
 }

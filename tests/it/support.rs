@@ -10,10 +10,10 @@ use std::{
 use candle_core::Device;
 use genebank::{
     bank::{self, Bank, ModelRequest, Quote},
-    blueprint::Preprocessing,
+    blueprint::{Metric, Preprocessing},
     error::Error,
-    gene::{GeneMeta, Probe, Quality, meta, store},
-    nn::vit::{RawVitConfig, VitConfig, config::NORM_EPS},
+    gene::{GeneMeta, Probe, Quality, store},
+    nn::vit::{RawVitConfig, VitConfig},
     server::{Access, Config, Limits},
     tensor::{Weights, codec, hex, sha256},
 };
@@ -40,17 +40,12 @@ pub(crate) fn meta() -> GeneMeta {
         mlp_ratio: 4,
     };
     GeneMeta {
-        format: meta::FORMAT,
         name: GENE.to_owned(),
-        family: "vit".to_owned(),
         config: VitConfig::try_from(raw).unwrap(),
         stages: vec![1, 1, 1],
         trained_widths: vec![8, 24],
         width_norms: true,
         depth_range: [1, 64],
-        head_dim: 8,
-        norm_eps: NORM_EPS,
-        pooling: meta::Pooling::Token,
         preprocessing: Preprocessing { mean: vec![0.5], std: vec![0.5] },
         labels: ["a", "b", "c"].map(ToOwned::to_owned).to_vec(),
         licence: "none".to_owned(),
@@ -58,7 +53,8 @@ pub(crate) fn meta() -> GeneMeta {
         teacher: "none".to_owned(),
         recipe: "seeded values".to_owned(),
         probe: Probe { seed: 0, batch: 1, logits: vec![0.0; 3] },
-        quality: vec![Quality { depth: 3, width: 24, tuning_epochs: 0, accuracy: 0.5 }],
+        metric: Metric::Accuracy,
+        quality: vec![Quality { depth: 3, width: 24, tuning_epochs: 0, value: 0.5 }],
     }
 }
 

@@ -7,7 +7,10 @@ use serde::Serialize;
 use super::subject::{self, is_gene};
 use crate::{
     bank::{GeneSummary, ModelRequest, ModelSummary, Quote},
-    blueprint::{ModelInfo, model::METADATA_KEY},
+    blueprint::{
+        ModelInfo,
+        record::{FAMILY, METADATA_KEY},
+    },
     cli::{args, config, output},
     error::Result,
     gene::Learngene,
@@ -122,19 +125,14 @@ fn show_gene(gene: &GeneSummary) -> Result<()> {
     let titles = ["DEPTH", "WIDTH", "TUNING EPOCHS", "ACCURACY"].map(ToOwned::to_owned).to_vec();
     let rows = gene.quality.iter().map(|q| {
         let [depth, width] = [q.depth, q.width].map(|n| n.to_string());
-        vec![depth, width, q.tuning_epochs.to_string(), output::percent(Some(q.accuracy))]
+        vec![depth, width, q.tuning_epochs.to_string(), output::percent(Some(q.value))]
     });
     output::table(&std::iter::once(titles).chain(rows).collect::<Vec<_>>())
 }
 
 fn show_info(info: &ModelInfo) -> Result<()> {
     let config = &info.config;
-    output::line(format_args!(
-        "model    {}, depth {}, width {}",
-        info.family,
-        config.depth(),
-        config.width()
-    ))?;
+    output::line(format_args!("model    {}, depth {}, width {}", FAMILY, config.depth(), config.width()))?;
     if let Some(origin) = &info.origin {
         output::line(format_args!("gene     {} {}", origin.gene, origin.digest))?;
         output::line(format_args!("identity {}", origin.identity))?;

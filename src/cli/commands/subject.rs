@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     bank::Registry,
-    blueprint::{Ancestor, model::METADATA_KEY},
+    blueprint::{Ancestor, record::METADATA_KEY},
     cli::{args, config},
     error::{Error, Result},
     gene::{Learngene, Target, meta},

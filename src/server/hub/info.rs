@@ -26,7 +26,7 @@ use super::{place::Place, snapshot::Object, state::Hub};
 /// The date of every model: the bytes do not depend on when they are made.
 pub(super) const DATE: &str = "1970-01-01T00:00:00.000Z";
 /// What every model is for.
-pub(super) const TASK: &str = "image-classification";
+pub(super) const TASK: &str = crate::export::task::PIPELINE_TAG;
 
 /// What is known of a repository by its name alone.
 pub(super) fn summary(name: &RepositoryName, parameters: u64, private: bool) -> Value {

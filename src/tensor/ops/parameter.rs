@@ -35,14 +35,14 @@ pub(super) struct Values<'a> {
 }
 
 /// Where a piece lies in its storage.
-struct Place {
+struct Extent {
     start: usize,
     rows: usize,
     cols: usize,
     stride: usize,
 }
 
-impl Place {
+impl Extent {
     fn of(layout: &Layout) -> Result<Self> {
         let ((rows, cols), &[row, col]) = (layout.shape().dims2()?, layout.stride()) else {
             bail!("a piece of a weight has no rows: {layout:?}");
@@ -81,17 +81,17 @@ impl Weight {
         let mut gradients = tape.gradients();
         let mut first = 0;
         for piece in self.pieces() {
-            let place = Place::of(piece.layout())?;
-            let g = Matrix::strided(&g[first.min(g.len())..], n, place.rows, rows).transposed();
+            let extent = Extent::of(piece.layout())?;
+            let g = Matrix::strided(&g[first.min(g.len())..], n, extent.rows, rows).transposed();
             let x = Matrix::new(x, n, cols);
-            let (sum, overwrite) = gradients.piece(place.start, place.rows * place.cols);
-            let sum = MatrixMut::strided(sum, place.rows, place.cols, place.stride);
+            let (sum, overwrite) = gradients.piece(extent.start, extent.rows * extent.cols);
+            let sum = MatrixMut::strided(sum, extent.rows, extent.cols, extent.stride);
             if overwrite {
                 sum.set_product(g, x);
             } else {
                 sum.add_product(g, x);
             }
-            first += place.rows;
+            first += extent.rows;
         }
         Ok(())
     }
@@ -102,10 +102,10 @@ impl Weight {
         let mut gradients = tape.gradients();
         let mut values = values.iter();
         for piece in self.pieces() {
-            let place = Place::of(piece.layout())?;
-            let (sum, overwrite) = gradients.piece(place.start, place.rows * place.cols);
-            for row in 0..place.rows {
-                let sum = sum[row * place.stride..][..place.cols].iter_mut();
+            let extent = Extent::of(piece.layout())?;
+            let (sum, overwrite) = gradients.piece(extent.start, extent.rows * extent.cols);
+            for row in 0..extent.rows {
+                let sum = sum[row * extent.stride..][..extent.cols].iter_mut();
                 sum.zip(values.by_ref())
                     .for_each(|(sum, value)| *sum = if overwrite { *value } else { *sum + value });
             }
@@ -129,14 +129,14 @@ impl Values<'_> {
         self.pieces
             .iter()
             .map(|(storage, layout)| {
-                let place = Place::of(layout)?;
+                let extent = Extent::of(layout)?;
                 let Storage::Cpu(storage) = &***storage else {
                     bail!("a kernel was given a weight of another device")
                 };
-                let data = &storage.as_slice::<f32>()?[place.start..];
-                let matrix = Matrix::strided(data, place.rows, place.cols, place.stride);
-                first += place.rows;
-                Ok((first - place.rows, matrix))
+                let data = &storage.as_slice::<f32>()?[extent.start..];
+                let matrix = Matrix::strided(data, extent.rows, extent.cols, extent.stride);
+                first += extent.rows;
+                Ok((first - extent.rows, matrix))
             })
             .collect()
     }
@@ -145,7 +145,7 @@ impl Values<'_> {
     pub(super) fn to_vec(&self) -> Result<Vec<f32>> {
         let mut all = Vec::with_capacity(self.rows * self.cols);
         for (storage, layout) in &self.pieces {
-            let place = Place::of(layout)?;
+            let extent = Extent::of(layout)?;
             if layout.is_contiguous() {
                 all.extend_from_slice(values(storage, layout)?);
                 continue;
@@ -154,8 +154,8 @@ impl Values<'_> {
                 bail!("a kernel was given a weight of another device")
             };
             let data = storage.as_slice::<f32>()?;
-            for row in 0..place.rows {
-                all.extend_from_slice(&data[place.start + row * place.stride..][..place.cols]);
+            for row in 0..extent.rows {
+                all.extend_from_slice(&data[extent.start + row * extent.stride..][..extent.cols]);
             }
         }
         Ok(all)

@@ -7,7 +7,7 @@ use candle_core::Device;
 use crate::{
     data::Batch,
     error::{Error, Result},
-    tensor::{Params, Tape, tape::Pool},
+    tensor::{Params, Tape, tape::Scratch},
     train::{
         Decay, Objective, Optim, Shard,
         objective::{STACK_BYTES, backward},
@@ -31,7 +31,7 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn new(params: &Params, decay: &Decay, optim: &Optim, threads: usize) -> Result<Self> {
         let threads = threads.clamp(1, SHARDS);
-        let pools: Vec<Arc<Pool>> = (0..threads).map(|_| Arc::default()).collect();
+        let pools: Vec<Arc<Scratch>> = (0..threads).map(|_| Arc::default()).collect();
         let tape =
             |shard: usize| params.tape(optim.recompute, Arc::clone(&pools[shard / SHARDS.div_ceil(threads)]));
         let tapes = (0..SHARDS).map(tape).collect::<Result<_>>()?;

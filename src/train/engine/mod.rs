@@ -24,11 +24,11 @@ pub use host::SHARDS;
 pub struct Engine {
     /// What is trained.
     pub params: Params,
-    place: Place,
+    executor: Executor,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Executor {
     Host(Host),
     Device(OnDevice),
 }
@@ -53,11 +53,11 @@ impl Engine {
             return Err(Error::invalid("optim.bf16", "half precision is for a GPU; the CPU trains in f32"));
         }
         if params.vars().is_some() {
-            let place = Place::Device(OnDevice::new(&params, decay.clone())?);
-            return Ok(Self { params, place });
+            let executor = Executor::Device(OnDevice::new(&params, decay.clone())?);
+            return Ok(Self { params, executor });
         }
-        let place = Place::Host(Host::new(&params, decay, optim, threads)?);
-        Ok(Self { params, place })
+        let executor = Executor::Host(Host::new(&params, decay, optim, threads)?);
+        Ok(Self { params, executor })
     }
 
     /// The parameters, without the optimiser's memory.
@@ -65,9 +65,9 @@ impl Engine {
     /// # Errors
     /// [`Error::MissingTensor`] for a parameter that no step of this engine has read.
     pub fn into_params(self) -> Result<Params> {
-        match &self.place {
-            Place::Host(host) => check_alive(&self.params, &host.alive)?,
-            Place::Device(device) => check_alive(&self.params, device.alive())?,
+        match &self.executor {
+            Executor::Host(host) => check_alive(&self.params, &host.alive)?,
+            Executor::Device(device) => check_alive(&self.params, device.alive())?,
         }
         Ok(self.params)
     }
@@ -77,9 +77,9 @@ impl Engine {
     /// # Errors
     /// Those of the objective; [`Error::MissingTensor`] for a parameter that the loss does not depend on.
     pub fn gradients(&mut self, objective: &dyn Objective, batch: &Batch, step: u64) -> Result<f64> {
-        match &mut self.place {
-            Place::Host(host) => host.gradients(&self.params, objective, batch, step),
-            Place::Device(device) => device.gradients(&self.params, objective, batch, step),
+        match &mut self.executor {
+            Executor::Host(host) => host.gradients(&self.params, objective, batch, step),
+            Executor::Device(device) => device.gradients(&self.params, objective, batch, step),
         }
     }
 
@@ -88,9 +88,9 @@ impl Engine {
     /// # Errors
     /// [`Error::Tensor`] where a device cannot be read.
     pub fn reduce(&self) -> Result<f64> {
-        match &self.place {
-            Place::Host(host) => Ok(host.reduce()),
-            Place::Device(device) => device.norm(),
+        match &self.executor {
+            Executor::Host(host) => Ok(host.reduce()),
+            Executor::Device(device) => device.norm(),
         }
     }
 
@@ -99,9 +99,9 @@ impl Engine {
     /// # Errors
     /// [`Error::Tensor`] where a device cannot be read.
     pub fn gradient(&self) -> Result<Vec<f32>> {
-        match &self.place {
-            Place::Host(host) => Ok(host.tapes[0].gradients().to_vec()),
-            Place::Device(device) => device.gradient(),
+        match &self.executor {
+            Executor::Host(host) => Ok(host.tapes[0].gradients().to_vec()),
+            Executor::Device(device) => device.gradient(),
         }
     }
 
@@ -110,11 +110,11 @@ impl Engine {
     /// # Errors
     /// [`Error::Tensor`] where the parameters cannot be changed.
     pub fn update(&mut self, optim: &Optim, norm: f64, eta: f64, step: u64) -> Result<()> {
-        match &mut self.place {
-            Place::Host(Host { adamw, tapes, .. }) => {
+        match &mut self.executor {
+            Executor::Host(Host { adamw, tapes, .. }) => {
                 adamw.step(&self.params, &tapes[0].gradients(), norm, optim, eta, step)
             }
-            Place::Device(device) => device.update(&self.params, optim, norm, eta, step),
+            Executor::Device(device) => device.update(&self.params, optim, norm, eta, step),
         }
     }
 
@@ -123,9 +123,9 @@ impl Engine {
     /// # Errors
     /// [`Error::Tensor`] where a device cannot be read.
     pub fn state(&self) -> Result<State> {
-        let [first, second] = match &self.place {
-            Place::Host(host) => [host.adamw.first.clone(), host.adamw.second.clone()],
-            Place::Device(device) => device.moments()?,
+        let [first, second] = match &self.executor {
+            Executor::Host(host) => [host.adamw.first.clone(), host.adamw.second.clone()],
+            Executor::Device(device) => device.moments()?,
         };
         Ok(State { values: self.params.values()?, first, second })
     }
@@ -136,13 +136,13 @@ impl Engine {
     /// [`Error::Invalid`] for another number, [`Error::Tensor`] where a device refuses.
     pub fn restore(&mut self, state: &State) -> Result<()> {
         self.params.set(&state.values)?;
-        match &mut self.place {
-            Place::Host(host) => {
+        match &mut self.executor {
+            Executor::Host(host) => {
                 host.adamw.first.clone_from(&state.first);
                 host.adamw.second.clone_from(&state.second);
                 Ok(())
             }
-            Place::Device(device) => device.restore(&self.params, state),
+            Executor::Device(device) => device.restore(&self.params, state),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use crate::{
-    blueprint::{Blueprint, model::METADATA_KEY},
+    blueprint::{Blueprint, record},
     error::Result,
     nn::Vit,
     train::{
@@ -35,7 +35,7 @@ impl Run<'_> {
             objective: &Classification::new(config, &self.recipe.optim, self.recipe.seed),
             network: &|weights| Vit::new(config, weights),
             decay: Decay::of(config.schema().specs()),
-            identity: self.identity(&info.metadata()[METADATA_KEY], &weights)?,
+            identity: self.identity(&record::write(&info), &weights)?,
             initial: weights.to_device(&self.device)?,
             preprocessing: &info.preprocessing,
             config,
@@ -78,8 +78,7 @@ impl Run<'_> {
             },
             network: &|weights| Vit::new(config, weights),
             decay: Decay::of(config.schema().specs()),
-            identity: self
-                .identity(&self.identity(&info.metadata()[METADATA_KEY], &weights)?, &teacher.weights)?,
+            identity: self.identity(&self.identity(&record::write(&info), &weights)?, &teacher.weights)?,
             initial: weights.to_device(&self.device)?,
             preprocessing: &teacher.info.preprocessing,
             config,

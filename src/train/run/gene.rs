@@ -5,10 +5,10 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Device;
 
 use crate::{
-    blueprint::expand,
+    blueprint::{Metric, expand},
     error::{Error, Result},
     gene::{self, GeneMeta, Learngene, Probe, SizeRequest, meta, store},
-    nn::{Vit, vit::config::NORM_EPS},
+    nn::Vit,
     train::{
         Decay, Model, Objective, learn_gene::StageSharing, model::model_info, nested::NestedSharing,
         recipe::GeneRecipe,
@@ -34,7 +34,7 @@ impl Run<'_> {
             gene::first_values(&meta, recipe.from_teacher.then_some(teacher.info.config), self.recipe.seed)?;
         let initial = expand::entries(&first, &teacher.weights, &Device::Cpu)?;
         let auxiliary = store::blueprint(&meta, &SizeRequest::default())?;
-        let json = serde_json::to_string(&meta).expect("a record of finite numbers and text serialises");
+        let json = store::record(&meta);
         let identity = self.identity(&json, &teacher.weights)?;
         let (vit, optim) = (self.teacher(teacher, &meta.config, cancel)?, &self.recipe.optim);
         let objective: Box<dyn Objective> = match &recipe.nested {
@@ -68,9 +68,7 @@ impl Run<'_> {
             return Err(Error::invalid("gene.teacher", reason));
         }
         let meta = GeneMeta {
-            format: meta::FORMAT,
             name: gene.name.clone(),
-            family: info.family,
             config: info.config,
             stages: gene.stages.clone(),
             trained_widths: gene
@@ -79,9 +77,6 @@ impl Run<'_> {
                 .map_or_else(|| vec![info.config.width()], |n| n.widths.clone()),
             width_norms: gene.nested.as_ref().is_some_and(|nested| nested.width_norms),
             depth_range: gene.depth_range,
-            head_dim: info.config.head_dim(),
-            norm_eps: NORM_EPS,
-            pooling: meta::Pooling::Token,
             preprocessing: info.preprocessing,
             labels: info.labels,
             licence: info.licence,
@@ -89,9 +84,10 @@ impl Run<'_> {
             teacher: teacher.info.training.join("; "),
             recipe: self.note(),
             probe: Probe { seed: 0, batch: 1, logits: vec![0.0; info.config.classes()] },
+            metric: Metric::Accuracy,
             quality: Vec::new(),
         };
-        meta.check(&format!("recipe of gene \"{}\"", gene.name))?;
+        meta.check().map_err(|reason| Error::invalid(format!("recipe of gene \"{}\"", gene.name), reason))?;
         Ok(meta)
     }
 }

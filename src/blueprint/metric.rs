@@ -1,0 +1,65 @@
+//! What a model is measured by.
+
+use std::ops::RangeInclusive;
+
+use serde::{Deserialize, Serialize};
+
+/// A figure of merit on a test set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// Share of items classified correctly.
+    #[default]
+    Accuracy,
+    /// Cross-entropy of the next token in bits for each byte of text.
+    BitsPerByte,
+    /// Spearman's rank correlation of the similarities of pairs with people's scores.
+    Spearman,
+    /// Share of items whose nearest neighbour has the same class.
+    NearestNeighbour,
+}
+
+impl Metric {
+    /// Values that it can have.
+    pub const fn bounds(self) -> RangeInclusive<f64> {
+        match self {
+            Self::Accuracy | Self::NearestNeighbour => 0.0..=1.0,
+            Self::BitsPerByte => 0.0..=f64::MAX,
+            Self::Spearman => -1.0..=1.0,
+        }
+    }
+
+    /// Whether `a` is better than `b`.
+    pub fn is_better(self, a: f64, b: f64) -> bool {
+        match self {
+            Self::Accuracy | Self::Spearman | Self::NearestNeighbour => a > b,
+            Self::BitsPerByte => a < b,
+        }
+    }
+
+    /// A value as people read it: shares in per cent.
+    pub fn show(self, value: f64) -> String {
+        match self {
+            Self::Accuracy | Self::NearestNeighbour => format!("{:.2} %", 100.0 * value),
+            Self::BitsPerByte => format!("{value:.3} bits/byte"),
+            Self::Spearman => format!("{value:.3}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_knows_bounds_direction_and_form() {
+        assert!(!Metric::Accuracy.bounds().contains(&1.1) && Metric::Spearman.bounds().contains(&-0.5));
+        assert!(
+            !Metric::BitsPerByte.bounds().contains(&-0.1) && !Metric::Accuracy.bounds().contains(&f64::NAN)
+        );
+        assert!(Metric::Accuracy.is_better(0.9, 0.8) && Metric::BitsPerByte.is_better(0.8, 0.9));
+        assert_eq!(Metric::Accuracy.show(0.8789), "87.89 %");
+        assert_eq!(Metric::BitsPerByte.show(1.5), "1.500 bits/byte");
+        assert_eq!(serde_json::to_string(&Metric::NearestNeighbour).unwrap(), "\"nearest_neighbour\"");
+    }
+}

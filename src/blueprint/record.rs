@@ -1,0 +1,134 @@
+//! Format 1 of a model file's record, word for word: one JSON value in `__metadata__["genebank"]`.
+//!
+//! It is frozen. The types of the program may change, and the conversions here follow them; what format 1 can say is
+//! written as format 1.
+
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::{
+    error::{Error, Result},
+    nn::VitConfig,
+    tensor::TensorFile,
+};
+
+use super::{ModelInfo, Origin, Preprocessing};
+
+/// Key of the JSON value in a file's `__metadata__`.
+pub const METADATA_KEY: &str = "genebank";
+/// Version of the records that this program reads and writes.
+pub const FORMAT: u32 = 1;
+/// The one model family.
+pub const FAMILY: &str = "vit";
+
+/// The record of a model.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Format1 {
+    format: u32,
+    family: String,
+    config: VitConfig,
+    preprocessing: Preprocessing1,
+    labels: Vec<String>,
+    licence: String,
+    data: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Origin1>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    training: Vec<String>,
+}
+
+/// How pixels become the network's input, in the records of models and genes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preprocessing1 {
+    mean: Vec<f32>,
+    std: Vec<f32>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Origin1 {
+    gene: String,
+    digest: String,
+    stage_layers: Vec<usize>,
+    identity: String,
+}
+
+impl From<&ModelInfo> for Format1 {
+    fn from(info: &ModelInfo) -> Self {
+        let ModelInfo { config, preprocessing, labels, licence, data, origin, training } = info.clone();
+        Self {
+            format: FORMAT,
+            family: FAMILY.to_owned(),
+            config,
+            preprocessing: preprocessing.into(),
+            labels,
+            licence,
+            data,
+            origin: origin.map(Into::into),
+            training,
+        }
+    }
+}
+
+/// As JSON a model is its record.
+impl Serialize for ModelInfo {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        Format1::from(self).serialize(serializer)
+    }
+}
+
+/// The record of `info` as JSON.
+pub fn write(info: &ModelInfo) -> String {
+    serde_json::to_string(info).expect("a record of strings and numbers serialises")
+}
+
+/// Reads the record of `file`; `origin` names the file in errors.
+///
+/// # Errors
+/// [`Error::Corrupt`] where the record is absent or malformed.
+pub(super) fn read(file: &TensorFile, from: &str) -> Result<ModelInfo> {
+    let Format1 { format, family, config, preprocessing, labels, licence, data, origin, training } =
+        parse(file, from)?;
+    if (format, family.as_str()) != (FORMAT, FAMILY) {
+        let reason = format!("format {format} of family \"{family}\" is not format {FORMAT} of \"{FAMILY}\"");
+        return Err(Error::corrupt(from, reason));
+    }
+    let (preprocessing, origin) = (preprocessing.into(), origin.map(Into::into));
+    Ok(ModelInfo { config, preprocessing, labels, licence, data, origin, training })
+}
+
+/// The JSON value of `file`'s record; `from` names the file in errors.
+///
+/// # Errors
+/// [`Error::Corrupt`] where it is absent or no `T`.
+pub fn parse<T: serde::de::DeserializeOwned>(file: &TensorFile, from: &str) -> Result<T> {
+    let json = file
+        .metadata(METADATA_KEY)
+        .ok_or_else(|| Error::corrupt(from, "no \"genebank\" record in __metadata__"))?;
+    serde_json::from_str(json).map_err(|e| Error::corrupt(from, format!("\"genebank\" record: {e}")))
+}
+
+impl From<Preprocessing> for Preprocessing1 {
+    fn from(Preprocessing { mean, std }: Preprocessing) -> Self {
+        Self { mean, std }
+    }
+}
+
+impl From<Preprocessing1> for Preprocessing {
+    fn from(Preprocessing1 { mean, std }: Preprocessing1) -> Self {
+        Self { mean, std }
+    }
+}
+
+impl From<Origin> for Origin1 {
+    fn from(Origin { gene, digest, stage_layers, identity }: Origin) -> Self {
+        Self { gene, digest, stage_layers, identity }
+    }
+}
+
+impl From<Origin1> for Origin {
+    fn from(Origin1 { gene, digest, stage_layers, identity }: Origin1) -> Self {
+        Self { gene, digest, stage_layers, identity }
+    }
+}

@@ -1,0 +1,184 @@
+//! Format 1 of a gene file's record, word for word: one JSON value in `__metadata__["genebank"]`.
+//!
+//! It is frozen, as that of a model is ([`crate::blueprint::record`]).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    blueprint::{
+        Metric,
+        record::{FAMILY, FORMAT, Preprocessing1, parse},
+    },
+    error::{Error, Result},
+    nn::{VitConfig, vit::config::NORM_EPS},
+    tensor::TensorFile,
+};
+
+use super::{GeneMeta, Probe, Quality};
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Format1 {
+    format: u32,
+    name: String,
+    family: String,
+    config: VitConfig,
+    stages: Vec<usize>,
+    trained_widths: Vec<usize>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    width_norms: bool,
+    depth_range: [usize; 2],
+    head_dim: usize,
+    norm_eps: f64,
+    pooling: Pooling1,
+    preprocessing: Preprocessing1,
+    labels: Vec<String>,
+    licence: String,
+    data: String,
+    teacher: String,
+    recipe: String,
+    probe: Probe1,
+    #[serde(default)]
+    quality: Vec<Quality1>,
+}
+
+/// How tokens become the input of the head.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Pooling1 {
+    /// `norm` → token 0 → `head`.
+    Token,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Probe1 {
+    seed: u64,
+    batch: usize,
+    logits: Vec<f32>,
+}
+
+/// Format 1 knows accuracy alone.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Quality1 {
+    depth: usize,
+    width: usize,
+    tuning_epochs: u32,
+    accuracy: f64,
+}
+
+/// The record of `meta` as JSON.
+pub(super) fn write(meta: &GeneMeta) -> String {
+    let GeneMeta {
+        name,
+        config,
+        stages,
+        trained_widths,
+        width_norms,
+        depth_range,
+        preprocessing,
+        labels,
+        licence,
+        data,
+        teacher,
+        recipe,
+        probe: Probe { seed, batch, logits },
+        metric: _,
+        quality,
+    } = meta.clone();
+    let record = Format1 {
+        format: FORMAT,
+        name,
+        family: FAMILY.to_owned(),
+        config,
+        stages,
+        trained_widths,
+        width_norms,
+        depth_range,
+        head_dim: config.head_dim(),
+        norm_eps: NORM_EPS,
+        pooling: Pooling1::Token,
+        preprocessing: preprocessing.into(),
+        labels,
+        licence,
+        data,
+        teacher,
+        recipe,
+        probe: Probe1 { seed, batch, logits },
+        quality: quality.into_iter().map(Into::into).collect(),
+    };
+    serde_json::to_string(&record).expect("a record of finite numbers and text serialises")
+}
+
+/// Reads and checks the record of `file`; `from` names the file in errors.
+///
+/// # Errors
+/// [`Error::Corrupt`] where the record is absent or malformed, or breaks a rule.
+pub(super) fn read(file: &TensorFile, from: &str) -> Result<GeneMeta> {
+    let Format1 {
+        format,
+        name,
+        family,
+        config,
+        stages,
+        trained_widths,
+        width_norms,
+        depth_range,
+        head_dim,
+        norm_eps,
+        pooling: Pooling1::Token,
+        preprocessing,
+        labels,
+        licence,
+        data,
+        teacher,
+        recipe,
+        probe: Probe1 { seed, batch, logits },
+        quality,
+    } = parse(file, from)?;
+    let refuse = |reason: String| Err(Error::corrupt(from, reason));
+    if format != FORMAT {
+        return refuse(format!("format {format} is not {FORMAT}"));
+    }
+    if family != FAMILY {
+        return refuse(format!("family \"{family}\" is not \"{FAMILY}\""));
+    }
+    if head_dim != config.head_dim() {
+        return refuse(format!("head_dim {head_dim} is not the network's {}", config.head_dim()));
+    }
+    if norm_eps != NORM_EPS {
+        return refuse(format!("norm_eps {norm_eps} is not {NORM_EPS}"));
+    }
+    let meta = GeneMeta {
+        name,
+        config,
+        stages,
+        trained_widths,
+        width_norms,
+        depth_range,
+        preprocessing: preprocessing.into(),
+        labels,
+        licence,
+        data,
+        teacher,
+        recipe,
+        probe: Probe { seed, batch, logits },
+        metric: Metric::Accuracy,
+        quality: quality.into_iter().map(Into::into).collect(),
+    };
+    meta.check().map_err(|reason| Error::corrupt(from, reason))?;
+    Ok(meta)
+}
+
+impl From<Quality> for Quality1 {
+    fn from(Quality { depth, width, tuning_epochs, value }: Quality) -> Self {
+        Self { depth, width, tuning_epochs, accuracy: value }
+    }
+}
+
+impl From<Quality1> for Quality {
+    fn from(Quality1 { depth, width, tuning_epochs, accuracy }: Quality1) -> Self {
+        Self { depth, width, tuning_epochs, value: accuracy }
+    }
+}
