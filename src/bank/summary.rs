@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    blueprint::{Inheritance, record::FAMILY},
+    blueprint::{Inheritance, Metric, record::FAMILY},
     gene::{Learngene, Quality},
 };
 
@@ -126,6 +126,8 @@ pub struct ModelSummary {
     pub classes: u32,
     /// Number of classes whose row of the head is fresh because the gene does not have their label.
     pub fresh_classes: u32,
+    /// What `expected` is a value of. Absent if the server does not say, or says something unknown here.
+    pub metric: Option<Metric>,
 }
 
 impl ModelSummary {
@@ -148,6 +150,7 @@ impl ModelSummary {
             patch_size: config.patch_size() as u32,
             classes: config.classes() as u32,
             fresh_classes: quote.blueprint.fresh_classes() as u32,
+            metric: Some(quote.gene.meta().metric),
         }
     }
 }

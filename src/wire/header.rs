@@ -2,7 +2,7 @@
 
 use crate::{
     bank::{ModelSummary, Progress},
-    blueprint::Inheritance,
+    blueprint::{Inheritance, Metric},
     proto,
 };
 
@@ -24,6 +24,7 @@ pub(crate) fn to_proto(model: ModelSummary, manifest: String) -> proto::ModelHea
         patch_size,
         classes,
         fresh_classes,
+        metric,
     } = model;
     proto::ModelHeader {
         gene,
@@ -42,6 +43,7 @@ pub(crate) fn to_proto(model: ModelSummary, manifest: String) -> proto::ModelHea
         patch_size,
         classes,
         fresh_classes,
+        metric: metric.map_or(proto::Metric::Unspecified, metric_to_proto).into(),
     }
 }
 
@@ -64,6 +66,7 @@ pub(crate) fn from_proto(header: proto::ModelHeader) -> (ModelSummary, String) {
         patch_size,
         classes,
         fresh_classes,
+        metric,
     } = header;
     let model = ModelSummary {
         gene,
@@ -81,6 +84,7 @@ pub(crate) fn from_proto(header: proto::ModelHeader) -> (ModelSummary, String) {
         patch_size,
         classes,
         fresh_classes,
+        metric: metric_from_proto(metric),
     };
     (model, manifest)
 }
@@ -94,6 +98,27 @@ const fn inheritance_to_proto(inheritance: Inheritance) -> proto::Inheritance {
 const fn inheritance_from_proto(inheritance: proto::Inheritance) -> Inheritance {
     let proto::Inheritance { copied, repeated, sliced, resized, mapped: _, fresh, mixed } = inheritance;
     Inheritance { copied, repeated, sliced, resized, mixed, fresh }
+}
+
+/// A metric as a value of the protocol.
+pub(super) const fn metric_to_proto(metric: Metric) -> proto::Metric {
+    match metric {
+        Metric::Accuracy => proto::Metric::Accuracy,
+        Metric::BitsPerByte => proto::Metric::BitsPerByte,
+        Metric::Spearman => proto::Metric::Spearman,
+        Metric::NearestNeighbour => proto::Metric::NearestNeighbour,
+    }
+}
+
+/// The metric that a server names: absent if it names none, or one that is unknown here.
+pub(super) fn metric_from_proto(value: i32) -> Option<Metric> {
+    match proto::Metric::try_from(value) {
+        Ok(proto::Metric::Accuracy) => Some(Metric::Accuracy),
+        Ok(proto::Metric::BitsPerByte) => Some(Metric::BitsPerByte),
+        Ok(proto::Metric::Spearman) => Some(Metric::Spearman),
+        Ok(proto::Metric::NearestNeighbour) => Some(Metric::NearestNeighbour),
+        Ok(proto::Metric::Unspecified) | Err(_) => None,
+    }
 }
 
 /// Progress of a tuning as a message.
@@ -124,6 +149,12 @@ mod tests {
             [copied, repeated, sliced, resized, mixed, fresh] in any::<[u32; 6]>(),
             untrained_width in any::<bool>(),
             expected in any::<Option<f64>>(),
+            metric in proptest::option::of(proptest::sample::select(vec![
+                Metric::Accuracy,
+                Metric::BitsPerByte,
+                Metric::Spearman,
+                Metric::NearestNeighbour,
+            ])),
         ) {
             let model = ModelSummary {
                 gene,
@@ -141,6 +172,7 @@ mod tests {
                 patch_size,
                 classes,
                 fresh_classes,
+                metric,
             };
             prop_assert_eq!(from_proto(to_proto(model.clone(), manifest.clone())), (model, manifest));
         }
