@@ -39,7 +39,7 @@ pub(super) fn in_block(index: usize, module: &str) -> String {
     schema::layer_name(BLOCKS, index, module)
 }
 
-/// Block and module of a name that [`in_block`] makes.
+/// Block and module of the name of a module in a block.
 pub fn of_block(name: &str) -> Option<(usize, &str)> {
     let (index, module) = name.strip_prefix(BLOCKS)?.strip_prefix('.')?.split_once('.')?;
     Some((index.parse().ok()?, module))

@@ -20,7 +20,7 @@ impl Run<'_> {
     /// Trains `model` as it is: an ancestor, a scratch control or a descendant.
     ///
     /// # Errors
-    /// Those of [`Trainer::run`].
+    /// Those of [`crate::train::Trainer::run`].
     pub fn classify(
         &self,
         model: Model,
@@ -51,7 +51,7 @@ impl Run<'_> {
     /// no stage shared.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where teacher and data do not fit; those of [`Trainer::run`].
+    /// [`crate::error::Error::Invalid`] where teacher and data do not fit; those of [`crate::train::Trainer::run`].
     pub fn distil(
         &self,
         model: Model,

@@ -21,7 +21,7 @@ impl Run<'_> {
     /// Learns the gene of the recipe from `teacher`, by SWS.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where teacher, recipe and data do not fit; those of [`Trainer::run`].
+    /// [`Error::Invalid`] where teacher, recipe and data do not fit; those of [`crate::train::Trainer::run`].
     pub fn learn(
         &self,
         recipe: &GeneRecipe,
