@@ -1,12 +1,23 @@
-//! Imports point down only: the arrows of one package, which a workspace would have enforced.
+//! Imports point down only: the arrows of one package, which a workspace would have enforced. Files do not import one
+//! another in a circle, families are told apart in few places, and names of parameters stand in the schema alone.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "layering/files.rs"]
+mod files;
+#[path = "layering/names.rs"]
+mod names;
+#[path = "layering/tokens.rs"]
+mod tokens;
 
 use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
+
+use files::Files;
+use names::{families, parameters, spelled};
 
 /// Layers, highest first; modules of one layer do not import one another. `proto` and `error` are apart: see
 /// [`violations`].
@@ -120,33 +131,45 @@ fn violations(module: &str, text: &str) -> Vec<String> {
     wrong
 }
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
+/// Every file in `src`, by its path there, with its text.
+fn sources() -> Vec<(String, String)> {
+    fn gather(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                gather(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
         }
     }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    gather(&root, &mut files);
+    assert!(files.len() > 20, "only {} files were read", files.len());
+    let read = |path: PathBuf| {
+        let relative = path.strip_prefix(&root).unwrap().to_str().unwrap();
+        (relative.to_owned(), fs::read_to_string(&path).unwrap())
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// Whether the file at `path` below `src` is compiled for tests only.
+fn is_test(path: &str) -> bool {
+    path.split('/').any(|part| part == "tests" || part == "tests.rs")
 }
 
 #[test]
 fn imports_point_down() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    sources(&root, &mut files);
     let mut wrong = Vec::new();
-    for path in &files {
-        let relative = path.strip_prefix(&root).unwrap();
-        let module = Path::new(relative.iter().next().unwrap()).file_stem().unwrap().to_str().unwrap();
+    for (path, text) in sources() {
+        let module = path.split(['/', '.']).next().unwrap();
         if ["lib", "main", "proto"].contains(&module) {
             continue;
         }
-        let found = violations(module, &fs::read_to_string(path).unwrap());
-        wrong.extend(found.into_iter().map(|violation| format!("{}: {violation}", relative.display())));
+        let found = violations(module, &text);
+        wrong.extend(found.into_iter().map(|violation| format!("{path}: {violation}")));
     }
-    assert!(files.len() > 20, "only {} files were read", files.len());
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -175,5 +198,119 @@ fn a_planted_violation_is_found() {
         ("gene", "use crate::gene::meta; fn f() { mycrate::server::g() }"),
     ] {
         assert!(violations(module, text).is_empty(), "{text}");
+    }
+}
+
+/// The circles among these files.
+fn circles(sources: &[(&str, &str)]) -> Vec<String> {
+    let counted = sources.iter().filter(|(path, _)| *path != "main.rs" && !is_test(path));
+    Files::read(counted.copied()).circles()
+}
+
+#[test]
+fn a_planted_circle_is_found() {
+    let shown = |a: &str, b: &str| vec![format!("a circle of 2 files\n  {a}\n  {b}")];
+    // By `use`, and by a path in the code.
+    let plain = [("a.rs", "use crate::b::{B as Bee, C};"), ("b.rs", "fn f() { crate::a::A::new() }")];
+    assert_eq!(circles(&plain), shown("a.rs -> b.rs: B, C", "b.rs -> a.rs: A"));
+    // Through names that a parent only passes on, and through a module's name.
+    let passed = [
+        ("m/mod.rs", "mod a; mod b; pub use a::A; use b::B;\npub use self::b::B as Bee;"),
+        ("m/a.rs", "use super::{Bee, b as other};\nstruct A; fn f() { other::g::<Bee>() }"),
+        ("m/b.rs", "use crate::m; fn g() { m::A; }"),
+    ];
+    assert_eq!(circles(&passed), shown("m/a.rs -> m/b.rs: B, g", "m/b.rs -> m/a.rs: A"));
+    // Between a parent and its child.
+    let parent =
+        [("m.rs", "mod a; const N: u8 = 1; fn f() { a::f() }"), ("m/a.rs", "use super::*; fn f() {}")];
+    assert_eq!(circles(&parent), shown("m.rs -> m/a.rs: f", "m/a.rs -> m.rs: *"));
+    // A circle of three, one of whose arrows has a name in a nested group.
+    let three = [
+        ("a.rs", "use crate::b;\nfn f() { b::B }"),
+        ("b.rs", "use crate::{x, c::{self, d::D}};"),
+        ("c/mod.rs", "mod d;"),
+        ("c/d.rs", "use super::super::a::f; struct D;"),
+        ("x.rs", ""),
+    ];
+    assert_eq!(circles(&three).len(), 1);
+    assert!(circles(&three)[0].starts_with("a circle of 3 files"), "{:?}", circles(&three));
+}
+
+#[test]
+fn what_only_looks_like_a_circle_is_none() {
+    for sources in [
+        // Tests, comments and texts do not count, nor do declarations of modules.
+        [("a.rs", "mod b; use crate::c::C;"), ("c.rs", "#[cfg(test)]\nmod tests { use crate::a::A; }")],
+        [
+            ("a.rs", "use crate::c::C;"),
+            ("c.rs", "// crate::a::A\nconst S: &str = \"crate::a::A \\\" crate::a\";"),
+        ],
+        [
+            ("a.rs", "use crate::c::C;"),
+            ("c.rs", "/* crate::a::A */ const Q: char = '\"'; fn f<'a>() { r#\"crate::a::A\"# }"),
+        ],
+        [("a.rs", "use crate::c::C;"), ("c/tests.rs", "use crate::a::A;")],
+        // A parent that passes names on does not take them, and children may take what it only defines.
+        [("m/mod.rs", "mod c; pub use c::{C, D as E}; pub struct P;"), ("m/c.rs", "use super::P;")],
+        // Another crate with the name of a module.
+        [("a.rs", "use crate::c::C;"), ("c.rs", "use ::a::A; fn f(a: A) { a.f() }")],
+    ] {
+        assert!(circles(&sources).is_empty(), "{sources:?}: {:?}", circles(&sources));
+    }
+}
+
+/// Where a family may be told from another: in the network, and where its form is written or read.
+fn tells_families(path: &str) -> bool {
+    let places = ["nn/", "export/"].iter().any(|place| path.starts_with(place));
+    places || ["gene/record.rs", "gene/probe.rs"].contains(&path)
+}
+
+#[test]
+fn families_are_told_apart_in_few_places() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources().iter().filter(|(path, _)| !tells_families(path) && !is_test(path)) {
+        wrong.extend(families(text).iter().map(|family| format!("{path} names {family}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_planted_family_is_found() {
+    for (text, found) in [
+        ("match config { Config::Vit(vit) => vit.depth(), _ => 0 }", "Config::Vit"),
+        ("if let crate::nn::Network::Bert { .. } = network {}", "Network::Bert"),
+        ("let is = matches!(model.family, Family::Llama);", "Family::Llama"),
+        ("use crate::nn::Network::{self, Vit};", "every Network"),
+    ] {
+        assert_eq!(families(text), [found], "{text}");
+    }
+    for text in [
+        "fn f(config: &Config) -> Network { Network::new(config, Config::LIMIT) }",
+        "// Config::Vit\nlet text = \"Config::Vit\"; VitConfig::try_from(raw)",
+        "#[cfg(test)]\nmod tests { fn f() { Config::Vit(config()) } }",
+    ] {
+        assert!(families(text).is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn a_planted_name_of_a_parameter_is_found() {
+    let schema = "pub const CLASS_TOKEN: &str = \"cls_token\";\n/// Prefix.\npub const BLOCKS: &str = \"blocks\";\n\
+                  pub const QKV: &str = \"attn.qkv\"; const HEAD: &str = \"head\"; const LIMIT: usize = 1;";
+    let parameters = parameters(schema);
+    assert_eq!(parameters, ["cls_token", "blocks", "attn.qkv", "head"]);
+    for name in
+        ["cls_token", "blocks", "blocks.{index}.", "head.weight", "{prefix}.attn.qkv.bias", "no cls_token"]
+    {
+        assert_eq!(spelled(&format!("f(\"{name}\")"), &parameters), [name]);
+    }
+    for text in [
+        "// cls_token",
+        "#[cfg(test)]\nmod tests { const NAME: &str = \"cls_token\"; }",
+        "\"the heads of all blocks, and a new head\"",
+        "\"head_dim\"",
+        "\"weight\"",
+    ] {
+        assert!(spelled(text, &parameters).is_empty(), "{text}");
     }
 }

@@ -1,0 +1,57 @@
+//! Names that may stand in few files: those of families and those of parameters.
+
+use super::tokens::{Token, tokens};
+
+/// Names of families in the code of a file: a variant of an enum that has one for each, in a pattern or elsewhere.
+pub(super) fn families(text: &str) -> Vec<String> {
+    let tokens = tokens(text);
+    let is_enum = |token: &Token| ["Config", "Network", "Family"].iter().any(|name| token.is(name));
+    let found = tokens.windows(3).filter_map(|window| match window {
+        [owner, Token::Mark("::"), Token::Word(variant)] if is_enum(owner) => {
+            let is_variant = variant.starts_with(char::is_uppercase) && variant.contains(char::is_lowercase);
+            is_variant.then(|| format!("{}::{variant}", owner.word().unwrap()))
+        }
+        // `use Network::{Vit, Bert}` and `use Network::*`.
+        [owner, Token::Mark("::"), Token::Mark("{" | "*")] if is_enum(owner) => {
+            Some(format!("every {}", owner.word().unwrap()))
+        }
+        _ => None,
+    });
+    found.collect()
+}
+
+/// The values of the constants of a schema, `const NAME: &str = "value";`.
+pub(super) fn parameters(schema: &str) -> Vec<String> {
+    let tokens = tokens(schema);
+    let value = |window: &[Token]| match window {
+        [kind, Token::Mark("="), Token::Text(value)] if kind.is("str") => Some(value.clone()),
+        _ => None,
+    };
+    tokens.windows(3).filter_map(value).collect()
+}
+
+/// The literals in the code of a file that spell the name of a parameter.
+pub(super) fn spelled(text: &str, parameters: &[String]) -> Vec<String> {
+    let literal = |token| match token {
+        Token::Text(text) => Some(text),
+        Token::Word(_) | Token::Mark(_) | Token::Other(_) => None,
+    };
+    tokens(text).into_iter().filter_map(literal).filter(|text| spells(text, parameters)).collect()
+}
+
+/// Whether the literal `text` is the name of a parameter or a part of one, or holds a name that cannot be prose.
+///
+/// `norm`, `head` and `blocks` are words as well: inside a longer text they count where a dot is beside them.
+fn spells(text: &str, parameters: &[String]) -> bool {
+    let parts = |name: &str| name.split('.').map(str::to_owned).collect::<Vec<_>>();
+    let is_part = |parameter: &String| parts(parameter).iter().any(|part| part == text && part != "weight");
+    let holds = |name: &[String], parameter: &String| {
+        let parts = parts(parameter);
+        let is_word = parameter.chars().all(char::is_alphabetic);
+        let dotted = name.iter().filter(|part| !part.is_empty()).count() > 1;
+        name.windows(parts.len()).any(|window| window == parts) && (dotted || !is_word)
+    };
+    let names = text.split(|c: char| !c.is_alphanumeric() && !"_.{}".contains(c)).map(parts);
+    parameters.iter().any(|parameter| parameter == text || is_part(parameter))
+        || names.into_iter().any(|name| parameters.iter().any(|parameter| holds(&name, parameter)))
+}
