@@ -19,7 +19,7 @@ use std::{
 use candle_core::{Device, Tensor};
 use clap::{Parser, ValueEnum};
 use genebank::{
-    data::{Augment, Batch, Dataset, ImageShape, Loader},
+    data::{self, Augment, Batch, Dataset, ImageShape, Loader},
     nn::Vit,
     tensor::{Params, codec, rng},
     train::{
@@ -162,7 +162,7 @@ impl Bench {
             Mode::Train | Mode::Forward | Mode::EndToEnd => steps + warmup,
         };
         let dataset = match (&options.data, mode) {
-            (Some(root), _) => Dataset::open("fashion-mnist", root)?.train,
+            (Some(root), _) => data::open("fashion-mnist", root)?.train,
             (None, Mode::EndToEnd) => return Err("--mode end-to-end needs --data DIR".into()),
             (None, _) => Arc::new(shape.dataset()?),
         };

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
     blueprint::{Artifact, Canonical, Identity},
-    data::{Dataset, DatasetPair},
+    data::{self, Dataset, DatasetPair},
     error::{Error, Kind, Result},
     tensor::{TensorFile, codec},
     train::{
@@ -212,7 +212,7 @@ impl Jobs {
         }
         let root =
             self.data.as_ref().ok_or_else(|| Error::invalid("fine_tune", "this server has no data sets"))?;
-        let opened = Dataset::open(name, root).map_err(|error| {
+        let opened = data::open(name, root).map_err(|error| {
             if error.kind() == Kind::NotFound {
                 return error;
             }

@@ -1,13 +1,10 @@
 //! Labelled square images in memory, and how they are split.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::known::Known;
-use super::own;
 use crate::error::{Error, Result};
 use crate::tensor::rng;
 
@@ -16,6 +13,12 @@ pub const HELD_OUT_ITEMS: usize = 5_000;
 
 /// A training set with fewer items holds out one in twenty.
 pub const SMALL_SET_ITEMS: usize = 20_000;
+
+/// Largest height and width of the images of a data set that is not known by name, pixels.
+pub(super) const MAX_SIZE: usize = 1024;
+
+/// Most classes of a data set: labels are u16.
+pub(super) const MAX_CLASSES: usize = 1 << 16;
 
 /// Shape of one square image, `[channels, size, size]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,18 +117,6 @@ impl Dataset {
     /// With the SPDX identifier of the data's licence, which is no part of the content.
     pub(super) fn with_licence(self, licence: &str) -> Self {
         Self { licence: licence.to_owned(), ..self }
-    }
-
-    /// Opens the known data set `name`, or the own one in the folder `root/name`: Parquet files or a folder of images.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`] for an unknown name, [`Error::Invalid`] when files are absent or need settings,
-    /// [`Error::Corrupt`] when the files are not that data set.
-    pub fn open(name: &str, root: &Path) -> Result<DatasetPair> {
-        match Known::named(name) {
-            Some(known) => known.open(root),
-            None => own::open(name, root),
-        }
     }
 
     /// Name of the data set.
@@ -250,12 +241,15 @@ fn digest(shape: ImageShape, images: &[u8], labels: &[u16]) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::path::Path;
+
+    use super::super::open;
     use super::*;
 
     pub(in crate::data) const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data");
 
     pub(in crate::data) fn sample() -> DatasetPair {
-        Dataset::open("fashion-mnist", Path::new(SAMPLE)).unwrap()
+        open("fashion-mnist", Path::new(SAMPLE)).unwrap()
     }
 
     fn tiny(images: usize, labels: &[u16]) -> Result<Dataset> {

@@ -6,9 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::dataset::DatasetPair;
-use super::own::{Settings, entries};
+use super::dataset::{DatasetPair, MAX_CLASSES};
 use super::picture::{CHUNK, Gathered, Picture, decode_all};
+use super::settings::{Settings, entries};
 use crate::error::{Error, Result};
 
 /// Folder of the training images.
@@ -18,8 +18,6 @@ const TEST: [&str; 3] = ["test", "val", "validation"];
 const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
 /// Largest file that is read, bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
-/// Labels are u16.
-pub(super) const MAX_CLASSES: usize = 1 << 16;
 
 /// An image and its class.
 struct Labelled {
@@ -116,9 +114,10 @@ mod tests {
         Dataset,
         tests::{SAMPLE, sample},
     };
-    use super::super::own::tests::put;
+    use super::super::open::tests::put;
     use super::super::picture::tests::{bomb, colour, grey};
     use super::*;
+    use crate::data;
 
     /// A root with the data set `set` of these files.
     fn root(files: &[(&str, &[u8])]) -> tempfile::TempDir {
@@ -130,12 +129,12 @@ mod tests {
     }
 
     fn open(files: &[(&str, &[u8])]) -> Result<DatasetPair> {
-        Dataset::open("set", root(files).path())
+        data::open("set", root(files).path())
     }
 
     #[test]
     fn sample_holds_the_upstream_pixels_by_class_and_name() {
-        let DatasetPair { train, test } = Dataset::open("fashion-folder", Path::new(SAMPLE)).unwrap();
+        let DatasetPair { train, test } = data::open("fashion-folder", Path::new(SAMPLE)).unwrap();
         assert_eq!(train.class_names(), ["bag", "sneaker", "trouser"]);
         assert_eq!((train.len(), test.len(), train.licence()), (18, 9, "MIT"));
         assert_eq!((0..18).map(|i| train.label(i)).collect::<Vec<_>>(), [[0; 6], [1; 6], [2; 6]].concat());
@@ -203,13 +202,13 @@ mod tests {
         let root = root(&[("train/a/1.png", &image), ("test/a/1.png", &image)]);
         let class = root.path().join("set/train/a");
         std::os::unix::fs::symlink("1.png", class.join("2.png")).unwrap();
-        assert_eq!(Dataset::open("set", root.path()).unwrap().train.len(), 2);
+        assert_eq!(data::open("set", root.path()).unwrap().train.len(), 2);
         std::os::unix::fs::symlink("3.png", class.join("3.png")).unwrap();
-        let error = Dataset::open("set", root.path()).unwrap_err();
+        let error = data::open("set", root.path()).unwrap_err();
         assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("3.png")), "{error:?}");
         fs::remove_file(class.join("3.png")).unwrap();
         std::os::unix::fs::symlink(&class, class.join("4.png")).unwrap();
-        let error = Dataset::open("set", root.path()).unwrap_err().to_string();
+        let error = data::open("set", root.path()).unwrap_err().to_string();
         assert!(error.contains("4.png: is not a file"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// Environment variable that names the folder of the data sets.
 pub const DATA_ENV: &str = "GENEBANK_DATA";
 
-/// Every data set that [`Dataset::open`] knows by name.
+/// Every data set that [`open`](super::open()) knows by name.
 pub const KNOWN: &[Known] = &[
     Known {
         name: "cifar-10",
@@ -223,12 +223,13 @@ mod tests {
 
     use super::super::cifar::tests::file;
     use super::super::dataset::tests::{SAMPLE, sample};
+    use super::super::open;
     use super::*;
     use crate::tensor::codec::write_atomic;
 
     #[test]
     fn root_may_hold_the_files_itself() {
-        let direct = Dataset::open("fashion-mnist", &Path::new(SAMPLE).join("fashion-mnist")).unwrap();
+        let direct = open("fashion-mnist", &Path::new(SAMPLE).join("fashion-mnist")).unwrap();
         assert_eq!(direct.train.digest(), sample().train.digest());
     }
 
@@ -251,18 +252,18 @@ mod tests {
             let known = Known::named(name).unwrap();
             let Layout::Cifar { folder: archive, .. } = known.layout else { panic!("{known:?}") };
             cifar_files(known.layout, folder.path(), &labels);
-            let pair = Dataset::open(name, folder.path()).unwrap();
+            let pair = open(name, folder.path()).unwrap();
             assert_eq!((pair.train.len(), pair.test.len()), (items, 2));
             assert_eq!(pair.train.class_names()[pair.train.label(0)], class);
             assert_eq!((pair.test.image(1)[0], pair.test.licence()), (1, "unknown"));
 
             let digest = pair.train.digest();
-            let direct = Dataset::open(name, &folder.path().join(archive)).unwrap();
+            let direct = open(name, &folder.path().join(archive)).unwrap();
             assert_eq!(direct.train.digest(), digest);
             let own = folder.path().join("root").join(name);
             fs::create_dir_all(&own).unwrap();
             fs::rename(folder.path().join(archive), own.join(archive)).unwrap();
-            assert_eq!(Dataset::open(name, &folder.path().join("root")).unwrap().train.digest(), digest);
+            assert_eq!(open(name, &folder.path().join("root")).unwrap().train.digest(), digest);
         }
     }
 
@@ -271,10 +272,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let known = Known::named("cifar-10").unwrap();
         cifar_files(known.layout, folder.path(), &[&[0], &[10]]);
-        let error = Dataset::open("cifar-10", folder.path()).unwrap_err().to_string();
+        let error = open("cifar-10", folder.path()).unwrap_err().to_string();
         assert_eq!(error, "cifar-10: label 10 of item 1 is beyond the 10 classes");
         fs::remove_file(folder.path().join("cifar-10-batches-bin/data_batch_4.bin")).unwrap();
-        let error = Dataset::open("cifar-10", folder.path()).unwrap_err();
+        let error = open("cifar-10", folder.path()).unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
         assert!(error.to_string().contains("holds data_batch_4.bin"), "{error}");
     }
@@ -282,7 +283,7 @@ mod tests {
     #[test]
     fn absent_and_mismatched_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let error = Dataset::open("fashion-mnist", folder.path()).unwrap_err();
+        let error = open("fashion-mnist", folder.path()).unwrap_err();
         assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
         assert!(error.to_string().contains("train-images-idx3-ubyte.gz"), "{error}");
 
@@ -295,7 +296,7 @@ mod tests {
             )
             .unwrap();
         }
-        let error = Dataset::open("fashion-mnist", folder.path()).unwrap_err();
+        let error = open("fashion-mnist", folder.path()).unwrap_err();
         assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
         assert!(error.to_string().contains("[1000, 28, 28]"), "{error}");
         assert!(error.to_string().contains("500 labels"), "{error}");

@@ -7,11 +7,13 @@ mod folder;
 pub mod idx;
 pub mod known;
 pub mod loader;
-mod own;
+mod open;
 mod parquet;
 mod picture;
+mod settings;
 
 pub use augment::{Augment, Erase};
 pub use dataset::{Dataset, DatasetPair, ImageShape, Split};
 pub use known::{KNOWN, Known, data_root};
 pub use loader::{Batch, EpochPlan, Loader, Prefetch};
+pub use open::open;

@@ -15,10 +15,9 @@ use ::parquet::errors::ParquetError;
 use ::parquet::file::reader::{FileReader as _, RowGroupReader, SerializedFileReader};
 use serde_json::Value;
 
-use super::dataset::DatasetPair;
-use super::folder::MAX_CLASSES;
-use super::own::{Settings, entries};
+use super::dataset::{DatasetPair, MAX_CLASSES};
 use super::picture::{CHUNK, Gathered, Picture, decode_all};
+use super::settings::{Settings, entries};
 use crate::error::{Error, Result};
 
 const TRAIN: &str = "train";
@@ -275,13 +274,11 @@ mod tests {
     use ::parquet::file::{metadata::KeyValue, properties::WriterProperties, writer::SerializedFileWriter};
     use ::parquet::schema::parser::parse_message_type;
 
-    use super::super::dataset::{
-        Dataset,
-        tests::{SAMPLE, sample},
-    };
-    use super::super::own::tests::put;
+    use super::super::dataset::tests::{SAMPLE, sample};
+    use super::super::open::tests::put;
     use super::super::picture::tests::{bomb, colour, grey};
     use super::*;
+    use crate::data;
 
     const PLAIN: &str = "message set { optional binary image; required int64 label; }";
 
@@ -316,12 +313,12 @@ mod tests {
         for (path, bytes) in files {
             put(&root.path().join("set").join(path), bytes);
         }
-        Dataset::open("set", root.path())
+        data::open("set", root.path())
     }
 
     #[test]
     fn sample_is_the_upstream_pixels_in_order() {
-        let DatasetPair { train, test } = Dataset::open("fashion-parquet", Path::new(SAMPLE)).unwrap();
+        let DatasetPair { train, test } = data::open("fashion-parquet", Path::new(SAMPLE)).unwrap();
         let upstream = sample();
         assert_eq!(train.class_names(), upstream.train.class_names());
         assert_eq!((train.len(), test.len(), train.licence()), (24, 12, "unknown"));

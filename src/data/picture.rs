@@ -13,16 +13,14 @@ use std::thread;
 
 use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits};
 
-use super::dataset::{Dataset, DatasetPair, ImageShape};
-use super::own::{SETTINGS, Settings};
+use super::dataset::{Dataset, DatasetPair, ImageShape, MAX_SIZE};
+use super::settings::{SETTINGS, Settings};
 use crate::error::{Error, Result};
 
 /// Largest width and height of an encoded image, pixels.
 pub(super) const MAX_SIDE: u32 = 16_384;
 /// Most memory for decoding one image, bytes.
 pub(super) const MAX_DECODED_BYTES: u64 = 512 << 20;
-/// Largest size of the images of a data set, pixels.
-pub(super) const MAX_SIZE: usize = 1024;
 /// Most pixel bytes of a training or test set.
 pub(super) const MAX_SET_BYTES: u64 = 8 << 30;
 /// Images that are decoded together.

@@ -8,7 +8,7 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use genebank::{
     blueprint::Blueprint,
-    data::{Augment, Batch, Dataset, DatasetPair, Loader, Split},
+    data::{self, Augment, Batch, DatasetPair, Loader, Split},
     error::Error,
     gene::SizeRequest,
     nn::{Vit, VitConfig, vit::RawVitConfig},
@@ -30,7 +30,7 @@ use genebank::{
 use crate::support;
 
 fn data() -> DatasetPair {
-    Dataset::open("fashion-mnist", &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")).unwrap()
+    data::open("fashion-mnist", &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")).unwrap()
 }
 
 fn recipe(steps: u32) -> Recipe {

@@ -7,7 +7,7 @@ use std::{
 
 use candle_core::Device;
 use genebank::{
-    data::{Augment, Dataset, DatasetPair, Loader, Split},
+    data::{self, Augment, DatasetPair, Loader, Split},
     error::Error,
     gene::{Learngene, SizeRequest},
     tensor::Weights,
@@ -22,7 +22,7 @@ use genebank::{
 };
 
 fn data() -> DatasetPair {
-    Dataset::open("fashion-mnist", &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")).unwrap()
+    data::open("fashion-mnist", &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")).unwrap()
 }
 
 fn recipe(steps: u32) -> Recipe {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     cli::{args, config, progress::Watch},
-    data::{Dataset, DatasetPair, data_root},
+    data::{self, DatasetPair, data_root},
     error::{Error, Result},
     tensor::{codec, device},
     train::{Length, Model, Recipe, finetune, run::Run},
@@ -14,7 +14,7 @@ use super::subject;
 
 /// Opens the data set that a run or a measurement is about.
 pub(super) fn open_data(name: &str, options: &args::RunOptions) -> Result<DatasetPair> {
-    Dataset::open(name, &data_root(options.data.as_deref())?)
+    data::open(name, &data_root(options.data.as_deref())?)
 }
 
 pub(in crate::cli) fn train(options: &args::Train) -> Result<()> {

@@ -1,0 +1,108 @@
+//! What a folder of images says of itself: its names, and the few things that images do not say.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::dataset::{MAX_SIZE, NO_LICENCE};
+use crate::error::{Error, Result};
+
+/// Settings of a data set, in its folder.
+pub(super) const SETTINGS: &str = "dataset.toml";
+
+const MAX_SETTINGS_BYTES: u64 = 64 << 10;
+const MAX_LICENCE_BYTES: usize = 128;
+
+/// What `dataset.toml` may say.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Settings {
+    /// Height and width that every image is fitted to; absent: all have one square size.
+    pub(super) size: Option<usize>,
+    /// 1 (grey) or 3 (red, green, blue); absent: grey where every image is.
+    pub(super) channels: Option<usize>,
+    /// SPDX identifier of the data's licence, which goes into what is trained on them.
+    pub(super) licence: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { size: None, channels: None, licence: NO_LICENCE.to_owned() }
+    }
+}
+
+impl Settings {
+    /// Reads and checks the settings of the data set in `folder`; without a file, the default.
+    pub(super) fn open(folder: &Path) -> Result<Self> {
+        let path = folder.join(SETTINGS);
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let mut text = String::new();
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        file.take(MAX_SETTINGS_BYTES + 1).read_to_string(&mut text).map_err(Error::io(&path))?;
+        Self::parse(&text).map_err(|reason| Error::invalid(path.display().to_string(), reason))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.len() as u64 > MAX_SETTINGS_BYTES {
+            return Err(format!("is longer than the limit of {MAX_SETTINGS_BYTES} bytes"));
+        }
+        let settings: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        if let Some(size) = settings.size.filter(|size| !(1..=MAX_SIZE).contains(size)) {
+            return Err(format!("size {size} is beyond 1..={MAX_SIZE}"));
+        }
+        if let Some(channels) = settings.channels.filter(|channels| !matches!(channels, 1 | 3)) {
+            return Err(format!("channels {channels} is neither 1 nor 3"));
+        }
+        if !(1..=MAX_LICENCE_BYTES).contains(&settings.licence.len()) {
+            return Err(format!(
+                "licence has {} bytes, beyond 1..={MAX_LICENCE_BYTES}",
+                settings.licence.len()
+            ));
+        }
+        Ok(settings)
+    }
+}
+
+/// Names in a folder, sorted; those that begin with a dot are passed over.
+pub(super) fn entries(folder: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let name = entry.map_err(Error::io(folder))?.file_name().into_string().map_err(|name| {
+            let reason = format!("the name {} is not UTF-8", name.display());
+            Error::invalid("data", format!("{}: {reason}", folder.display()))
+        })?;
+        if !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_beyond_their_limits_are_refused() {
+        assert_eq!(Settings::parse("").unwrap(), Settings::default());
+        let full = Settings::parse("size = 32\nchannels = 3\nlicence = \"CC0-1.0\"").unwrap();
+        assert_eq!(full, Settings { size: Some(32), channels: Some(3), licence: "CC0-1.0".to_owned() });
+        for (text, words) in [
+            ("size = 0", "size 0 is beyond 1..=1024"),
+            ("size = 1025", "size 1025 is beyond 1..=1024"),
+            ("channels = 2", "channels 2 is neither 1 nor 3"),
+            ("licence = \"\"", "licence has 0 bytes, beyond 1..=128"),
+            ("license = \"MIT\"", "unknown field `license`"),
+            ("size = -1", "size"),
+            (&" ".repeat(65_537), "longer than the limit of 65536 bytes"),
+        ] {
+            let reason = Settings::parse(text).unwrap_err();
+            assert!(reason.contains(words), "\"{reason}\" does not say \"{words}\"");
+        }
+    }
+}
