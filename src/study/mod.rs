@@ -5,17 +5,16 @@
 //! the same data, augmentation and batch.
 
 mod cell;
+mod inputs;
 mod plan;
 mod plot;
 mod report;
+mod table;
 
 use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
 
-use candle_core::Device;
-
 use crate::{
-    blueprint::Ancestor,
-    data::{DatasetPair, Split},
+    data::Split,
     error::{Error, Result},
     gene::{GeneMeta, Learngene, Method, Quality, store},
     tensor::codec,
@@ -23,29 +22,9 @@ use crate::{
 };
 
 pub use cell::{Cell, Finished};
+pub use inputs::Study;
 pub use plan::{Arm, Plan, TaughtBy};
-pub use report::Row;
-
-/// Where a study reads and writes.
-#[derive(Debug, Clone, Copy)]
-pub struct Study<'a> {
-    /// What is measured.
-    pub plan: &'a Plan,
-    /// The genes of the plan by name.
-    pub genes: &'a BTreeMap<String, Learngene>,
-    /// The ancestor.
-    pub ancestor: &'a Ancestor,
-    /// Its data.
-    pub data: &'a DatasetPair,
-    /// Folder of the table, the plot and the finished cells.
-    pub output: &'a Path,
-    /// Folder of trained models and of the states of runs.
-    pub cache: &'a Path,
-    /// Threads of computation on the CPU.
-    pub threads: usize,
-    /// Where is computed.
-    pub device: &'a Device,
-}
+pub use table::Row;
 
 impl<'a> Study<'a> {
     /// Runs every cell that is not finished, then writes the table and the plot.
@@ -67,7 +46,7 @@ impl<'a> Study<'a> {
         let knows = self.ancestor.info().labels == self.data.train.class_names();
         let accuracy =
             || measure(&cells.ancestor()?, self.data, Split::Test, self.threads).map(|all| all.share());
-        report::write(self, &rows, knows.then(accuracy).transpose()?)?;
+        report::write(self.output, &rows, knows.then(accuracy).transpose()?)?;
         Ok(rows)
     }
 

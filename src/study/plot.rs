@@ -9,7 +9,7 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::report::{Row, plural, series};
+use super::table::{Row, plural, series};
 
 /// Okabe & Ito's palette, told apart by everyone.
 const COLOURS: [RGBColor; 7] = [

@@ -1,0 +1,86 @@
+//! The lines of a study's table, and its columns.
+
+use serde::Serialize;
+
+use crate::{
+    error::{Error, Result},
+    gene::Method,
+};
+
+use super::{Cell, Finished};
+
+/// One line of the table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// Name of the arm.
+    pub arm: String,
+    /// Where first values come from.
+    pub method: Method,
+    /// The gene whose shape, and for method `gene` whose values, it has.
+    pub gene: String,
+    /// Transformer blocks.
+    pub depth: usize,
+    /// Embedding dimension.
+    pub width: usize,
+    /// Epochs of training.
+    pub epochs: u32,
+    /// Peak learning rate; 0 without training.
+    pub learning_rate: f64,
+    /// Seed.
+    pub seed: u64,
+    /// Accuracy on held-out training images.
+    pub held_out: f64,
+    /// Accuracy on the test set.
+    pub test: f64,
+    /// Parameters.
+    pub parameters: u64,
+    /// Multiply-accumulates of one image.
+    pub macs: u64,
+    /// Seconds of training, where this is known.
+    pub seconds: Option<f64>,
+}
+
+impl Row {
+    /// The line of a finished cell.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the cell's test accuracy was not measured.
+    pub fn new(cell: &Cell<'_>, gene: &str, finished: &Finished) -> Result<Self> {
+        let missing = || Error::invalid("cell", format!("{cell:?} was not measured"));
+        Ok(Self {
+            arm: cell.arm.name.clone(),
+            method: cell.arm.method,
+            gene: cell.arm.gene.clone().unwrap_or_else(|| gene.to_owned()),
+            depth: cell.depth,
+            width: cell.width,
+            epochs: cell.epochs,
+            learning_rate: cell.learning_rate_e9 as f64 / 1e9,
+            seed: cell.seed,
+            held_out: finished.held_out,
+            test: finished.test.ok_or_else(missing)?,
+            parameters: finished.parameters,
+            macs: finished.macs,
+            seconds: finished.seconds,
+        })
+    }
+}
+
+/// A column of the table: rows of one arm and length.
+pub(super) type Series<'a> = (String, Vec<&'a Row>);
+
+/// The rows by what `name` gives, in the order in which the names first come.
+pub(super) fn series(rows: &[Row], name: impl Fn(&Row) -> String) -> Vec<Series<'_>> {
+    let mut series: Vec<Series<'_>> = Vec::new();
+    for row in rows {
+        let name = name(row);
+        match series.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, rows)) => rows.push(row),
+            None => series.push((name, vec![row])),
+        }
+    }
+    series
+}
+
+pub(super) fn plural(epochs: u32) -> String {
+    format!("{epochs} epoch{}", if epochs == 1 { "" } else { "s" })
+}
