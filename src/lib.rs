@@ -7,6 +7,7 @@ pub mod blueprint;
 pub mod cli;
 pub mod client;
 pub mod data;
+pub mod digest;
 pub mod error;
 pub mod export;
 pub mod gene;

@@ -32,6 +32,7 @@ const LAYERS: &[&[&str]] = &[
     &["blueprint"],
     &["nn"],
     &["tensor"],
+    &["digest"],
     &["error"],
 ];
 

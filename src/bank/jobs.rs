@@ -14,7 +14,7 @@ use candle_core::Device;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
-    blueprint::{Artifact, Canonical, Identity},
+    blueprint::{Artifact, Identity},
     data::{self, Dataset, DatasetPair},
     error::{Error, Kind, Result},
     tensor::{TensorFile, codec},
@@ -298,7 +298,7 @@ fn identity(quote: &Quote, tune: &Tune, data: &Dataset, device: &Device) -> Iden
         Length::Steps(steps) => ("steps", steps),
         Length::Epochs(epochs) => ("epochs", epochs),
     };
-    let form = Canonical::new("genebank.tuned")
+    let form = Identity::form("genebank.tuned")
         .text(&quote.blueprint.identity.to_string())
         .text(data.digest())
         .text(unit)
@@ -307,5 +307,5 @@ fn identity(quote: &Quote, tune: &Tune, data: &Dataset, device: &Device) -> Iden
         .integer(tune.seed)
         .integer(finetune::RECIPE_VERSION);
     // Another device adds in another order.
-    if device.is_cpu() { form } else { form.text("cuda") }.finish()
+    if device.is_cpu() { form } else { form.text("cuda") }.into()
 }

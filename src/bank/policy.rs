@@ -9,8 +9,8 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 
 use crate::{
+    digest::{hex, sha256},
     error::{Error, Result},
-    tensor::{hex, sha256},
 };
 
 /// Which genes are private, and whose tokens open them. The default has no private gene and no token.

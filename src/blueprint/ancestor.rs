@@ -5,8 +5,9 @@ use std::{path::Path, sync::Arc};
 use candle_core::Device;
 
 use crate::{
+    digest::Digest,
     error::Result,
-    tensor::{TensorFile, Weights, hex, sha256, weights::check_schema},
+    tensor::{TensorFile, Weights, weights::check_schema},
 };
 
 use super::{Blueprint, ModelInfo, expand};
@@ -37,7 +38,7 @@ impl Ancestor {
         let info = ModelInfo::from_file(&file, origin)?;
         check_schema(file.shapes(), info.config.schema().shapes())?;
         file.check_finite(origin)?;
-        let digest = hex(&sha256(file.bytes()));
+        let digest = Digest::of(file.bytes()).to_string();
         Ok(Self { blueprint: Arc::new(Blueprint::whole(info)), digest, file })
     }
 

@@ -10,9 +10,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 
 use crate::{
+    digest::Digest,
     error::{Error, Result},
     tensor::{Dtype, TensorFile, codec},
 };
@@ -25,7 +25,7 @@ pub struct Slice {
     bytes: Bytes,
     /// Made from the stored file, not a part of its memory.
     made: bool,
-    sha256: OnceLock<[u8; 32]>,
+    sha256: OnceLock<Digest>,
 }
 
 impl Slice {
@@ -34,8 +34,8 @@ impl Slice {
     }
 
     /// SHA-256 of the bytes, computed once.
-    pub fn sha256(&self) -> &[u8; 32] {
-        self.sha256.get_or_init(|| crate::tensor::sha256(&self.bytes))
+    pub fn sha256(&self) -> Digest {
+        *self.sha256.get_or_init(|| Digest::of(&self.bytes))
     }
 }
 
@@ -184,8 +184,8 @@ pub struct Artifact {
     tensors: Vec<Arc<Slice>>,
     /// Offset of the end of each part, the header's first.
     ends: Vec<u64>,
-    manifest: OnceLock<[u8; 32]>,
-    sha256: OnceLock<[u8; 32]>,
+    manifest: OnceLock<Digest>,
+    sha256: OnceLock<Digest>,
 }
 
 /// The bytes of `blueprint`, from what `slices` holds.
@@ -235,31 +235,27 @@ impl Artifact {
     }
 
     /// The manifest, where it was computed already.
-    pub fn known_manifest(&self) -> Option<&[u8; 32]> {
-        self.manifest.get()
+    pub fn known_manifest(&self) -> Option<Digest> {
+        self.manifest.get().copied()
     }
 
     /// The digest of the whole file, where it was computed already.
-    pub fn known_sha256(&self) -> Option<&[u8; 32]> {
-        self.sha256.get()
+    pub fn known_sha256(&self) -> Option<Digest> {
+        self.sha256.get().copied()
     }
 
     /// SHA-256 of the header followed by each tensor's SHA-256.
-    pub fn manifest(&self) -> &[u8; 32] {
-        self.manifest.get_or_init(|| {
-            let mut hash = Sha256::new_with_prefix(&self.header);
-            self.tensors.iter().for_each(|slice| hash.update(slice.sha256()));
-            hash.finalize().into()
+    pub fn manifest(&self) -> Digest {
+        *self.manifest.get_or_init(|| {
+            let tensors: Vec<Digest> = self.tensors.iter().map(|slice| slice.sha256()).collect();
+            let tensors = tensors.iter().map(AsRef::as_ref);
+            Digest::of_parts(std::iter::once(self.header.as_ref()).chain(tensors))
         })
     }
 
     /// SHA-256 of the whole file. Reads every byte once; not for a runtime's thread.
-    pub fn sha256(&self) -> &[u8; 32] {
-        self.sha256.get_or_init(|| {
-            let mut hash = Sha256::new();
-            self.parts().for_each(|part| hash.update(part));
-            hash.finalize().into()
-        })
+    pub fn sha256(&self) -> Digest {
+        *self.sha256.get_or_init(|| Digest::of_parts(self.parts()))
     }
 
     /// Bytes that this keeps in memory beside the gene: header, lists, and every slice that was made. Slices that

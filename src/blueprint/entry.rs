@@ -226,7 +226,7 @@ impl Blueprint {
     pub fn fresh(info: ModelInfo, seed: u64) -> Self {
         let schema = info.config.schema();
         let entries = schema.specs().into_iter().map(|spec| Entry::fresh(spec, &schema.dims, seed)).collect();
-        let identity = super::Canonical::new("genebank.fresh").config(&info.config).integer(seed).finish();
+        let identity = info.config.canonical(Identity::form("genebank.fresh")).integer(seed).into();
         Self { identity, info, entries }
     }
 
@@ -239,7 +239,7 @@ impl Blueprint {
             .into_iter()
             .map(|(name, shape)| Entry::whole(name, shape))
             .collect();
-        let identity = super::Canonical::new("genebank.whole").config(&info.config).finish();
+        let identity = info.config.canonical(Identity::form("genebank.whole")).into();
         Self { identity, info, entries }
     }
 

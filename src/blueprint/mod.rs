@@ -19,7 +19,7 @@ pub use ancestor::Ancestor;
 pub use assemble::{Artifact, Slices};
 pub use entry::{Blueprint, Entry, Piece, Row, Source, Span};
 pub use expand::expand;
-pub use identity::{Canonical, Identity};
+pub use identity::Identity;
 pub use metric::Metric;
 pub use model::{ModelInfo, Origin, Preprocessing};
 pub use pool::Pool;

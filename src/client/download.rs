@@ -7,9 +7,10 @@ use tonic::{Status, Streaming};
 
 use crate::{
     bank::{ModelRequest, ModelSummary},
+    digest::Digest,
     error::{Error, Kind, Result},
     proto::{self, init_model_response::Event as Message},
-    tensor::{codec, is_digest},
+    tensor::codec,
     wire::{header, request},
 };
 
@@ -108,7 +109,7 @@ impl Client {
             return Err(self.broken(format!("file of {size} bytes is beyond the limit of {limit}")));
         }
         // It becomes part of a file name.
-        if !is_digest(&model.identity) {
+        if model.identity.parse::<Digest>().is_err() {
             return Err(self.broken("an identity that is not 64 hexadecimal digits".to_owned()));
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::tensor::{codec, hex};
+use crate::{digest::hex, tensor::codec};
 
 /// The first bytes of a file, which hold the length of its header.
 const PREFIX_BYTES: usize = 8;
@@ -192,7 +192,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::tensor::{Dtype, TensorBytes, sha256};
+    use crate::{
+        digest::sha256,
+        tensor::{Dtype, TensorBytes},
+    };
     use proptest::prelude::*;
 
     fn file() -> (Vec<u8>, String) {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::tensor::rng;
 
@@ -109,7 +109,7 @@ impl Dataset {
                 format!("label {label} of item {item} is beyond the {} classes", classes.len()),
             ));
         }
-        let digest = digest(shape, &images, &labels);
+        let digest = digest(shape, &images, &labels).to_string();
         let (name, licence) = (name.to_owned(), NO_LICENCE.to_owned());
         Ok(Self { name, shape, images, labels, classes, licence, digest })
     }
@@ -220,23 +220,14 @@ impl DatasetPair {
     }
 }
 
-const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-
 /// SHA-256 over length-prefixed fields, so that no two contents share one input.
-fn digest(shape: ImageShape, images: &[u8], labels: &[u16]) -> String {
+fn digest(shape: ImageShape, images: &[u8], labels: &[u16]) -> Digest {
     let numbers = [labels.len(), shape.channels, shape.size, shape.size];
     let numbers: Vec<u8> = numbers.iter().flat_map(|&n| (n as u64).to_le_bytes()).collect();
     let labels: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-    let mut hash = Sha256::new();
-    for field in [b"genebank dataset 1", &numbers[..], images, &labels] {
-        hash.update((field.len() as u64).to_le_bytes());
-        hash.update(field);
-    }
-    hash.finalize()
-        .iter()
-        .flat_map(|&byte| [byte >> 4, byte & 15])
-        .map(|digit| HEX[usize::from(digit)])
-        .collect()
+    let fields = [b"genebank dataset 1", &numbers[..], images, &labels];
+    let lengths = fields.map(|field| (field.len() as u64).to_le_bytes());
+    Digest::of_parts(lengths.iter().zip(fields).flat_map(|(length, field)| [&length[..], field]))
 }
 
 #[cfg(test)]

@@ -313,7 +313,7 @@ pub(super) mod tests {
     use image::{GrayImage, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 
     use super::*;
-    use crate::tensor::{hex, sha256};
+    use crate::digest::{hex, sha256};
 
     fn png(image: impl Into<DynamicImage>) -> Vec<u8> {
         let mut file = Cursor::new(Vec::new());

@@ -11,7 +11,7 @@ pub mod transformers;
 use std::{fmt, str::FromStr};
 
 use crate::{
-    blueprint::{Blueprint, Canonical, ModelInfo},
+    blueprint::{Blueprint, Identity, ModelInfo},
     error::{Error, Result},
     tensor::Dtype,
 };
@@ -43,8 +43,8 @@ impl Layout {
             return Err(Error::invalid("layout", reason));
         }
         blueprint.entries = transformers::entries(&blueprint)?;
-        let form = Canonical::new("genebank.layout").text(&blueprint.identity.to_string());
-        blueprint.identity = form.text(&self.to_string()).finish();
+        let form = Identity::form("genebank.layout").text(&blueprint.identity.to_string());
+        blueprint.identity = form.text(&self.to_string()).into();
         if let Some(origin) = &mut blueprint.info.origin {
             origin.identity = blueprint.identity.to_string();
         }

@@ -17,7 +17,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    blueprint::{Ancestor, Blueprint, Canonical, Entry, ModelInfo, Piece, Source, record},
+    blueprint::{Ancestor, Blueprint, Entry, Identity, ModelInfo, Piece, Source, record},
     error::{Error, Result},
     nn::{Axis, Dims, Spec},
     tensor::{matrix_view, row_axes},
@@ -118,13 +118,13 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest) -> Result
         Ok(Entry { name: spec.name, shape, dtype: size.dtype, source })
     };
     let entries = schema.specs().into_iter().map(entry).collect::<Result<_>>()?;
-    let identity = Canonical::new("genebank.selection")
+    let identity = Identity::form("genebank.selection")
         .text(ancestor.digest())
         .text(&method.to_string())
         .integer(target.depth() as u64)
         .integer(target.width() as u64)
         .text(&size.dtype.to_string())
-        .finish();
+        .into();
     let info = ModelInfo { config: target, origin: None, ..ancestor.info().clone() };
     Ok(Blueprint { identity, info, entries })
 }
@@ -137,12 +137,13 @@ pub fn scratch(meta: &GeneMeta, size: &SizeRequest, target: &Target, seed: u64) 
     let shape = super::learngene::blueprint_of(meta, "", size, target)?;
     let mut blueprint = Blueprint::fresh(ModelInfo { origin: None, ..shape.info }, seed);
     blueprint.entries.iter_mut().for_each(|entry| entry.dtype = size.dtype);
-    blueprint.identity = Canonical::new("genebank.scratch")
-        .config(&blueprint.info.config)
+    let config = blueprint.info.config;
+    blueprint.identity = config
+        .canonical(Identity::form("genebank.scratch"))
         .text(&record::write(&blueprint.info))
         .text(&size.dtype.to_string())
         .integer(seed)
-        .finish();
+        .into();
     Ok(blueprint)
 }
 

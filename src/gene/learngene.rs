@@ -11,10 +11,11 @@ use std::{path::Path, sync::Arc};
 use candle_core::{Device, Tensor};
 
 use crate::{
-    blueprint::{Blueprint, Canonical, Entry, ModelInfo, Origin, Piece, Resident, Source, expand},
+    blueprint::{Blueprint, Entry, Identity, ModelInfo, Origin, Piece, Resident, Source, expand},
+    digest::Digest,
     error::{Context, Error, Result},
     nn::{Spec, Vit, VitConfig},
-    tensor::{Dtype, TensorFile, Weights, hex, sha256, weights::check_schema},
+    tensor::{Dtype, TensorFile, Weights, weights::check_schema},
 };
 
 use super::{
@@ -69,7 +70,7 @@ impl Learngene {
         let dims = meta.config.dims();
         check_schema(file.shapes(), meta.specs().into_iter().map(|spec| spec.named_shape(&dims)))?;
         file.check_finite(origin)?;
-        let gene = Self { meta: Arc::new(meta), digest: hex(&sha256(file.bytes())), file };
+        let gene = Self { meta: Arc::new(meta), digest: Digest::of(file.bytes()).to_string(), file };
         gene.check_probe(origin)?;
         Ok(gene)
     }
@@ -225,14 +226,14 @@ pub(super) fn blueprint_of(
     let stem = schema.stem.iter().map(shared);
     let mut entries: Vec<_> = stem.chain(layers).chain(schema.tail.iter().map(shared)).collect();
     target.apply(&mut entries, meta, &config);
-    let form = Canonical::new("genebank.model")
+    let form = Identity::form("genebank.model")
         .text(digest)
         .integer(sized.depth() as u64)
         .integer(sized.width() as u64)
         .text(&size.rule.to_string())
         .text(&size.dtype.to_string())
         .text("timm");
-    let identity = target.canonical(form, meta, &config).finish();
+    let identity = Identity::from(target.canonical(form, meta, &config));
     let origin = Origin {
         gene: meta.name.clone(),
         digest: digest.to_owned(),

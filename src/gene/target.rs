@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    blueprint::{Canonical, Entry, Piece, Resize, Row, Source},
+    blueprint::{Entry, Piece, Resize, Row, Source},
+    digest::Canonical,
     error::{Error, Result},
     nn::{Role, Spec, VitConfig, vit::RawVitConfig},
 };

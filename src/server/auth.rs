@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use crate::{
     bank::{Credentials, Policy, Token},
+    digest::Digest,
     error::{Error, Result},
-    tensor::is_digest,
 };
 
 /// Longest file of tokens, bytes.
@@ -59,7 +59,7 @@ impl Access {
                 format!("origin \"{origin}\" is neither \"*\" nor of the form https://example.org:8443");
             return Err(corrupt(reason));
         }
-        if let Some(token) = tokens.iter().find(|token| !is_digest(&token.sha256)) {
+        if let Some(token) = tokens.iter().find(|token| token.sha256.parse::<Digest>().is_err()) {
             return Err(corrupt(format!("sha256 of \"{}\" is not 64 lower-case hex digits", token.name)));
         }
         Ok(Self { policy: Policy { private, tokens }, origins })

@@ -8,8 +8,8 @@ use tokio::sync::Semaphore;
 use crate::{
     bank::{Bank, Quote},
     blueprint::{Artifact, Identity},
+    digest::Digest,
     error::{Error, Result},
-    tensor::hex,
 };
 
 /// Digests of one kind that are computed at the same time; others wait.
@@ -36,7 +36,7 @@ impl Digests {
     /// Hex of the artifact's manifest.
     pub(super) async fn manifest(&self, artifact: &Arc<Artifact>) -> Result<String> {
         match artifact.known_manifest() {
-            Some(manifest) => Ok(hex(manifest)),
+            Some(manifest) => Ok(manifest.to_string()),
             None => compute(&self.manifests, artifact, Artifact::manifest).await,
         }
     }
@@ -44,7 +44,7 @@ impl Digests {
     /// Hex of the SHA-256 of the artifact's file.
     pub(super) async fn sha256(&self, artifact: &Arc<Artifact>) -> Result<String> {
         match artifact.known_sha256() {
-            Some(sha256) => Ok(hex(sha256)),
+            Some(sha256) => Ok(sha256.to_string()),
             None => compute(&self.files, artifact, Artifact::sha256).await,
         }
     }
@@ -60,12 +60,12 @@ impl Digests {
 async fn compute(
     permits: &Arc<Semaphore>,
     artifact: &Arc<Artifact>,
-    digest: fn(&Artifact) -> &[u8; 32],
+    digest: fn(&Artifact) -> Digest,
 ) -> Result<String> {
     let permit = permits.clone().acquire_owned().await.map_err(|_| Error::Cancelled)?;
     let artifact = artifact.clone();
     let work = move || {
-        let text = hex(digest(&artifact));
+        let text = digest(&artifact).to_string();
         drop(permit);
         text
     };

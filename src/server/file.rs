@@ -8,12 +8,11 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     blueprint::{Artifact, Identity},
+    digest::Digest,
     error::Result,
-    tensor::hex,
 };
 
 use super::{
@@ -38,7 +37,7 @@ pub(super) struct Facts {
 
 /// SHA-256(identity ‖ path), hex: a name for the bytes of a model under a path. It is known before the bytes exist.
 pub(super) fn etag(identity: Identity, path: &str) -> String {
-    hex(&Sha256::new().chain_update(identity.0).chain_update(path).finalize())
+    Digest::of_parts([identity.as_bytes(), path.as_bytes()]).to_string()
 }
 
 /// A name as a strong entity tag.

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     blueprint::expand,
     data::Split,
+    digest::Digest,
     error::{Error, Result},
     gene::{Head, Learngene, Method, SizeRequest, Target, baselines},
-    tensor::{Weights, codec, hex, sha256},
+    tensor::{Weights, codec},
     train::{
         Event, Length, Model, Optim, Recipe, finetune,
         measure::measure,
@@ -267,6 +268,6 @@ impl<'a> Cells<'a> {
                 parts += &format!("\n{}", self.tensors[ANCESTOR]);
             }
         }
-        Ok(format!("{name}-{}", &hex(&sha256(parts.as_bytes()))[..12]))
+        Ok(format!("{name}-{}", &Digest::of_text(&parts).to_string()[..12]))
     }
 }

@@ -4,11 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use candle_core::Device;
 
-use crate::{
-    blueprint::Ancestor,
-    data::DatasetPair,
-    gene::Learngene,
-};
+use crate::{blueprint::Ancestor, data::DatasetPair, gene::Learngene};
 
 use super::Plan;
 

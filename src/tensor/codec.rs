@@ -13,7 +13,10 @@ use std::{
 use bytes::Bytes;
 use safetensors::{SafeTensors, tensor::Metadata};
 
-use crate::error::{Error, Result};
+use crate::{
+    digest::Digest,
+    error::{Error, Result},
+};
 
 use super::Dtype;
 
@@ -192,9 +195,7 @@ pub fn header<'a>(
 
 /// One line for each tensor, of its name and the SHA-256 of its bytes: what a result depends on.
 pub fn digests<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a TensorBytes)>) -> String {
-    let line = |(name, tensor): (&str, &TensorBytes)| {
-        format!("{name} {}\n", super::hex(&super::sha256(&tensor.bytes)))
-    };
+    let line = |(name, tensor): (&str, &TensorBytes)| format!("{name} {}\n", Digest::of(&tensor.bytes));
     tensors.into_iter().map(line).collect()
 }
 

@@ -4,10 +4,10 @@ use prost::Message as _;
 
 use crate::{
     bank::{Length, ModelRequest, Tune},
+    digest::Digest,
     error::{Error, Result},
     gene::{Head, SizeRequest, Start, Target},
     proto,
-    tensor::is_digest,
 };
 
 use super::choice::{
@@ -130,7 +130,7 @@ pub(crate) const fn rest_to_proto(
 pub(crate) fn rest_from_proto(message: proto::DownloadModelRequest) -> Result<(ModelRequest, Part)> {
     let proto::DownloadModelRequest { model, identity, offset } = message;
     let model = model.ok_or_else(|| Error::invalid("model", "give the request that began the download"))?;
-    if !is_digest(&identity) {
+    if identity.parse::<Digest>().is_err() {
         let reason = "must be the 64 hexadecimal digits of ModelHeader.identity";
         return Err(Error::invalid("identity", reason));
     }

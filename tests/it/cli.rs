@@ -6,7 +6,10 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use genebank::tensor::{TensorFile, hex, sha256};
+use genebank::{
+    digest::{hex, sha256},
+    tensor::TensorFile,
+};
 
 use crate::support::{GENE, Server, entries, gene_bytes, meta, models, program, weights};
 

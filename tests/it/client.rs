@@ -9,13 +9,14 @@ use std::{
 use genebank::{
     bank::ModelRequest,
     client::{Client, Summary},
+    digest::{hex, sha256},
     error::{Error, Kind},
     proto::{
         self, Chunk, Completed, ModelHeader,
         gene_bank_server::{GeneBank, GeneBankServer},
         init_model_response::Event,
     },
-    tensor::{Dtype, TensorBytes, codec, hex, sha256},
+    tensor::{Dtype, TensorBytes, codec},
 };
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 

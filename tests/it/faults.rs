@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use genebank::tensor::{hex, sha256};
+use genebank::digest::{hex, sha256};
 
 use crate::{proxy::Proxy, support::program};
 

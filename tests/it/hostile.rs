@@ -113,7 +113,7 @@ async fn chunks_are_contiguous_and_end_with_the_digest() {
         }
     }
     assert_eq!(bytes.len() as u64, header.size_bytes);
-    assert_eq!(digest.unwrap(), genebank::tensor::hex(&genebank::tensor::sha256(&bytes)));
+    assert_eq!(digest.unwrap(), genebank::digest::hex(&genebank::digest::sha256(&bytes)));
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! The Hub protocol, request by request.
 
 use genebank::{
+    digest::{hex, sha256},
     server::Limits,
-    tensor::{TensorFile, codec, hex, sha256},
+    tensor::{TensorFile, codec},
 };
 use serde_json::{Value, json};
 use sha1::Digest as _;

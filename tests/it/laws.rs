@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor, Var};
 use genebank::{
     blueprint::{
-        Blueprint, Canonical, Entry, Inheritance, ModelInfo, Piece, Resident, Slices, Source, Span,
+        Blueprint, Entry, Identity, Inheritance, ModelInfo, Piece, Resident, Slices, Source, Span,
         assemble::assemble, expand,
     },
     gene::{DepthRule, Learngene, SizeRequest, meta},
@@ -105,7 +105,7 @@ proptest! {
     #[test]
     fn executors_agree_on_random_blueprints(entries in (entry(0), entry(1), entry(2), entry(3))) {
         let entries = vec![entries.0, entries.1, entries.2, entries.3];
-        let blueprint = Blueprint { identity: Canonical::new("test").finish(), info: info(), entries };
+        let blueprint = Blueprint { identity: Identity::form("test").into(), info: info(), entries };
         assert_executors_agree(&blueprint, gene().file());
     }
 

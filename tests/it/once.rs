@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use axum::http::{Method, Version};
 use genebank::{
+    digest::{hex, sha256},
     server::Limits,
-    tensor::{hex, sha256},
 };
 use tonic::transport::Endpoint;
 

@@ -6,9 +6,10 @@ use std::{path::Path, process::Command};
 use genebank::{
     bank::{self, Length, ModelRequest, Tune},
     client::Client,
+    digest::{hex, sha256},
     gene::{Learngene, store},
     server::Limits,
-    tensor::{codec, hex, sha256},
+    tensor::codec,
 };
 
 use crate::support::{Server, bank_config, entries, sample_data};

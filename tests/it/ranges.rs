@@ -13,11 +13,12 @@ use std::{
 use genebank::{
     bank::{Length, ModelRequest, ModelSummary, Tune},
     client::{Client, Event, Ranges, Summary, Transport},
+    digest::{hex, sha256},
     error::{Error, Kind},
     export::Layout,
     gene::SizeRequest,
     server::{Access, Limits},
-    tensor::{Dtype, TensorBytes, codec, hex, sha256},
+    tensor::{Dtype, TensorBytes, codec},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},

@@ -7,10 +7,11 @@ use genebank::{
     bank::{Bank, Delivery, Length, ModelRequest, Quote, Tune},
     blueprint::{Artifact, Inheritance, Resize, Slices, assemble::assemble, expand},
     client::Client,
+    digest::{hex, sha256},
     error::{Error, Kind},
     gene::{Head, Learngene, SizeRequest, Target, store},
     server::Limits,
-    tensor::{Dtype, Params, TensorFile, Weight, Weights, hex, sha256},
+    tensor::{Dtype, Params, TensorFile, Weight, Weights},
 };
 use proptest::prelude::*;
 
@@ -233,14 +234,14 @@ fn what_is_asked_for_in_vain_changes_no_byte() {
 fn a_request_without_a_target_keeps_its_name() {
     // The canonical form of a request from before there were targets.
     let gene = gene();
-    let form = genebank::blueprint::Canonical::new("genebank.model")
+    let form = genebank::blueprint::Identity::form("genebank.model")
         .text(gene.digest())
         .integer(3)
         .integer(24)
         .text("trained")
         .text("f32")
         .text("timm");
-    assert_eq!(gene.blueprint(&SizeRequest::default()).unwrap().identity, form.finish());
+    assert_eq!(gene.blueprint(&SizeRequest::default()).unwrap().identity, form.into());
 }
 
 #[test]

@@ -11,11 +11,12 @@ use candle_core::Device;
 use genebank::{
     bank::{self, Bank, ModelRequest, Quote},
     blueprint::{Metric, Preprocessing},
+    digest::{hex, sha256},
     error::Error,
     gene::{GeneMeta, Probe, Quality, store},
     nn::vit::{RawVitConfig, VitConfig},
     server::{Access, Config, Limits},
-    tensor::{Weights, codec, hex, sha256},
+    tensor::{Weights, codec},
 };
 use tempfile::TempDir;
 use tokio::{

@@ -10,11 +10,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use genebank::{
     bank::{Bank, Delivery, ModelRequest},
     client::Client,
+    digest::{hex, sha256},
     error::{Error, Kind},
     gene::{Head, SizeRequest, Target},
     proto::{self, gene_bank_client::GeneBankClient, init_model_response::Event},
     server::{Access, Limits},
-    tensor::{hex, sha256},
 };
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
@@ -189,7 +189,7 @@ pub(crate) async fn embedded(folder: &Path, asked: Asked) -> Result<Got, Error> 
     let plan = support::plan(&bank, &asked.request()?)?;
     let Delivery::Ready(artifact) = bank.deliver(&plan).await? else { panic!("nothing to tune") };
     assert_eq!(plan.size_bytes(), artifact.size_bytes());
-    Ok(Got { bytes: artifact.parts().flatten().copied().collect(), sha256: hex(artifact.sha256()) })
+    Ok(Got { bytes: artifact.parts().flatten().copied().collect(), sha256: artifact.sha256().to_string() })
 }
 
 /// A file and its announced SHA-256.

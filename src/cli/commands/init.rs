@@ -12,7 +12,6 @@ use crate::{
     },
     client::{Event, Expected, Summary},
     error::{Error, Result},
-    tensor::hex,
 };
 
 /// The path that means standard output.
@@ -91,7 +90,7 @@ async fn embedded(
             job.finish().await?
         }
     };
-    let (identity, sha256) = (artifact.identity().to_string(), hex(artifact.sha256()));
+    let (identity, sha256) = (artifact.identity().to_string(), artifact.sha256().to_string());
     if let Some(expected) = expected {
         expected.check_identity(&identity)?;
         expected.check_sha256(&sha256)?;
@@ -103,7 +102,7 @@ async fn embedded(
     }
     let size_bytes = artifact.size_bytes();
     let model = ModelSummary { identity, size_bytes, ..ModelSummary::of(&quote) };
-    Ok(Summary { model, manifest: hex(artifact.manifest()), sha256 })
+    Ok(Summary { model, manifest: artifact.manifest().to_string(), sha256 })
 }
 
 fn sentence(summary: &Summary) -> String {

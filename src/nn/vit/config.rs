@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    digest::Canonical,
     error::{Error, Result},
     nn::schema::Dims,
 };
@@ -173,6 +174,22 @@ impl VitConfig {
             return Err(Error::invalid("width", reason));
         }
         Self::try_from(RawVitConfig { depth, width, heads: width / self.head_dim(), ..self.0 })
+    }
+
+    /// Adds every number of the shape to the name of a request.
+    pub fn canonical(&self, form: Canonical) -> Canonical {
+        [
+            self.image_size(),
+            self.patch_size(),
+            self.channels(),
+            self.classes(),
+            self.depth(),
+            self.width(),
+            self.heads(),
+            self.mlp_ratio(),
+        ]
+        .into_iter()
+        .fold(form, |form, value| form.integer(value as u64))
     }
 
     /// Multiply-accumulates of one forward pass of one image: projections and attention products.

@@ -8,9 +8,9 @@ use sha1::{Digest as _, Sha1};
 
 use crate::{
     bank::{Repository, repository::WEIGHTS},
+    digest::hex,
     error::Result,
     server::{file::etag, request::not_found, state::State},
-    tensor::hex,
 };
 
 /// A repository and the object ids of its small files.

@@ -13,9 +13,10 @@ use candle_core::Device;
 use crate::{
     blueprint::Preprocessing,
     data::{DatasetPair, Loader, Split},
+    digest::Digest,
     error::Result,
     nn::{Vit, VitConfig},
-    tensor::{Dtype, Params, Weights, codec, hex, sha256},
+    tensor::{Dtype, Params, Weights, codec},
 };
 
 use super::{
@@ -116,7 +117,7 @@ impl Run<'_> {
         let tensors = weights.to_bytes(Dtype::F32)?;
         let tensors = codec::digests(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)));
         let parts = format!("{}\n{recipe}\n{what}\n{tensors}", self.data.train.digest());
-        Ok(hex(&sha256(parts.as_bytes())))
+        Ok(Digest::of_text(&parts).to_string())
     }
 
     fn note(&self) -> String {
