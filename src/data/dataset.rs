@@ -1,8 +1,9 @@
 //! Labelled square images in memory, and how they are split.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -37,7 +38,7 @@ impl ImageShape {
 }
 
 /// Which items of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Split {
     /// The training set without its held-out part.
@@ -48,6 +49,20 @@ pub enum Split {
     TrainFull,
     /// The test set: read once, for the table.
     Test,
+}
+
+impl FromStr for Split {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "train" => Ok(Self::Train),
+            "held-out" => Ok(Self::HeldOut),
+            "train-full" => Ok(Self::TrainFull),
+            "test" => Ok(Self::Test),
+            _ => Err(Error::invalid("--split", "use one of test, held-out, train, train-full")),
+        }
+    }
 }
 
 /// Labelled grey or colour images as bytes.

@@ -19,7 +19,7 @@ pub const KNOWN: &[Known] = &[
         shape: cifar::SHAPE,
         classes: &CIFAR_10,
         licence: "unknown",
-        layout: Layout::Cifar {
+        files: Published::Cifar {
             folder: "cifar-10-batches-bin",
             label_bytes: 1,
             train: &[
@@ -37,7 +37,7 @@ pub const KNOWN: &[Known] = &[
         shape: cifar::SHAPE,
         classes: &CIFAR_100,
         licence: "unknown",
-        layout: Layout::Cifar {
+        files: Published::Cifar {
             folder: "cifar-100-binary",
             label_bytes: 2,
             train: &["train.bin"],
@@ -49,7 +49,7 @@ pub const KNOWN: &[Known] = &[
         shape: ImageShape { channels: 1, size: 28 },
         classes: &FASHION_MNIST,
         licence: "MIT",
-        layout: Layout::Idx {
+        files: Published::Idx {
             train: IdxFiles { images: "train-images-idx3-ubyte", labels: "train-labels-idx1-ubyte" },
             test: IdxFiles { images: "t10k-images-idx3-ubyte", labels: "t10k-labels-idx1-ubyte" },
         },
@@ -100,12 +100,12 @@ pub struct Known {
     pub classes: &'static [&'static str],
     /// SPDX identifier of the data's licence; `unknown` where its authors state none.
     pub licence: &'static str,
-    layout: Layout,
+    files: Published,
 }
 
 /// The files that a data set is published as.
 #[derive(Debug, Clone, Copy)]
-enum Layout {
+enum Published {
     /// The MNIST family.
     Idx { train: IdxFiles, test: IdxFiles },
     /// The binary version of CIFAR; `folder` is the one in its archive.
@@ -132,9 +132,9 @@ impl Known {
 
     /// Reads both parts from `root/name`, the folder of the archive, or `root` itself.
     pub(super) fn open(&self, root: &Path) -> Result<DatasetPair> {
-        let (train, test) = match self.layout {
-            Layout::Idx { train, test } => (self.read_idx(train, root)?, self.read_idx(test, root)?),
-            Layout::Cifar { folder, label_bytes, train, test } => {
+        let (train, test) = match self.files {
+            Published::Idx { train, test } => (self.read_idx(train, root)?, self.read_idx(test, root)?),
+            Published::Cifar { folder, label_bytes, train, test } => {
                 let own = root.join(self.name);
                 let folders = [own.join(folder), own, root.join(folder), root.to_owned()];
                 let read = |files| self.read_cifar(files, label_bytes, &folders);
@@ -234,8 +234,8 @@ mod tests {
     }
 
     /// CIFAR's files with two records each, in a folder of the archive's name.
-    fn cifar_files(layout: Layout, root: &Path, labels: &[&[u8]]) {
-        let Layout::Cifar { folder, train, test, .. } = layout else { panic!("{layout:?}") };
+    fn cifar_files(files: Published, root: &Path, labels: &[&[u8]]) {
+        let Published::Cifar { folder, train, test, .. } = files else { panic!("{files:?}") };
         fs::create_dir_all(root.join(folder)).unwrap();
         for name in train.iter().chain(test) {
             write_atomic(&root.join(folder).join(name), [&file(labels)[..]]).unwrap();
@@ -250,8 +250,8 @@ mod tests {
         ] {
             let folder = tempfile::tempdir().unwrap();
             let known = Known::named(name).unwrap();
-            let Layout::Cifar { folder: archive, .. } = known.layout else { panic!("{known:?}") };
-            cifar_files(known.layout, folder.path(), &labels);
+            let Published::Cifar { folder: archive, .. } = known.files else { panic!("{known:?}") };
+            cifar_files(known.files, folder.path(), &labels);
             let pair = open(name, folder.path()).unwrap();
             assert_eq!((pair.train.len(), pair.test.len()), (items, 2));
             assert_eq!(pair.train.class_names()[pair.train.label(0)], class);
@@ -271,7 +271,7 @@ mod tests {
     fn cifar_without_a_file_or_with_a_label_beyond_the_classes_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let known = Known::named("cifar-10").unwrap();
-        cifar_files(known.layout, folder.path(), &[&[0], &[10]]);
+        cifar_files(known.files, folder.path(), &[&[0], &[10]]);
         let error = open("cifar-10", folder.path()).unwrap_err().to_string();
         assert_eq!(error, "cifar-10: label 10 of item 1 is beyond the 10 classes");
         fs::remove_file(folder.path().join("cifar-10-batches-bin/data_batch_4.bin")).unwrap();

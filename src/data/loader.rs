@@ -29,12 +29,12 @@ pub struct Batch {
 
 /// The order of the items in one epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EpochPlan {
+pub struct Epoch {
     epoch: u64,
     order: Vec<u32>,
 }
 
-impl EpochPlan {
+impl Epoch {
     /// Number of the epoch, from 0.
     pub fn epoch(&self) -> u64 {
         self.epoch
@@ -162,28 +162,28 @@ impl Loader {
     }
 
     /// The order of epoch `epoch`.
-    pub fn epoch(&self, epoch: u64) -> EpochPlan {
+    pub fn epoch(&self, epoch: u64) -> Epoch {
         let mut order = self.indices.clone();
         match self.pass {
             Pass::Train { seed, .. } => rng::stream(seed, &format!("shuffle/{epoch}")).shuffle(&mut order),
             Pass::Evaluate { .. } => {}
         }
-        EpochPlan { epoch, order }
+        Epoch { epoch, order }
     }
 
-    /// Batch number `b` of `plan`, from 0.
+    /// Batch number `b` of `epoch`, from 0.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] when `b` is not below [`Loader::batches_per_epoch`], or `plan` is of another data set.
-    pub fn batch(&self, plan: &EpochPlan, b: usize) -> Result<Batch> {
-        let start = b.saturating_mul(self.batch).min(plan.order.len());
-        let end = start.saturating_add(self.batch).min(plan.order.len());
-        let items = &plan.order[start..end];
+    /// [`Error::OutOfRange`] when `b` is not below [`Loader::batches_per_epoch`], or `epoch` is of another data set.
+    pub fn batch(&self, epoch: &Epoch, b: usize) -> Result<Batch> {
+        let start = b.saturating_mul(self.batch).min(epoch.order.len());
+        let end = start.saturating_add(self.batch).min(epoch.order.len());
+        let items = &epoch.order[start..end];
         if b >= self.batches_per_epoch() || items.is_empty() {
             return Err(Error::OutOfRange {
                 what: "batch number",
                 found: b as u64,
-                of: format!("an epoch of {} items in batches of {}", plan.order.len(), self.batch),
+                of: format!("an epoch of {} items in batches of {}", epoch.order.len(), self.batch),
                 limit: format!("0..{}", self.batches_per_epoch()),
             });
         }
@@ -191,7 +191,7 @@ impl Loader {
         for &item in items {
             check_item(&self.dataset, item)?;
         }
-        Ok(self.assemble(plan.epoch, items))
+        Ok(self.assemble(epoch.epoch, items))
     }
 
     /// `items` are numbers of the data set.
@@ -236,8 +236,7 @@ impl Loader {
         // The channel reserves its places at once, and more than the rest of the epoch never waits.
         let (sender, receiver) = sync_channel(depth.min(batches));
         let work = move || {
-            let plan = loader.epoch(epoch);
-            for items in plan.order.chunks(loader.batch).skip(from_batch).take(batches) {
+            for items in loader.epoch(epoch).order.chunks(loader.batch).skip(from_batch).take(batches) {
                 if sender.send(loader.assemble(epoch, items)).is_err() {
                     return;
                 }
@@ -334,8 +333,8 @@ mod tests {
     }
 
     fn all(loader: &Loader, epoch: u64) -> Vec<Batch> {
-        let plan = loader.epoch(epoch);
-        (0..loader.batches_per_epoch()).map(|b| loader.batch(&plan, b).unwrap()).collect()
+        let epoch = loader.epoch(epoch);
+        (0..loader.batches_per_epoch()).map(|b| loader.batch(&epoch, b).unwrap()).collect()
     }
 
     #[test]
@@ -399,9 +398,9 @@ mod tests {
         let wide = train(1);
         let alone = Loader::new(sample().train, vec![110], 1, 1, augment(), &normalize()).unwrap();
         let image = |loader: &Loader, epoch| {
-            let plan = loader.epoch(epoch);
-            let at = plan.order().iter().position(|&item| item == 110).unwrap();
-            loader.assemble(epoch, &plan.order()[at..=at]).images
+            let order = loader.epoch(epoch).order;
+            let at = order.iter().position(|&item| item == 110).unwrap();
+            loader.assemble(epoch, &order[at..=at]).images
         };
         assert_eq!(image(&wide, 0), image(&alone, 0));
         let epochs: Vec<Vec<f32>> = (0..4).map(|epoch| image(&alone, epoch)).collect();
@@ -440,7 +439,7 @@ mod tests {
             let error = loader.batch(&loader.epoch(0), b).unwrap_err().to_string();
             assert!(error.contains("batch number") && error.contains("0..5"), "{error}");
         }
-        let foreign = EpochPlan { epoch: 0, order: vec![5000; 4] };
+        let foreign = Epoch { epoch: 0, order: vec![5000; 4] };
         assert!(loader.batch(&foreign, 0).unwrap_err().to_string().contains("item 5000"));
     }
 }

@@ -15,5 +15,5 @@ mod settings;
 pub use augment::{Augment, Erase};
 pub use dataset::{Dataset, DatasetPair, ImageShape, Split};
 pub use known::{KNOWN, Known, data_root};
-pub use loader::{Batch, EpochPlan, Loader, Prefetch};
+pub use loader::{Batch, Epoch, Loader, Prefetch};
 pub use open::open;

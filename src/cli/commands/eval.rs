@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     cli::{args, config, output},
     data::Split,
-    error::{Error, Result},
+    error::Result,
     tensor::{Dtype, TensorBytes, codec, device},
     train::measure::measure_logits,
 };
@@ -15,7 +15,7 @@ use crate::{
 use super::{subject, train::open_data};
 
 #[derive(Debug, Serialize)]
-struct Report {
+struct Evaluation {
     dataset: String,
     split: Split,
     correct: u64,
@@ -25,8 +25,7 @@ struct Report {
 }
 
 pub(in crate::cli) fn run(options: &args::Eval) -> Result<()> {
-    let split: Split = serde_json::from_value(options.split.clone().into())
-        .map_err(|_| Error::invalid("--split", "use one of test, held-out, train, train-full"))?;
+    let split: Split = options.split.parse()?;
     let data = open_data(&options.dataset, &options.run)?;
     let device = device::open(&options.run.device)?;
     let model = subject::model(&options.subject, data.train.class_names(), &device)?;
@@ -39,7 +38,7 @@ pub(in crate::cli) fn run(options: &args::Eval) -> Result<()> {
         let file = codec::render(&BTreeMap::new(), &[("logits".to_owned(), tensor)]);
         codec::write_atomic(path, [file.as_ref()])?;
     }
-    let report = Report {
+    let report = Evaluation {
         dataset: options.dataset.clone(),
         split,
         correct: result.correct,

@@ -19,7 +19,7 @@ use crate::{
 
 /// Everything that is shown.
 #[derive(Debug, Serialize)]
-struct Report {
+struct Contents {
     file: PathBuf,
     size_bytes: u64,
     /// Only a gene's.
@@ -41,11 +41,11 @@ struct TensorLine {
 
 pub(in crate::cli) fn run(options: &args::Inspect) -> Result<()> {
     let path = subject::find(&options.subject)?;
-    let report = report(&path, &options.subject)?;
-    if options.json { output::json(&report) } else { show(&report) }
+    let contents = read(&path, &options.subject)?;
+    if options.json { output::json(&contents) } else { show(&contents) }
 }
 
-fn report(path: &Path, options: &args::Subject) -> Result<Report> {
+fn read(path: &Path, options: &args::Subject) -> Result<Contents> {
     let origin = path.display().to_string();
     let file = TensorFile::open(path)?;
     let line = |(name, tensor): (&str, &crate::tensor::TensorBytes)| TensorLine {
@@ -54,7 +54,7 @@ fn report(path: &Path, options: &args::Subject) -> Result<Report> {
         shape: tensor.shape.clone(),
         bytes: tensor.bytes.len(),
     };
-    let mut report = Report {
+    let mut contents = Contents {
         file: path.to_owned(),
         size_bytes: file.bytes().len() as u64,
         gene: None,
@@ -66,28 +66,28 @@ fn report(path: &Path, options: &args::Subject) -> Result<Report> {
         let gene = std::sync::Arc::new(Learngene::from_file(file, &origin)?);
         let (size, target) = (config::size(&options.size), config::target(&options.target, None)?);
         let request = ModelRequest { size, target, ..ModelRequest::default() };
-        report.model = Some(ModelSummary::of(&Quote::new(&gene, None, &request, None)?));
-        report.gene = Some(GeneSummary::of(&gene, false));
+        contents.model = Some(ModelSummary::of(&Quote::new(&gene, None, &request, None)?));
+        contents.gene = Some(GeneSummary::of(&gene, false));
     } else if file.metadata(METADATA_KEY).is_some() {
-        report.info = Some(ModelInfo::from_file(&file, &origin)?);
+        contents.info = Some(ModelInfo::from_file(&file, &origin)?);
     }
-    Ok(report)
+    Ok(contents)
 }
 
-fn show(report: &Report) -> Result<()> {
-    output::line(format_args!("{}: {} bytes", report.file.display(), report.size_bytes))?;
-    if let Some(gene) = &report.gene {
+fn show(contents: &Contents) -> Result<()> {
+    output::line(format_args!("{}: {} bytes", contents.file.display(), contents.size_bytes))?;
+    if let Some(gene) = &contents.gene {
         show_gene(gene)?;
     }
-    if let Some(info) = &report.info {
+    if let Some(info) = &contents.info {
         show_info(info)?;
     }
-    if let Some(model) = &report.model {
+    if let Some(model) = &contents.model {
         show_model(model)?;
     }
     output::line("")?;
     let mut rows = vec![["TENSOR", "DTYPE", "SHAPE", "BYTES"].map(ToOwned::to_owned).to_vec()];
-    rows.extend(report.tensors.iter().map(|tensor| {
+    rows.extend(contents.tensors.iter().map(|tensor| {
         let shape = format!("{:?}", tensor.shape);
         vec![tensor.name.clone(), tensor.dtype.to_owned(), shape, tensor.bytes.to_string()]
     }));
