@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     error::{Error, Result},
     gene::{Forecast, Forecasts, Learngene},
+    nn::Size,
     tensor::Dtype,
 };
 
@@ -114,7 +115,7 @@ impl Bank {
 
 /// A size within the budget, before the costly parts of a [`Choice`] are computed.
 struct Candidate {
-    size: [usize; 2],
+    size: Size,
     parameters: u64,
     macs: u64,
     forecast: Option<Forecast>,
@@ -153,7 +154,7 @@ pub fn choose(gene: &Learngene, budget: &Budget, limit: usize) -> Result<Choices
             };
             let config = meta.config.resized(depth, width)?;
             candidates.push(Candidate {
-                size: [depth, width],
+                size: Size { width, depth },
                 parameters: config.schema().parameters(),
                 macs: config.macs(),
                 forecast: forecasts.as_ref().map(|forecasts| forecasts.at(depth, width)),
@@ -179,7 +180,7 @@ fn better(a: &Candidate, b: &Candidate, trained_depth: usize) -> Ordering {
         return b.parameters.cmp(&a.parameters).then(a.macs.cmp(&b.macs));
     };
     let distance =
-        |c: &Candidate, f: Forecast| if f.extrapolated { c.size[0].abs_diff(trained_depth) } else { 0 };
+        |c: &Candidate, f: Forecast| if f.extrapolated { c.size.depth.abs_diff(trained_depth) } else { 0 };
     x.extrapolated
         .cmp(&y.extrapolated)
         .then(y.value.total_cmp(&x.value))
@@ -235,13 +236,13 @@ impl Search<'_> {
         all.into_iter().filter_map(|(measure, most)| Some((measure, (*most)?)))
     }
 
-    fn value(&self, measure: Measure, [depth, width]: [usize; 2]) -> Result<u64> {
-        let config = self.gene.meta().config.resized(depth, width)?;
+    fn value(&self, measure: Measure, size: Size) -> Result<u64> {
+        let config = self.gene.meta().config.resized(size.depth, size.width)?;
         Ok(match measure {
             Measure::Parameters => config.schema().parameters(),
             Measure::Macs => config.macs(),
             Measure::Memory => cost::memory_bytes(&config, self.budget.batch),
-            Measure::Bytes => cost::size_bytes(self.gene, [depth, width], self.budget.dtype)?,
+            Measure::Bytes => cost::size_bytes(self.gene, size, self.budget.dtype)?,
         })
     }
 
@@ -271,11 +272,11 @@ impl Search<'_> {
             Some(_) | None => {}
         }
         // Every measure grows with depth and with width, so no other size can be within the limit.
-        let smallest = [meta.depth_range[0], self.widths()[0]];
+        let smallest = Size { width: self.widths()[0], depth: meta.depth_range[0] };
         for (measure, found) in self.limits() {
             let (what, least) = (measure.name(), self.value(measure, smallest)?);
             if least > found {
-                let [depth, width] = smallest;
+                let Size { width, depth } = smallest;
                 let limit = format!("its smallest size, depth {depth} width {width}, has {least}");
                 return Err(Error::OutOfRange { what, found, of: of(), limit });
             }
@@ -288,7 +289,7 @@ impl Search<'_> {
     fn depths(&self, width: usize) -> Result<std::ops::RangeInclusive<usize>> {
         let within = |depth: usize| -> Result<bool> {
             for (measure, most) in self.limits() {
-                if self.value(measure, [depth, width])? > most {
+                if self.value(measure, Size { width, depth })? > most {
                     return Ok(false);
                 }
             }
@@ -339,7 +340,7 @@ impl Search<'_> {
 
     fn choice(&self, candidate: Candidate, forecasts: Option<&Forecasts>) -> Result<Choice> {
         let Candidate { size, forecast, milliseconds, .. } = candidate;
-        let [depth, width] = size;
+        let Size { width, depth } = size;
         let warning = match forecasts {
             None => Some("nothing of this gene was measured: larger models come first".to_owned()),
             Some(forecasts) => forecasts.warning(depth, width),

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{export::Layout, gene::GeneMeta, tensor::Dtype};
+use crate::{export::Layout, gene::GeneMeta, nn::Size, tensor::Dtype};
 
 use super::{Bank, Guard, RepositoryName};
 
@@ -25,22 +25,22 @@ impl Bank {
     pub fn catalog<'a>(&'a self, guard: Guard<'a>) -> impl Iterator<Item = Listed> + 'a {
         self.registry.iter().filter(move |gene| guard.sees(&gene.meta().name)).flat_map(|gene| {
             let (meta, private) = (gene.meta(), self.is_private(&gene.meta().name));
-            sizes(meta).into_iter().filter_map(move |[width, depth]| listed(meta, depth, width, private))
+            sizes(meta).into_iter().filter_map(move |size| listed(meta, size, private))
         })
     }
 }
 
-/// Width and depth of every measured size that is served.
-fn sizes(meta: &GeneMeta) -> BTreeSet<[usize; 2]> {
+/// Every measured size that is served.
+fn sizes(meta: &GeneMeta) -> BTreeSet<Size> {
     let [least, greatest] = meta.depth_range;
-    let measured = meta.quality.iter().map(|quality| [quality.width, quality.depth]);
+    let measured = meta.quality.iter().map(|quality| Size { width: quality.width, depth: quality.depth });
     let served =
-        |size: &[usize; 2]| meta.trained_widths.contains(&size[0]) && (least..=greatest).contains(&size[1]);
+        |size: &Size| meta.trained_widths.contains(&size.width) && (least..=greatest).contains(&size.depth);
     let sizes: BTreeSet<_> = measured.filter(served).collect();
-    if sizes.is_empty() { BTreeSet::from([[meta.config.width(), meta.config.depth()]]) } else { sizes }
+    if sizes.is_empty() { BTreeSet::from([meta.config.size()]) } else { sizes }
 }
 
-fn listed(meta: &GeneMeta, depth: usize, width: usize, private: bool) -> Option<Listed> {
+fn listed(meta: &GeneMeta, Size { width, depth }: Size, private: bool) -> Option<Listed> {
     let config = meta.config.resized(depth, width).ok()?;
     let name = RepositoryName {
         gene: meta.name.clone(),

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     error::Result,
     gene::{Learngene, SizeRequest},
-    nn::VitConfig,
+    nn::{Size, VitConfig},
     tensor::Dtype,
 };
 
@@ -30,12 +30,12 @@ impl Cost {
     ///
     /// # Errors
     /// Those of [`Learngene::blueprint`].
-    pub fn of(gene: &Learngene, [depth, width]: [usize; 2], dtype: Dtype, batch: u32) -> Result<Self> {
-        let config = gene.meta().config.resized(depth, width)?;
+    pub fn of(gene: &Learngene, size: Size, dtype: Dtype, batch: u32) -> Result<Self> {
+        let config = gene.meta().config.resized(size.depth, size.width)?;
         Ok(Self {
             parameters: config.schema().parameters(),
             macs: config.macs(),
-            size_bytes: size_bytes(gene, [depth, width], dtype)?,
+            size_bytes: size_bytes(gene, size, dtype)?,
             memory_bytes: memory_bytes(&config, batch),
         })
     }
@@ -45,10 +45,11 @@ impl Cost {
 ///
 /// # Errors
 /// Those of [`Learngene::blueprint`].
-pub fn size_bytes(gene: &Learngene, [depth, width]: [usize; 2], dtype: Dtype) -> Result<u64> {
-    let size =
+pub fn size_bytes(gene: &Learngene, size: Size, dtype: Dtype) -> Result<u64> {
+    let Size { width, depth } = size;
+    let request =
         SizeRequest { depth: Some(depth as u64), width: Some(width as u64), dtype, ..SizeRequest::default() };
-    let blueprint = gene.blueprint(&size)?;
+    let blueprint = gene.blueprint(&request)?;
     Ok(blueprint.header().len() as u64 + blueprint.parameters() * dtype.size_bytes() as u64)
 }
 

@@ -4,7 +4,9 @@ pub mod layers;
 pub mod mixer;
 pub mod mlp;
 pub mod schema;
+pub mod size;
 pub mod vit;
 
 pub use schema::{Axis, Dims, Role, Schema, Spec};
+pub use size::Size;
 pub use vit::{Gates, Vit, VitConfig};

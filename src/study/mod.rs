@@ -17,6 +17,7 @@ use crate::{
     data::Split,
     error::{Error, Result},
     gene::{GeneMeta, Learngene, Method, Quality, store},
+    nn::Size,
     tensor::codec,
     train::{measure::measure, run::Report},
 };
@@ -77,7 +78,7 @@ impl<'a> Study<'a> {
     fn cells(&self, arm: &'a Arm, epochs: u32, learning_rate_e9: u64) -> impl Iterator<Item = Cell<'a>> {
         let width = self.genes[&self.plan.gene].meta().config.width();
         let seeds = arm.seeds.as_ref().unwrap_or(&self.plan.seeds);
-        arm.sizes(width).into_iter().flat_map(move |[depth, width]| {
+        arm.sizes(width).into_iter().flat_map(move |Size { width, depth }| {
             seeds.iter().map(move |seed| Cell { arm, depth, width, epochs, learning_rate_e9, seed: *seed })
         })
     }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::{
     error::{Error, Result},
     gene::Method,
+    nn::Size,
 };
 
 /// Most cells of a study.
@@ -107,14 +108,13 @@ impl Arm {
         self.learning_rates.iter().map(|rate| (rate * 1e9).round() as u64)
     }
 
-    /// Every size once, `[depth, width]`, by width and depth; `width` is the gene's trained one.
-    pub fn sizes(&self, width: usize) -> Vec<[usize; 2]> {
+    /// Every size once, in order; `width` is the gene's trained width.
+    pub fn sizes(&self, width: usize) -> BTreeSet<Size> {
         let own = [width];
         let widths = if self.widths.is_empty() { own.as_slice() } else { self.widths.as_slice() };
-        let pairs = widths.iter().flat_map(|width| self.depths.iter().map(move |depth| (*width, *depth)));
-        let sizes: BTreeSet<_> =
-            pairs.chain(self.sizes.iter().map(|[depth, width]| (*width, *depth))).collect();
-        sizes.into_iter().map(|(width, depth)| [depth, width]).collect()
+        let pairs =
+            widths.iter().flat_map(|width| self.depths.iter().map(|&depth| Size { width: *width, depth }));
+        pairs.chain(self.sizes.iter().map(|&[depth, width]| Size { width, depth })).collect()
     }
 
     fn check(&self, seeds: usize) -> Result<()> {
@@ -208,7 +208,10 @@ mod tests {
     fn sizes_are_pairs_and_lists_without_repetition() {
         let plan =
             open("epochs = [0]\ndepths = [3, 4]\nwidths = [8, 16]\nsizes = [[4, 16], [9, 8]]").unwrap();
-        assert_eq!(plan.arms[0].sizes(99), [[3, 8], [4, 8], [9, 8], [3, 16], [4, 16]]);
-        assert_eq!(open("epochs = [0]\ndepths = [3]").unwrap().arms[0].sizes(99), [[3, 99]]);
+        let sizes = |plan: Plan| -> Vec<[usize; 2]> {
+            plan.arms[0].sizes(99).into_iter().map(|Size { width, depth }| [depth, width]).collect()
+        };
+        assert_eq!(sizes(plan), [[3, 8], [4, 8], [9, 8], [3, 16], [4, 16]]);
+        assert_eq!(sizes(open("epochs = [0]\ndepths = [3]").unwrap()), [[3, 99]]);
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use crate::{
     error::{Error, Result},
+    nn::Size,
     tensor::codec,
 };
 
@@ -41,8 +42,8 @@ fn csv(rows: &[Row]) -> String {
 }
 
 /// Mean, and where there are several the spread, of one size in a column; per cent.
-fn figure(rows: &[&Row], depth: usize, width: usize) -> Option<String> {
-    let found = rows.iter().filter(|row| (row.depth, row.width) == (depth, width));
+fn figure(rows: &[&Row], size: Size) -> Option<String> {
+    let found = rows.iter().filter(|row| row.size() == size);
     let found: Vec<f64> = found.map(|row| row.test * 100.0).collect();
     let mean = found.iter().sum::<f64>() / found.len() as f64;
     let ends = found.iter().fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(*x), b.max(*x)));
@@ -55,16 +56,17 @@ fn figure(rows: &[&Row], depth: usize, width: usize) -> Option<String> {
 
 fn markdown(columns: &[Series<'_>], ancestor: Option<f64>) -> String {
     let rows = columns.iter().flat_map(|(_, rows)| rows.iter());
-    let sizes: BTreeSet<_> = rows.map(|row| (row.width, row.depth)).collect();
+    let sizes: BTreeSet<_> = rows.map(|row| row.size()).collect();
     let mut text = "| width | depth |".to_owned();
     for (name, _) in columns {
         let _ = write!(text, " {name} |");
     }
     let _ = writeln!(text, "\n|{}", " ---: |".repeat(columns.len() + 2));
-    for (width, depth) in sizes {
+    for size in sizes {
+        let Size { width, depth } = size;
         let _ = write!(text, "| {width} | {depth} |");
         for (_, rows) in columns {
-            let _ = match figure(rows, depth, width) {
+            let _ = match figure(rows, size) {
                 Some(figure) => write!(text, " {figure} |"),
                 None => write!(text, " |"),
             };

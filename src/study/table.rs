@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::{
     error::{Error, Result},
     gene::Method,
+    nn::Size,
 };
 
 use super::{Cell, Finished};
@@ -62,6 +63,10 @@ impl Row {
             macs: finished.macs,
             seconds: finished.seconds,
         })
+    }
+
+    pub(super) fn size(&self) -> Size {
+        Size { width: self.width, depth: self.depth }
     }
 }
 

@@ -31,6 +31,7 @@ use crate::{
     blueprint::{Blueprint, expand},
     error::{Context, Result},
     gene::{GeneMeta, SizeRequest, store},
+    nn::Size,
     tensor::{Weights, rng},
 };
 
@@ -41,9 +42,6 @@ use super::{
     recipe::{GeneRecipe, Nested},
     teacher::Teacher,
 };
-
-/// Width and depth: larger ones compare as greater.
-type Shape = (usize, usize);
 
 /// The objective over a gene's variables.
 #[derive(Debug)]
@@ -80,28 +78,26 @@ impl NestedSharing {
             dtype: optim.dtype(),
         };
         // Every size lies between these: what is wrong with one is said before the first step.
-        for (width, depth) in
-            nested.widths.iter().flat_map(|width| nested.depths.map(|depth| (*width, depth)))
-        {
-            objective.blueprint((width, depth))?;
+        for size in nested.widths.iter().flat_map(|&width| nested.depths.map(|depth| Size { width, depth })) {
+            objective.blueprint(size)?;
         }
         Ok(objective)
     }
 
-    fn blueprint(&self, (width, depth): Shape) -> Result<Blueprint> {
-        let size =
+    fn blueprint(&self, Size { width, depth }: Size) -> Result<Blueprint> {
+        let request =
             SizeRequest { depth: Some(depth as u64), width: Some(width as u64), ..SizeRequest::default() };
-        store::blueprint(&self.meta, &size)
+        store::blueprint(&self.meta, &request)
     }
 
     /// The sizes of a step and their weights `λ`, largest first: widths are drawn without repetition while there are
     /// enough.
-    fn sizes(&self, step: u64) -> Vec<(Shape, f64)> {
+    fn sizes(&self, step: u64) -> Vec<(Size, f64)> {
         let (nested, config) = (&self.nested, &self.meta.config);
-        let mut sizes = BTreeMap::from([((config.width(), config.depth()), nested.full_weight)]);
+        let mut sizes = BTreeMap::from([(config.size(), nested.full_weight)]);
         if step >= nested.full_only_steps {
             let narrowest = nested.widths.iter().copied().min().unwrap_or(config.width());
-            sizes.entry((narrowest, nested.depths[0])).or_insert(nested.smallest_weight);
+            sizes.entry(Size { width: narrowest, depth: nested.depths[0] }).or_insert(nested.smallest_weight);
             let mut random = rng::stream(self.seed, &format!("sizes/{step}"));
             let [least, greatest] = nested.depths;
             let depths: Vec<_> = (least..=greatest).collect();
@@ -112,7 +108,7 @@ impl NestedSharing {
                 }
                 let width = left.remove(draw(&left, nested.toward_small, &mut random));
                 let depth = depths[draw(&depths, nested.toward_small, &mut random)];
-                sizes.entry((width, depth)).or_insert(1.0);
+                sizes.entry(Size { width, depth }).or_insert(1.0);
             }
         }
         sizes.into_iter().rev().collect()
@@ -137,8 +133,8 @@ impl Objective for NestedSharing {
         let ancestor = self.teacher.logits(shard)?;
         let mut larger = ancestor.clone();
         let mut terms = Vec::with_capacity(2 * sizes.len());
-        for (k, (shape, lambda)) in sizes.iter().enumerate() {
-            let blueprint = self.blueprint(*shape)?;
+        for (k, (size, lambda)) in sizes.iter().enumerate() {
+            let blueprint = self.blueprint(*size)?;
             let config = blueprint.info.config;
             let weights = expand(&blueprint, weights, shard.images.device())?;
             let model = network(config, &weights, self.dtype)?;

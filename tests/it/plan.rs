@@ -11,6 +11,7 @@ use genebank::{
     client::Client,
     error::{Error, Kind},
     gene::{GeneMeta, Learngene, Quality, SizeRequest, store},
+    nn::Size,
     server::Limits,
     tensor::{Dtype, codec::write_atomic},
 };
@@ -140,7 +141,7 @@ fn every_budget_is_kept_and_its_edge_is_exact() {
         Budget { parameters: Some(config(7, 24).schema().parameters()), ..Budget::default() },
         macs(macs_of(7, 24)),
         Budget {
-            bytes: Some(cost::size_bytes(&gene, [7, 24], Dtype::F16).unwrap()),
+            bytes: Some(cost::size_bytes(&gene, Size { width: 24, depth: 7 }, Dtype::F16).unwrap()),
             dtype: Dtype::F16,
             ..Budget::default()
         },
@@ -189,7 +190,7 @@ fn impossible_budgets_name_the_smallest_size() {
     let gene = gene(quality());
     let smallest = meta().config.resized(1, 8).unwrap();
     let least = |value: u64| format!("depth 1 width 8, has {value}");
-    let bytes = cost::size_bytes(&gene, [1, 8], Dtype::F32).unwrap();
+    let bytes = cost::size_bytes(&gene, Size { width: 8, depth: 1 }, Dtype::F32).unwrap();
     for (budget, value) in [
         (Budget { parameters: Some(0), ..Budget::default() }, smallest.schema().parameters()),
         (macs(smallest.macs() - 1), smallest.macs()),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::Canonical,
     error::{Error, Result},
-    nn::schema::Dims,
+    nn::{schema::Dims, size::Size},
 };
 
 /// Epsilon of every LayerNorm, timm's value for vision transformers.
@@ -114,6 +114,11 @@ impl VitConfig {
     /// Embedding dimension.
     pub const fn width(&self) -> usize {
         self.0.width
+    }
+
+    /// Width and depth.
+    pub const fn size(&self) -> Size {
+        Size { width: self.0.width, depth: self.0.depth }
     }
 
     /// Attention heads.

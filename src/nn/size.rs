@@ -1,0 +1,10 @@
+//! The size of a model, for networks of every kind.
+
+/// Width and depth of a model. Narrow sizes come first, and shallow ones among those of one width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Size {
+    /// Embedding dimension.
+    pub width: usize,
+    /// Transformer blocks.
+    pub depth: usize,
+}
