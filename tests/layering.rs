@@ -295,6 +295,23 @@ fn a_planted_family_is_found() {
 }
 
 #[test]
+fn names_of_parameters_stand_in_the_schema() {
+    let sources = sources();
+    let is_schema = |path: &str| path.starts_with("nn/") && path.ends_with("schema.rs");
+    let schemas = sources.iter().filter(|(path, _)| is_schema(path));
+    let parameters: Vec<String> = schemas.flat_map(|(_, text)| parameters(text)).collect();
+    assert!(parameters.iter().any(|name| name == "cls_token"), "{parameters:?}");
+    // Nothing in `tensor` can know a network's names.
+    let apart = |path: &str| ["tensor/", "export/"].iter().any(|place| path.starts_with(place));
+    let counted = |path: &str| !is_schema(path) && !apart(path) && !is_test(path);
+    let mut wrong = Vec::new();
+    for (path, text) in sources.iter().filter(|(path, _)| counted(path)) {
+        wrong.extend(spelled(text, &parameters).iter().map(|name| format!("{path} spells {name:?}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn a_planted_name_of_a_parameter_is_found() {
     let schema = "pub const CLASS_TOKEN: &str = \"cls_token\";\n/// Prefix.\npub const BLOCKS: &str = \"blocks\";\n\
                   pub const QKV: &str = \"attn.qkv\"; const HEAD: &str = \"head\"; const LIMIT: usize = 1;";
