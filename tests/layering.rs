@@ -209,6 +209,14 @@ fn circles(sources: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
+fn no_files_import_one_another_in_a_circle() {
+    let sources = sources();
+    let sources: Vec<_> = sources.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+    let circles = circles(&sources);
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+#[test]
 fn a_planted_circle_is_found() {
     let shown = |a: &str, b: &str| vec![format!("a circle of 2 files\n  {a}\n  {b}")];
     // By `use`, and by a path in the code.
