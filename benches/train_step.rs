@@ -127,7 +127,7 @@ impl Shape {
     }
 }
 
-/// A field of /proc/self/status, bytes; 0 where there is none.
+/// A field of /proc/self/status, bytes; 0 if it is absent.
 fn memory(field: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(field));
@@ -389,7 +389,7 @@ fn set_environment() {
         if let (None, Ok(program)) = (std::env::var_os(THREADS), std::env::current_exe()) {
             let mut again = std::process::Command::new(program);
             again.args(std::env::args_os().skip(1)).env(THREADS, "1");
-            // Only returns where it failed; then this process goes on, more slowly.
+            // Returns only if it failed. Then this process continues, more slowly.
             let _ = again.exec();
         }
     }

@@ -39,7 +39,7 @@ fn set_environment() {
             if serves && !tunes && std::env::var_os(PURGE).is_none() {
                 again.env(PURGE, "0");
             }
-            // Only returns where it failed; then this process goes on, more slowly.
+            // Returns only if it failed. Then this process continues, more slowly.
             let _ = again.exec();
         }
     }

@@ -1,4 +1,4 @@
-//! Resident memory over requests of which no two are the same.
+//! Resident memory over requests that all differ.
 
 use crate::{Gene, Outcome, clients::Connection, server::Server};
 

@@ -41,7 +41,7 @@ struct Locked {
 }
 
 impl Lock {
-    /// Reads the file at `path`; where there is none, nothing is locked.
+    /// Reads the file at `path`. Without a file, nothing is locked.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Invalid`] where it is no lock file of this version.

@@ -30,7 +30,7 @@ impl Watch {
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let cancel = Arc::new(AtomicBool::new(false));
         let flag = cancel.clone();
-        // A thread of its own, because the run holds this one; it ends with the process.
+        // In another thread, because the run blocks this one. It ends with the process.
         std::thread::spawn(move || {
             let Ok(runtime) = super::commands::small_runtime() else { return };
             if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {

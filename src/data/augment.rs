@@ -15,7 +15,7 @@ const ERASE_ATTEMPTS: u32 = 10;
 /// ln(1/0.3): aspect ratios are log-uniform in 0.3..1/0.3.
 const LOG_ASPECT: f32 = 1.203_972_8;
 
-/// Random changes of a training image; the default is none.
+/// Random changes of a training image. The default changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {

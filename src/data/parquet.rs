@@ -282,7 +282,7 @@ mod tests {
 
     const PLAIN: &str = "message set { optional binary image; required int64 label; }";
 
-    /// A file with the columns of `schema`; an image that is none is null.
+    /// A file with the columns of `schema`; an absent image is null.
     fn file(schema: &str, images: &[Option<&[u8]>], labels: &[i64], features: Option<&str>) -> Vec<u8> {
         let pairs = features.map(|json| vec![KeyValue::new(FEATURES.to_owned(), json.to_owned())]);
         let properties = WriterProperties::builder().set_key_value_metadata(pairs).build();

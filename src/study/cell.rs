@@ -137,8 +137,8 @@ impl<'a> Cells<'a> {
         Ok(finished)
     }
 
-    /// The model of `cell`, and how long this process trained it: from the cache, or by a run that goes on where it
-    /// was stopped.
+    /// The model of `cell`, and how long this process trained it: from the cache, or by a run that continues where
+    /// an earlier one stopped.
     fn model(
         &self,
         cell: &Cell<'_>,
@@ -189,7 +189,7 @@ impl<'a> Cells<'a> {
         Model::of(self.study.ancestor, &Device::Cpu)
     }
 
-    /// The classes of the data: the gene's own, or a head of which rows that the gene knows are kept.
+    /// The classes of the data: the gene's own, or a new head that keeps the rows of classes the gene knows.
     fn target(&self, cell: &Cell<'_>) -> Target {
         let labels = self.study.data.train.class_names();
         let other = labels != self.gene(cell).meta().labels;

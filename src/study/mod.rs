@@ -31,7 +31,7 @@ impl<'a> Study<'a> {
     /// Runs every cell that is not finished, then writes the table and the plot.
     ///
     /// # Errors
-    /// Those of training; [`Error::Cancelled`], after which the study goes on where it stopped.
+    /// Those of training; [`Error::Cancelled`], after which the next run continues where this one stopped.
     pub fn run(&self, cancel: &AtomicBool, say: &mut dyn FnMut(&str, Option<Report>)) -> Result<Vec<Row>> {
         let mut cells = cell::Cells::open(*self)?;
         let mut rows = Vec::new();

@@ -52,7 +52,7 @@ pub struct Arm {
     /// Sizes, `[depth, width]`.
     #[serde(default)]
     pub sizes: Vec<[usize; 2]>,
-    /// Depths and widths of which every pair is a size too.
+    /// Depths; each of them with each of `widths` is a size too.
     #[serde(default)]
     pub depths: Vec<usize>,
     /// See `depths`; empty: the gene's trained width.
@@ -92,7 +92,7 @@ pub enum TaughtBy {
 }
 
 impl TaughtBy {
-    /// `α` of the distillation; absent: there is none.
+    /// `α` of the distillation; absent without a distillation.
     pub const fn alpha(self) -> Option<f64> {
         match self {
             Self::Labels => None,

@@ -54,7 +54,7 @@ fn the_script_passes_a_threshold_and_fails_one_that_cannot_be_met() {
     assert_eq!(impossible.status.code(), Some(1), "{impossible:?}");
     assert!(said(&impossible).contains("is below 1.01"), "{impossible:?}");
 
-    // Another model than the locked one, and a threshold that is none.
+    // Another model than the locked one, and a threshold that is not a number.
     let other = run(&[("THRESHOLD", "0"), ("DEPTH", "2")]);
     assert_eq!(other.status.code(), Some(2), "{other:?}");
     assert!(said(&other).contains("is not the locked"), "{other:?}");

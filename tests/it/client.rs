@@ -253,7 +253,7 @@ async fn a_lost_connection_is_gone_on_with_at_the_byte() {
         (vec!["m".to_owned()], &[2][..])
     );
 
-    // A rest of another model is none.
+    // The rest must belong to the same model.
     let other =
         Event::Header(ModelHeader { size_bytes: 5, identity: identity_of_all(), ..Default::default() });
     let rest = script(vec![other, chunk(2, b"cde"), completed(b"abcde", 5)]);

@@ -115,7 +115,7 @@ fn fifty_kills_leave_a_whole_file_or_none() {
     synthesize.args(["synthesize", "--depth", "4"]).args(shape).arg(models.join("big.safetensors"));
     assert!(synthesize.output().unwrap().status.success());
 
-    // An address of its own: in the time between a kill and a start no other test can take the port.
+    // A separate address: in the time between a kill and a start no other test can take the port.
     let host = if cfg!(target_os = "linux") { "127.0.0.77:0" } else { "127.0.0.1:0" };
     let (mut server, address) = serve(&models, host.parse().unwrap());
     let proxy = Proxy::start(address);

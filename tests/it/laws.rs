@@ -196,7 +196,7 @@ fn a_narrower_tensor_is_a_slice_of_the_wider() {
     let rows = |w: &Weights, name: &str| w.tensor(name).unwrap().to_vec2::<f32>().unwrap();
     let (narrow, wide) = (rows(&narrow, "blocks.1.attn.qkv.weight"), rows(&wide, "stages.1.attn.qkv.weight"));
     for (i, row) in narrow.iter().enumerate() {
-        // q, k and v are three groups of 24 rows, of which the first 8 are kept.
+        // q, k and v are three groups of 24 rows; the first 8 of each are kept.
         assert_eq!(row[..], wide[(i / 8) * 24 + i % 8][..8]);
     }
 }

@@ -92,7 +92,7 @@ fn between_and_beyond_measurements_is_said_and_comes_last() {
     let beyond = of(9, 24);
     assert_eq!(beyond.forecast.unwrap().value, 0.86);
     assert!(beyond.warning.as_ref().unwrap().contains("2..=8 of width 24"), "{beyond:?}");
-    // Depth 1 goes on with depth 2's figure, and would win by its cost.
+    // The forecast of depth 1 is the figure of depth 2, so depth 1 would win by its cost.
     let first = choices.sizes.iter().position(|c| c.forecast.unwrap().extrapolated).unwrap();
     assert_eq!(first, 7 + 7);
     assert!(choices.sizes[first..].iter().all(|c| c.forecast.unwrap().extrapolated && c.warning.is_some()));
@@ -167,7 +167,7 @@ fn a_latency_budget_speaks_of_what_its_table_encloses() {
     let gene = gene(quality());
     let budget = |milliseconds| Budget { latency: Some(latency(milliseconds)), ..Budget::default() };
     let choices = choose(&gene, &budget(2.0), 100).unwrap();
-    // Neither depth 1 nor width 8, of which nothing is known.
+    // Neither depth 1 nor width 8: nothing is known about them.
     assert_eq!(choices.sizes.len(), 6);
     assert_eq!(sizes(&choices)[0], (6, 24));
     assert!((choices.sizes[0].milliseconds.unwrap() - 1.8).abs() < 1e-12);

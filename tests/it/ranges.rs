@@ -365,7 +365,7 @@ async fn what_arrived_of_parts_is_not_asked_for_again() {
     assert_eq!(server.asked_bytes() as u64 + resumed, server.file.len() as u64);
     assert_eq!(entries(folder.path()), ["m"]);
 
-    // What lies there is not of this file: all of it is asked for, once what was missing has come.
+    // The bytes on disk belong to another file: once the missing ones have arrived, all are requested.
     for damage in [0, 600] {
         std::fs::remove_file(&path).unwrap();
         let mut other = left.clone();

@@ -56,7 +56,7 @@ fn rows(weights: &Weights, name: &str) -> Vec<Vec<f32>> {
     tensor.reshape(((), columns)).unwrap().to_vec2().unwrap()
 }
 
-/// Labels of which the gene knows some, in any order.
+/// Labels in any order; the gene knows some of them.
 fn labels() -> impl Strategy<Value = Vec<String>> {
     let all = ["a", "b", "c", "d", "\u{e9},\"&\n", "C", " a"];
     (1..=all.len()).prop_flat_map(move |n| {

@@ -178,12 +178,12 @@ impl Server {
         Self::on(limits, models, bank).await
     }
 
-    /// Over a bank of its own.
+    /// Over a new bank.
     pub(crate) async fn on(limits: Limits, models: TempDir, bank: bank::Config) -> Self {
         Self::guarded(limits, models, bank, Access::default()).await
     }
 
-    /// Over a bank of its own with private genes.
+    /// Over a new bank with private genes.
     pub(crate) async fn guarded(limits: Limits, models: TempDir, bank: bank::Config, access: Access) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
         let config = Config { listen, grace: Duration::from_secs(2), limits, bank, access, tls: None };
@@ -205,7 +205,7 @@ impl Server {
         self.http("GET", path, "").await
     }
 
-    /// One request on a connection of its own. `headers` are whole lines.
+    /// One request on a new connection. `headers` are whole lines.
     pub(crate) async fn http(&self, method: &str, path: &str, headers: &str) -> Answer {
         let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}\r\n");
         let mut stream = TcpStream::connect(self.address).await.unwrap();

@@ -108,7 +108,7 @@ async fn both_protocols_are_spoken_by_alpn() {
         let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         stream.write_all(request).await.unwrap();
         let mut answer = String::new();
-        // A peer that closes without a closing alert is an error, and all has come by then.
+        // A peer that closes without a closing alert is an error, but everything has arrived by then.
         let _ = stream.read_to_string(&mut answer).await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
     }

@@ -473,7 +473,7 @@ impl Way {
             let (status, code) = (reply.status, reply.header("x-error-code"));
             assert!(reply.header("x-error-message").is_some(), "{status}");
             let told = |kind: &Kind| (kind.codes().http, kind.codes().hub) == (status, code);
-            // The Hub has no code of its own for a range.
+            // The Hub has no special code for a range.
             let range = (status == 416).then_some(Kind::Invalid);
             return Err(range.or_else(|| Kind::ALL.into_iter().find(told)).expect("the table has it"));
         }

@@ -67,7 +67,7 @@ pub(crate) fn request(
     request.body(body.into()).unwrap()
 }
 
-/// Sends a request whose address is absolute on a connection of its own.
+/// Sends a request with an absolute address on a new connection.
 pub(crate) async fn send<S>(stream: S, mut request: Request<Body>) -> hyper::Result<Response<Incoming>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -93,7 +93,7 @@ where
 }
 
 impl Server {
-    /// One request of `version` on a connection of its own.
+    /// One request of `version` on a new connection.
     pub(crate) async fn call(
         &self,
         version: Version,
