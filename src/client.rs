@@ -10,9 +10,10 @@ mod partial;
 mod query;
 mod ranges;
 mod retry;
+mod transport;
 mod verify;
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 use tonic::{
@@ -22,7 +23,7 @@ use tonic::{
 };
 
 pub use expected::Expected;
-pub use ranges::Ranges;
+pub use transport::{Ranges, Transport};
 
 use http::Connection;
 use retry::Interrupted;
@@ -50,42 +51,6 @@ pub struct Client {
     ranges: Ranges,
     /// Value of the `authorization` header of every call.
     token: Option<MetadataValue<Ascii>>,
-}
-
-/// How the bytes of a model are transferred.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Transport {
-    /// Over gRPC, or for long files over HTTP if it gets through.
-    #[default]
-    Auto,
-    /// Over gRPC, for files of any length.
-    Grpc,
-    /// Only over HTTP/1.1.
-    Http,
-}
-
-impl Transport {
-    /// All transports.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Grpc, Self::Http];
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Grpc => "grpc",
-            Self::Http => "http",
-        })
-    }
-}
-
-impl FromStr for Transport {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|transport| transport.to_string() == text);
-        found.ok_or_else(|| Error::invalid("transport", format!("\"{text}\" is not one of auto, grpc, http")))
-    }
 }
 
 /// How often a client retries by default.

@@ -3,20 +3,21 @@
 use crate::error::{Error, Result};
 
 use super::{
-    Bank,
-    policy::{Caller, Credentials},
+    policy::{Caller, Policy},
+    registry::Registry,
 };
 
 /// What one caller of a bank may see.
 #[derive(Debug, Clone, Copy)]
 pub struct Guard<'a> {
-    bank: &'a Bank,
+    registry: &'a Registry,
+    policy: &'a Policy,
     caller: Caller<'a>,
 }
 
 /// A caller's right to one gene.
 ///
-/// Every operation of [`Bank`] on a gene that somebody names takes one, and [`Guard::admit`] alone makes one:
+/// Every operation of [`super::Bank`] on a gene that somebody names takes one, and [`Guard::admit`] alone makes one:
 ///
 /// ```
 /// use genebank::{
@@ -63,23 +64,11 @@ pub struct Admitted<'a> {
     private: bool,
 }
 
-impl Bank {
-    /// What a caller with these credentials may see.
-    ///
-    /// # Errors
-    /// [`Error::BadToken`].
-    pub fn guard(&self, credentials: Credentials<'_>) -> Result<Guard<'_>> {
-        Ok(Guard { bank: self, caller: self.policy.caller(credentials)? })
-    }
-
-    /// What the program that opened the bank may see: every gene. For use without a server; whoever answers others
-    /// asks [`Bank::guard`].
-    pub const fn owner(&self) -> Guard<'_> {
-        Guard { bank: self, caller: Caller::Owner }
-    }
-}
-
 impl<'a> Guard<'a> {
+    pub(super) const fn new(registry: &'a Registry, policy: &'a Policy, caller: Caller<'a>) -> Self {
+        Self { registry, policy, caller }
+    }
+
     /// The name of the caller's token, if there was one.
     pub const fn name(&self) -> Option<&'a str> {
         match self.caller {
@@ -90,7 +79,7 @@ impl<'a> Guard<'a> {
 
     /// Whether the caller may have models of the gene called `gene`.
     pub(super) fn sees(&self, gene: &str) -> bool {
-        self.bank.policy.allows(self.caller, gene)
+        self.policy.allows(self.caller, gene)
     }
 
     /// Admits the caller to the gene called `gene`; empty: the default one. Whether there is such a gene is for the
@@ -99,11 +88,11 @@ impl<'a> Guard<'a> {
     /// # Errors
     /// [`Error::NoToken`] for a private gene and a caller without a token.
     pub fn admit(&self, gene: &'a str) -> Result<Admitted<'a>> {
-        let gene = if gene.is_empty() { self.bank.registry.default_name() } else { gene };
+        let gene = if gene.is_empty() { self.registry.default_name() } else { gene };
         if !self.sees(gene) {
             return Err(Error::NoToken { what: "gene", name: gene.to_owned() });
         }
-        Ok(Admitted { gene, private: self.bank.is_private(gene) })
+        Ok(Admitted { gene, private: self.policy.is_private(gene) })
     }
 }
 

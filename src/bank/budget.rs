@@ -109,7 +109,7 @@ impl Bank {
     /// [`Error::NotFound`] for an unknown gene; those of [`choose`].
     pub async fn choose(&self, admitted: &Admitted<'_>, budget: Budget, limit: usize) -> Result<Choices> {
         let gene = self.registry.get(admitted.gene())?.clone();
-        super::blocking(move || choose(&gene, &budget, limit)).await
+        super::blocking::blocking(move || choose(&gene, &budget, limit)).await
     }
 }
 

@@ -19,12 +19,26 @@ use crate::{
     error::{Error, Kind, Result},
     tensor::{TensorFile, codec},
     train::{
-        Event, Model, finetune,
+        Event, Length, Model, finetune,
         run::{Report, Run},
     },
 };
 
-use super::{Config, Delivery, Length, Quote, Tune, blocking, residents::Residents};
+use super::{
+    blocking::blocking,
+    config::Config,
+    quote::{Quote, Tune},
+    residents::Residents,
+};
+
+/// What a request leads to.
+#[derive(Debug)]
+pub enum Delivery {
+    /// The model, at once.
+    Ready(Arc<Artifact>),
+    /// A tuning job that will make it. Dropping the last handle of a job cancels it.
+    Tuning(Job),
+}
 
 /// How far a job has come.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

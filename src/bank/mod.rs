@@ -2,8 +2,10 @@
 //! to its bytes.
 
 mod admitted;
+mod blocking;
 pub mod budget;
 pub mod catalog;
+mod config;
 pub mod cost;
 pub mod jobs;
 pub mod latency;
@@ -16,15 +18,11 @@ mod residents;
 pub mod size_name;
 pub mod summary;
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
-use candle_core::Device;
 use moka::future::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -38,48 +36,20 @@ use crate::{
 
 pub use admitted::{Admitted, Guard};
 pub use budget::{Budget, Choice, Choices, LatencyBudget, Reach};
+pub use config::Config;
 pub use cost::Cost;
-pub use jobs::{Job, Progress};
+pub use jobs::{Delivery, Job, Progress};
 pub use latency::{Latency, LatencyTable};
+use policy::Caller;
 pub use policy::{Credentials, Policy, Token};
 pub use quote::{ModelRequest, Quote, Tune};
 
 pub use crate::train::Length;
+use blocking::blocking;
 pub use registry::Registry;
 pub use repository::{Repository, RepositoryName};
 use residents::Residents;
 pub use summary::{GeneSummary, ModelSummary};
-
-/// What a bank needs to open.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Folder of gene files.
-    pub models: PathBuf,
-    /// Gene of requests that name none; by default the first in name order.
-    pub default_gene: Option<String>,
-    /// Folder of data sets for tuning; without it there is no tuning.
-    pub data: Option<PathBuf>,
-    /// Folder of tuned models.
-    pub store: PathBuf,
-    /// Bytes of cached slices, casts and headers in addition to the genes: an eighth for buffers between two uses, and
-    /// half of the rest each for what depths share and for whole models.
-    pub cache_bytes: u64,
-    /// Models rendered at the same time; one more is [`Error::Overloaded`].
-    pub renders: usize,
-    /// Tuning jobs at the same time; one more is [`Error::Overloaded`].
-    pub tunings: usize,
-    /// Where tuning computes. On any device but the CPU, a copy of every gene is kept there.
-    pub device: Device,
-}
-
-/// What a request leads to.
-#[derive(Debug)]
-pub enum Delivery {
-    /// The model, at once.
-    Ready(Arc<Artifact>),
-    /// A tuning job that will make it. Dropping the last handle of a job cancels it.
-    Tuning(Job),
-}
 
 /// What a render does when the limit is reached.
 #[derive(Debug, Clone, Copy)]
@@ -150,7 +120,21 @@ impl Bank {
     }
 
     fn is_private(&self, gene: &str) -> bool {
-        self.policy.private.contains(gene)
+        self.policy.is_private(gene)
+    }
+
+    /// What a caller with these credentials may see.
+    ///
+    /// # Errors
+    /// [`Error::BadToken`].
+    pub fn guard(&self, credentials: Credentials<'_>) -> Result<Guard<'_>> {
+        Ok(Guard::new(&self.registry, &self.policy, self.policy.caller(credentials)?))
+    }
+
+    /// What the program that opened the bank may see: every gene. For use without a server; whoever answers others
+    /// asks [`Bank::guard`].
+    pub const fn owner(&self) -> Guard<'_> {
+        Guard::new(&self.registry, &self.policy, Caller::Owner)
     }
 
     /// Number of untuned models that were rendered since the bank was opened. A cached model is not rendered again.
@@ -255,11 +239,4 @@ impl Bank {
         let slices = || Slices::new(stored.file.clone(), stored.width).with_pool(self.pool.clone());
         self.slices.get_with(key, async { Arc::new(slices().with_resized(&quote.blueprint)) }).await
     }
-}
-
-/// Runs `work` on a thread for blocking work.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|ended| {
-        if ended.is_panic() { Error::Panicked { what: "rendering or tuning" } } else { Error::Cancelled }
-    })?
 }

@@ -55,6 +55,11 @@ pub(super) enum Caller<'a> {
 }
 
 impl Policy {
+    /// Whether others need a token for the gene called `gene`.
+    pub(super) fn is_private(&self, gene: &str) -> bool {
+        self.private.contains(gene)
+    }
+
     /// Who has these credentials. Without tokens all are ignored: clients send those that they have for other servers.
     ///
     /// # Errors

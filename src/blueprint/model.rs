@@ -1,14 +1,9 @@
 //! What a model is: shape, classes, preprocessing and provenance.
 
-use std::collections::BTreeMap;
-
 use crate::{
     error::{Error, Result},
     nn::VitConfig,
-    tensor::TensorFile,
 };
-
-use super::record::{self, METADATA_KEY};
 
 /// How pixels become the network's input: `(pixel / 255 - mean) / std`, per channel.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,20 +67,4 @@ pub struct ModelInfo {
     pub origin: Option<Origin>,
     /// Training that came after, newest last: recipe, seed and commit.
     pub training: Vec<String>,
-}
-
-impl ModelInfo {
-    /// `__metadata__` of a file that holds this model.
-    pub fn metadata(&self) -> BTreeMap<String, String> {
-        let format = ("format".to_owned(), "pt".to_owned());
-        BTreeMap::from([format, (METADATA_KEY.to_owned(), record::write(self))])
-    }
-
-    /// Reads the record of `file`; `origin` names the file in errors.
-    ///
-    /// # Errors
-    /// [`Error::Corrupt`] where the record is absent or malformed.
-    pub fn from_file(file: &TensorFile, origin: &str) -> Result<Self> {
-        record::read(file, origin)
-    }
 }

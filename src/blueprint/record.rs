@@ -3,6 +3,8 @@
 //! It is frozen. The types of the program may change, and the conversions here follow them; what format 1 can say is
 //! written as format 1.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
@@ -11,7 +13,7 @@ use crate::{
     tensor::TensorFile,
 };
 
-use super::{ModelInfo, Origin, Preprocessing};
+use super::model::{ModelInfo, Origin, Preprocessing};
 
 /// Key of the JSON value in a file's `__metadata__`.
 pub const METADATA_KEY: &str = "genebank";
@@ -83,19 +85,27 @@ pub fn write(info: &ModelInfo) -> String {
     serde_json::to_string(info).expect("a record of strings and numbers serialises")
 }
 
-/// Reads the record of `file`; `origin` names the file in errors.
-///
-/// # Errors
-/// [`Error::Corrupt`] where the record is absent or malformed.
-pub(super) fn read(file: &TensorFile, from: &str) -> Result<ModelInfo> {
-    let Format1 { format, family, config, preprocessing, labels, licence, data, origin, training } =
-        parse(file, from)?;
-    if (format, family.as_str()) != (FORMAT, FAMILY) {
-        let reason = format!("format {format} of family \"{family}\" is not format {FORMAT} of \"{FAMILY}\"");
-        return Err(Error::corrupt(from, reason));
+impl ModelInfo {
+    /// `__metadata__` of a file that holds this model.
+    pub fn metadata(&self) -> BTreeMap<String, String> {
+        let format = ("format".to_owned(), "pt".to_owned());
+        BTreeMap::from([format, (METADATA_KEY.to_owned(), write(self))])
     }
-    let (preprocessing, origin) = (preprocessing.into(), origin.map(Into::into));
-    Ok(ModelInfo { config, preprocessing, labels, licence, data, origin, training })
+
+    /// Reads the record of `file`; `from` names the file in errors.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where the record is absent or malformed.
+    pub fn from_file(file: &TensorFile, from: &str) -> Result<Self> {
+        let Format1 { format, family, config, preprocessing, labels, licence, data, origin, training } =
+            parse(file, from)?;
+        if (format, family.as_str()) != (FORMAT, FAMILY) {
+            let found = format!("format {format} of family \"{family}\"");
+            return Err(Error::corrupt(from, format!("{found} is not format {FORMAT} of \"{FAMILY}\"")));
+        }
+        let (preprocessing, origin) = (preprocessing.into(), origin.map(Into::into));
+        Ok(Self { config, preprocessing, labels, licence, data, origin, training })
+    }
 }
 
 /// The JSON value of `file`'s record; `from` names the file in errors.

@@ -31,25 +31,9 @@ use super::{
     http::Connection,
     query::Offer,
     retry::{Interrupted, Patience, patiently},
+    transport::Ranges,
     verify::Claims,
 };
-
-/// How a long file is downloaded over HTTP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ranges {
-    /// Files with more bytes than this are downloaded in ranges.
-    pub above_bytes: u64,
-    /// Length of a range in bytes.
-    pub part_bytes: u64,
-    /// Number of connections at the same time.
-    pub connections: usize,
-}
-
-impl Default for Ranges {
-    fn default() -> Self {
-        Self { above_bytes: 64 << 20, part_bytes: 16 << 20, connections: 4 }
-    }
-}
 
 /// What a connection reports.
 enum Note {

@@ -4,11 +4,14 @@
 //! changes, so the layouts of one model compute the same function.
 
 pub mod card;
+mod json;
 pub mod task;
 pub mod timm;
 pub mod transformers;
 
 use std::{fmt, str::FromStr};
+
+use json::document;
 
 use crate::{
     blueprint::{Blueprint, Identity, ModelInfo},
@@ -86,14 +89,4 @@ impl FromStr for Layout {
             Error::invalid("layout", format!("\"{shown}\" is not one of timm, transformers"))
         })
     }
-}
-
-/// A JSON file: keys in order, so that the same model has the same bytes.
-fn document(value: &serde_json::Value) -> String {
-    format!("{value:#}\n")
-}
-
-/// The decimal numbers that people wrote, not those of the nearest doubles.
-fn decimals(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|value| value.to_string().parse().unwrap_or(f64::from(*value))).collect()
 }

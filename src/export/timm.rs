@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{blueprint::ModelInfo, nn::vit::schema};
 
-use super::decimals;
+use super::json::decimals;
 
 /// A registered vision transformer with a class token, learned positions and LayerNorm eps 1e-6.
 const FACTORY: &str = "vit_tiny_patch16_224";

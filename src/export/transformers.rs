@@ -17,7 +17,7 @@ use crate::{
     tensor::{Dtype, matrix_view},
 };
 
-use super::decimals;
+use super::json::decimals;
 
 /// Tensors that belong to no module.
 const TENSORS: [(&str, &str); 2] =

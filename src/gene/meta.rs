@@ -11,8 +11,6 @@ use crate::{
     tensor::rng,
 };
 
-use super::target::images;
-
 /// Most stages of a gene.
 pub const MAX_STAGES: usize = 64;
 /// Deepest model that a gene may offer.
@@ -207,6 +205,11 @@ impl GeneMeta {
         let narrower = width != self.config.width() && self.trained_widths.contains(&width);
         self.width_norms && narrower && role.of_norm()
     }
+}
+
+/// What an image is cut into: its side and that of a patch, pixels.
+pub(super) const fn images(config: &VitConfig) -> [usize; 2] {
+    [config.image_size(), config.patch_size()]
 }
 
 /// Name in a gene file of parameter `parameter` of the layer of `stage`.

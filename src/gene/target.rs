@@ -9,7 +9,7 @@ use crate::{
     nn::{Role, Spec, VitConfig, vit::RawVitConfig},
 };
 
-use super::GeneMeta;
+use super::meta::{GeneMeta, images};
 
 /// Most labels of a head.
 pub const MAX_LABELS: usize = 100_000;
@@ -163,11 +163,6 @@ impl Target {
     fn head(&self, meta: &GeneMeta) -> Option<&Head> {
         self.head.as_ref().filter(|head| head.labels != meta.labels)
     }
-}
-
-/// What an image is cut into: its side and that of a patch, pixels.
-pub(super) const fn images(config: &VitConfig) -> [usize; 2] {
-    [config.image_size(), config.patch_size()]
 }
 
 #[cfg(test)]

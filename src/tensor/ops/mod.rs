@@ -26,6 +26,7 @@ mod node;
 mod parameter;
 mod rms_norm;
 mod rope;
+mod rotary;
 mod sequence;
 mod simd;
 mod swiglu;
@@ -42,7 +43,8 @@ pub use linear::linear;
 pub use loss::{cross_entropy, kl_divergence};
 pub use parameter::Affine;
 pub use rms_norm::rms_norm;
-pub use rope::{Rotary, rope};
+pub use rope::rope;
+pub use rotary::Rotary;
 pub use sequence::sequence;
 pub use swiglu::{silu, swiglu};
 

@@ -5,7 +5,7 @@
 //! `erf` because the derivative of candle's `gelu_erf` rounds `1/√(2π)` to six digits.
 
 use super::attention::Geometry;
-use super::rope::Rotary;
+use super::rotary::Rotary;
 use candle_core::{D, DType, Result, Tensor};
 
 /// `x Wᵀ + b`; see [`super::linear`].

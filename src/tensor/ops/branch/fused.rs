@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Result, Shape, Tensor};
 
 use super::{
-    Branch, Core, Gate, Rows,
+    data::{Branch, Core, Gate, Rows},
     first::{self, Sizes},
 };
 use crate::tensor::{

@@ -21,76 +21,16 @@
 //! Stochastic depth and the routing of tokens, heads and experts are values of `g` and `h`. `g` is applied before the
 //! last product, `y = (x + g b_o) + W_o (g h ∘ a)`, so that a gate of ones gives the same bits as no gate.
 
+mod data;
 mod first;
 mod fused;
 mod naive;
 
-use candle_core::{Result, Tensor, bail};
+pub use data::{Branch, Core, Gate, Norm, Rows};
 
-use super::parameter::Affine;
+use candle_core::{Result, Tensor};
+
 use super::{fused as can_fuse, node};
-use crate::tensor::{Weight, matrix_view};
-
-/// Factors of a residual branch. Absent factors are 1 and cost nothing; gradients reach those that are tracked.
-#[derive(Debug, Clone, Default)]
-pub struct Gate {
-    /// `g`, of the whole branch: `[batch or 1, tokens or 1, 1]`.
-    pub out: Option<Tensor>,
-    /// `h`, of equal groups of channels of `a` (heads, or experts of an MLP): `[batch or 1, tokens or 1, groups]`.
-    pub inner: Option<Tensor>,
-}
-
-/// Scale, shift and epsilon of the LayerNorm before a branch.
-#[derive(Debug, Clone, Copy)]
-pub struct Norm<'a> {
-    /// Scale and shift, `[width]`.
-    pub affine: &'a Affine,
-    /// Added to the variance.
-    pub eps: f64,
-}
-
-/// Which tokens of a branch are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rows {
-    /// Every token.
-    All,
-    /// The first alone, for the last block of a network whose head reads one token.
-    First,
-}
-
-/// What a branch computes between its norm and its last layer.
-#[derive(Debug, Clone, Copy)]
-pub enum Core<'a> {
-    /// Softmax attention over all tokens.
-    Attention {
-        /// `[3 * inner, width]`; rows are `(3, heads, head_dim)`, as in timm.
-        qkv: &'a Affine,
-        /// `[width, inner]`.
-        proj: &'a Affine,
-        /// Heads.
-        heads: usize,
-        /// Tokens whose results are wanted.
-        rows: Rows,
-    },
-    /// A hidden layer with an erf-GELU.
-    Gelu {
-        /// `[hidden, width]`.
-        fc1: &'a Affine,
-        /// `[width, hidden]`.
-        fc2: &'a Affine,
-    },
-}
-
-/// A residual branch.
-#[derive(Debug, Clone, Copy)]
-pub struct Branch<'a> {
-    /// The norm before it.
-    pub norm: Norm<'a>,
-    /// What it computes.
-    pub core: Core<'a>,
-    /// Its factors.
-    pub gate: &'a Gate,
-}
 
 /// `x + g ∘ f(norm(x))`
 ///
@@ -107,89 +47,4 @@ pub fn pre_norm(x: &Tensor, branch: &Branch<'_>) -> Result<Tensor> {
     }
     let tape = node::tape(&weights);
     node::apply(x, tape.as_ref(), fused::PreNorm::new(x, branch, tape.clone())?)
-}
-
-impl Gate {
-    /// Whether something is tracked: the fused operation takes gates as constants.
-    fn is_learned(&self) -> bool {
-        self.factors().any(Tensor::track_op)
-    }
-
-    fn factors(&self) -> impl Iterator<Item = &Tensor> {
-        self.out.iter().chain(&self.inner)
-    }
-}
-
-impl<'a> Core<'a> {
-    /// The first and the last layer.
-    const fn layers(&self) -> [&'a Affine; 2] {
-        match self {
-            Self::Attention { qkv, proj, .. } => [qkv, proj],
-            Self::Gelu { fc1, fc2 } => [fc1, fc2],
-        }
-    }
-
-    /// Tokens whose results are wanted.
-    const fn rows(&self) -> Rows {
-        match self {
-            Self::Attention { rows, .. } => *rows,
-            Self::Gelu { .. } => Rows::All,
-        }
-    }
-}
-
-impl<'a> Branch<'a> {
-    fn weights(&self) -> Vec<&'a Weight> {
-        let [first, last] = self.core.layers();
-        [self.norm.affine, first, last].into_iter().flat_map(Affine::weights).collect()
-    }
-
-    fn check(&self, x: &Tensor) -> Result<()> {
-        let (batch, tokens, width) = x.dims3()?;
-        let [first, last] = self.core.layers();
-        let [[outputs, inputs], [written, inner]] =
-            [first, last].map(|layer| matrix_view(layer.weight.dims()));
-        match self.core {
-            Core::Attention { heads, .. } => {
-                if heads == 0 || inner == 0 || outputs != 3 * inner || !inner.is_multiple_of(heads) {
-                    bail!(
-                        "attention: {outputs} rows of qkv and {inner} columns of proj do not make {heads} heads"
-                    );
-                }
-            }
-            Core::Gelu { .. } if outputs != inner => {
-                bail!("mlp: {outputs} rows of fc1 and {inner} columns of fc2 do not fit");
-            }
-            Core::Gelu { .. } => {}
-        }
-        if self.core.rows() == Rows::First && tokens == 0 {
-            bail!("attention: {:?} has no first token", x.dims());
-        }
-        let norm = self.norm.affine;
-        let biases = first.bias.dims() == [outputs] && last.bias.dims() == [written];
-        let fits = inputs == width
-            && written == width
-            && norm.weight.dims() == [width]
-            && norm.bias.dims() == [width]
-            && biases;
-        if !fits {
-            let dims = [norm, first, last].map(|affine| affine.weight.dims());
-            bail!("branch: x {:?} and weights {dims:?} of norm, first and last layer do not fit", x.dims());
-        }
-        let broadcasts = |gate: &Tensor, groups: usize| match gate.dims() {
-            [b, t, n] => {
-                (*b == 1 || *b == batch) && (*t == 1 || *t == tokens) && (groups == 0 || *n == groups)
-            }
-            _ => false,
-        };
-        let groups = |gate: &Tensor| gate.dims().last().is_some_and(|n| *n > 0 && inner.is_multiple_of(*n));
-        let Gate { out, inner: parts } = self.gate;
-        if out.as_ref().is_some_and(|out| !broadcasts(out, 1))
-            || parts.as_ref().is_some_and(|parts| !broadcasts(parts, 0) || !groups(parts))
-        {
-            let dims: Vec<_> = self.gate.factors().map(Tensor::dims).collect();
-            bail!("branch: gates {dims:?} do not fit x {:?} and {inner} inner channels", x.dims());
-        }
-        Ok(())
-    }
 }

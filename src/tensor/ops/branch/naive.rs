@@ -4,7 +4,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Branch, Core, Gate, Norm, Rows};
+use super::data::{Branch, Core, Gate, Norm, Rows};
 use crate::tensor::ops::{attention, gelu, layer_norm, linear};
 
 /// See [`super::pre_norm`].
