@@ -160,6 +160,14 @@ fn is_test(path: &str) -> bool {
     path.split('/').any(|part| part == "tests" || part == "tests.rs")
 }
 
+/// The server answers others, so it asks for the rights of whoever calls, and never takes the owner's.
+#[test]
+fn the_server_takes_no_right_of_the_owner() {
+    for (path, text) in sources().iter().filter(|(path, _)| path.starts_with("server/")) {
+        assert!(!code(text).contains(".owner()"), "{path} calls Bank::owner");
+    }
+}
+
 #[test]
 fn imports_point_down() {
     let mut wrong = Vec::new();

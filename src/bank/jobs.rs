@@ -20,7 +20,7 @@ use crate::{
     tensor::{TensorFile, codec},
     train::{
         Event, Length, Model, finetune,
-        run::{Report, Run},
+        run::{Run, RunEvent},
     },
 };
 
@@ -291,8 +291,8 @@ impl Work {
             checkpoint: None,
             watch_held_out: false,
         };
-        let mut report = |report: Report| {
-            if let Report::Trainer(Event::Step { step, total, loss, .. }) = report {
+        let mut report = |report: RunEvent| {
+            if let RunEvent::Trainer(Event::Step { step, total, loss, .. }) = report {
                 self.progress.send_replace(Progress { step, total_steps: total, loss });
             }
         };

@@ -1,4 +1,7 @@
 //! What was typed. What it means is in `config`.
+//!
+//! This file changes when the command line does, and for no other reason. It is long because each flag carries its help
+//! text, and flags are easiest to keep alike side by side.
 
 #![expect(clippy::doc_markdown, reason = "doc comments here are help texts")]
 

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::{
     bank::Progress,
     client,
-    train::{Event, run::Report},
+    train::{Event, run::RunEvent},
 };
 
 use super::output;
@@ -46,18 +46,18 @@ impl Watch {
     }
 
     /// Shows a report.
-    pub(super) fn report(&self, report: Report) {
+    pub(super) fn report(&self, report: RunEvent) {
         match report {
-            Report::Trainer(Event::Resumed { step }) => self.line(format!("resumed at step {step}")),
-            Report::Trainer(Event::Step { step, total, loss, .. }) => {
+            RunEvent::Trainer(Event::Resumed { step }) => self.line(format!("resumed at step {step}")),
+            RunEvent::Trainer(Event::Step { step, total, loss, .. }) => {
                 self.bar.set_length(total);
                 self.bar.set_position(step);
                 self.bar.set_message(format!("loss {loss:.4}"));
             }
-            Report::Trainer(Event::Epoch { epoch, loss, elapsed }) => {
+            RunEvent::Trainer(Event::Epoch { epoch, loss, elapsed }) => {
                 self.line(format!("epoch {epoch}: loss {loss:.4}, {:.0} s", elapsed.as_secs_f64()));
             }
-            Report::HeldOut { epoch, accuracy } => self.line(format!(
+            RunEvent::HeldOut { epoch, accuracy } => self.line(format!(
                 "epoch {epoch}: held-out accuracy {}, loss {:.4}",
                 output::percent(Some(accuracy.share())),
                 accuracy.loss

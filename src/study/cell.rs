@@ -15,7 +15,7 @@ use crate::{
     train::{
         Event, Length, Model, Optim, Recipe, finetune,
         measure::measure,
-        run::{Report, Run},
+        run::{Run, RunEvent},
     },
 };
 
@@ -102,7 +102,7 @@ impl<'a> Cells<'a> {
         cell: Cell<'_>,
         test: bool,
         cancel: &AtomicBool,
-        say: &mut dyn FnMut(&str, Option<Report>),
+        say: &mut dyn FnMut(&str, Option<RunEvent>),
     ) -> Result<Finished> {
         let key = self.key(&cell)?;
         let known = self.finished.get(&key).cloned();
@@ -144,7 +144,7 @@ impl<'a> Cells<'a> {
         cell: &Cell<'_>,
         key: &str,
         cancel: &AtomicBool,
-        say: &mut dyn FnMut(&str, Option<Report>),
+        say: &mut dyn FnMut(&str, Option<RunEvent>),
     ) -> Result<(Model, Option<Duration>)> {
         let Study { data, threads, device, cache, .. } = self.study;
         if cell.epochs == 0 {
@@ -165,8 +165,8 @@ impl<'a> Cells<'a> {
             watch_held_out: false,
         };
         let mut elapsed = Duration::ZERO;
-        let mut report = |report: Report| {
-            if let Report::Trainer(Event::Epoch { elapsed: epoch, .. }) = report {
+        let mut report = |report: RunEvent| {
+            if let RunEvent::Trainer(Event::Epoch { elapsed: epoch, .. }) = report {
                 elapsed += epoch;
             }
             say(key, Some(report));

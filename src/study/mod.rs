@@ -19,7 +19,7 @@ use crate::{
     gene::{GeneMeta, Learngene, Method, Quality, store},
     nn::Size,
     tensor::codec,
-    train::{measure::measure, run::Report},
+    train::{measure::measure, run::RunEvent},
 };
 
 pub use cell::{Cell, Finished};
@@ -32,7 +32,7 @@ impl<'a> Study<'a> {
     ///
     /// # Errors
     /// Those of training; [`Error::Cancelled`], after which the next run continues where this one stopped.
-    pub fn run(&self, cancel: &AtomicBool, say: &mut dyn FnMut(&str, Option<Report>)) -> Result<Vec<Row>> {
+    pub fn run(&self, cancel: &AtomicBool, say: &mut dyn FnMut(&str, Option<RunEvent>)) -> Result<Vec<Row>> {
         let mut cells = cell::Cells::open(*self)?;
         let mut rows = Vec::new();
         for arm in &self.plan.arms {
@@ -97,7 +97,7 @@ impl<'a> Study<'a> {
         arm: &'a Arm,
         epochs: u32,
         cancel: &AtomicBool,
-        say: &mut dyn FnMut(&str, Option<Report>),
+        say: &mut dyn FnMut(&str, Option<RunEvent>),
     ) -> Result<u64> {
         if epochs == 0 {
             return Ok(0);

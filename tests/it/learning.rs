@@ -22,7 +22,7 @@ use genebank::{
         learn_gene::StageSharing,
         measure::measure,
         recipe::{GeneRecipe, ModelShape},
-        run::{Report, Run},
+        run::{Run, RunEvent},
         teacher::Teacher,
     },
 };
@@ -396,16 +396,16 @@ fn a_resumed_run_is_the_undisturbed_run() {
     let whole = run(None).classify(model.clone(), &AtomicBool::new(false), &mut |_| ()).unwrap();
     // 19 batches make an epoch; the run is cancelled in the second and has the state of the first.
     let cancel = AtomicBool::new(false);
-    let mut stop = |report: Report| {
-        if matches!(report, Report::Trainer(Event::Step { step: 30, .. })) {
+    let mut stop = |report: RunEvent| {
+        if matches!(report, RunEvent::Trainer(Event::Step { step: 30, .. })) {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         }
     };
     let cancelled = run(Some(&path)).classify(model.clone(), &cancel, &mut stop).unwrap_err();
     assert!(matches!(cancelled, Error::Cancelled));
     let mut resumed_at = None;
-    let mut watch = |report: Report| {
-        if let Report::Trainer(Event::Resumed { step }) = report {
+    let mut watch = |report: RunEvent| {
+        if let RunEvent::Trainer(Event::Resumed { step }) = report {
             resumed_at = Some(step);
         }
     };

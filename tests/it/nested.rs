@@ -15,7 +15,7 @@ use genebank::{
         Event, Length, Model, Optim, Recipe, Shard,
         measure::SPLIT_SEED,
         recipe::{GeneRecipe, ModelShape, Nested},
-        run::{Report, Run},
+        run::{Run, RunEvent},
         shard::images,
         teacher::Teacher,
     },
@@ -78,8 +78,8 @@ fn learn(recipe: &Recipe, teacher: &Model, threads: usize) -> (Learngene, Vec<f6
     let run =
         Run { recipe, data: &data, threads, device: Device::Cpu, checkpoint: None, watch_held_out: false };
     let mut losses = Vec::new();
-    let mut watch = |report: Report| {
-        if let Report::Trainer(Event::Step { loss, .. }) = report {
+    let mut watch = |report: RunEvent| {
+        if let RunEvent::Trainer(Event::Step { loss, .. }) = report {
             losses.push(loss);
         }
     };

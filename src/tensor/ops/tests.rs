@@ -1,4 +1,7 @@
 //! Values and gradients of every operation against the stock composition in `f64`, and that against differences.
+//!
+//! This file changes when an operation is added or its contract changes. It is one table of checks with the few functions
+//! that compare; tests of a subject of several operations have files below.
 
 mod branches;
 mod masks;

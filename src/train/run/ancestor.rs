@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-use super::{Report, Run, Task};
+use super::{Run, RunEvent, Task};
 
 impl Run<'_> {
     /// Trains `model` as it is: an ancestor, a scratch control or a descendant.
@@ -25,7 +25,7 @@ impl Run<'_> {
         &self,
         model: Model,
         cancel: &AtomicBool,
-        report: &mut dyn FnMut(Report),
+        report: &mut dyn FnMut(RunEvent),
     ) -> Result<Model> {
         let Model { info, weights } = model;
         check_data(&self.data.train, &info.config)?;
@@ -58,7 +58,7 @@ impl Run<'_> {
         teacher: &Model,
         alpha: f64,
         cancel: &AtomicBool,
-        report: &mut dyn FnMut(Report),
+        report: &mut dyn FnMut(RunEvent),
     ) -> Result<Model> {
         let Model { mut info, weights } = model;
         check_data(&self.data.train, &teacher.info.config)?;

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-use super::{Report, Run, Task};
+use super::{Run, RunEvent, Task};
 
 impl Run<'_> {
     /// Learns the gene of the recipe from `teacher`, by SWS.
@@ -27,7 +27,7 @@ impl Run<'_> {
         recipe: &GeneRecipe,
         teacher: &Model,
         cancel: &AtomicBool,
-        report: &mut dyn FnMut(Report),
+        report: &mut dyn FnMut(RunEvent),
     ) -> Result<(Learngene, bytes::Bytes)> {
         let (meta, device) = (self.gene_meta(recipe, teacher)?, &self.device);
         let first =

@@ -27,7 +27,7 @@ use super::{
 
 /// What a run reports.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Report {
+pub enum RunEvent {
     /// The trainer's event.
     Trainer(Event),
     /// Accuracy on the held-out part after an epoch.
@@ -87,7 +87,12 @@ impl Run<'_> {
     }
 
     /// Trains and reports the held-out accuracy of the network after every epoch.
-    fn train(&self, task: Task<'_>, cancel: &AtomicBool, report: &mut dyn FnMut(Report)) -> Result<Weights> {
+    fn train(
+        &self,
+        task: Task<'_>,
+        cancel: &AtomicBool,
+        report: &mut dyn FnMut(RunEvent),
+    ) -> Result<Weights> {
         let Task { objective, network, initial, decay, identity, preprocessing, config } = task;
         let recipe = self.recipe;
         let loader = self.loader(preprocessing, &config)?;
@@ -101,10 +106,10 @@ impl Run<'_> {
             checkpoint: self.checkpoint.map(|path| (path, identity.as_str())),
         };
         let mut on_event = |event: Event, params: &Params| {
-            report(Report::Trainer(event));
+            report(RunEvent::Trainer(event));
             if let (Event::Epoch { epoch, .. }, true) = (event, self.watch_held_out) {
                 let model = network(&params.snapshot()?)?;
-                report(Report::HeldOut { epoch, accuracy: evaluate(&model, &held_out, self.threads)? });
+                report(RunEvent::HeldOut { epoch, accuracy: evaluate(&model, &held_out, self.threads)? });
             }
             Ok(())
         };
