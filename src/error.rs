@@ -275,6 +275,14 @@ impl Error {
         }
     }
 
+    /// A text that names no member of the closed set `T`.
+    pub fn not_one_of<T: strum::VariantArray + std::fmt::Display>(what: &str, text: &str) -> Self {
+        // A client's text comes back to it; a limit keeps messages short.
+        let shown: String = text.chars().take(80).collect();
+        let known: Vec<_> = T::VARIANTS.iter().map(ToString::to_string).collect();
+        Self::invalid(what, format!("\"{shown}\" is not one of {}", known.join(", ")))
+    }
+
     /// An [`Error::Invalid`].
     pub fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), reason: reason.into() }

@@ -1,11 +1,12 @@
 //! How the bytes of a model are transferred.
 
-use std::{fmt, str::FromStr};
+use strum::{Display, EnumString, VariantArray};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// How the bytes of a model are transferred.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Display, EnumString, VariantArray)]
+#[strum(serialize_all = "lowercase", parse_err_ty = Error, parse_err_fn = unknown)]
 pub enum Transport {
     /// Over gRPC, or for long files over HTTP if it gets through.
     #[default]
@@ -16,28 +17,8 @@ pub enum Transport {
     Http,
 }
 
-impl Transport {
-    /// All transports.
-    pub const ALL: [Self; 3] = [Self::Auto, Self::Grpc, Self::Http];
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Grpc => "grpc",
-            Self::Http => "http",
-        })
-    }
-}
-
-impl FromStr for Transport {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|transport| transport.to_string() == text);
-        found.ok_or_else(|| Error::invalid("transport", format!("\"{text}\" is not one of auto, grpc, http")))
-    }
+fn unknown(text: &str) -> Error {
+    Error::not_one_of::<Transport>("transport", text)
 }
 
 /// How a long file is downloaded over HTTP.

@@ -1,9 +1,9 @@
 //! Labelled square images in memory, and how they are split.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::Serialize;
+use strum::{Display, EnumString};
 
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -38,8 +38,9 @@ impl ImageShape {
 }
 
 /// Which items of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Display, EnumString)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", parse_err_ty = Error, parse_err_fn = unknown)]
 pub enum Split {
     /// The training set without its held-out part.
     Train,
@@ -51,18 +52,8 @@ pub enum Split {
     Test,
 }
 
-impl FromStr for Split {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "train" => Ok(Self::Train),
-            "held-out" => Ok(Self::HeldOut),
-            "train-full" => Ok(Self::TrainFull),
-            "test" => Ok(Self::Test),
-            _ => Err(Error::invalid("--split", "use one of test, held-out, train, train-full")),
-        }
-    }
+fn unknown(_: &str) -> Error {
+    Error::invalid("--split", "use one of test, held-out, train, train-full")
 }
 
 /// Labelled grey or colour images as bytes.

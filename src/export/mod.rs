@@ -9,9 +9,9 @@ pub mod task;
 pub mod timm;
 pub mod transformers;
 
-use std::{fmt, str::FromStr};
-
 use json::document;
+
+use strum::{Display, EnumString, VariantArray};
 
 use crate::{
     blueprint::{Blueprint, Identity, ModelInfo},
@@ -20,7 +20,10 @@ use crate::{
 };
 
 /// For whom tensors are named and laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Display, EnumString, VariantArray,
+)]
+#[strum(serialize_all = "lowercase", parse_err_ty = Error, parse_err_fn = unknown)]
 pub enum Layout {
     /// timm's `VisionTransformer`; transformers reads it through its timm wrapper.
     #[default]
@@ -30,9 +33,6 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// Every layout.
-    pub const ALL: [Self; 2] = [Self::Timm, Self::Transformers];
-
     /// `blueprint`, which is in timm's layout, in this one. Its identity and record change with the layout.
     ///
     /// # Errors
@@ -71,22 +71,6 @@ impl Layout {
     }
 }
 
-impl fmt::Display for Layout {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Timm => "timm",
-            Self::Transformers => "transformers",
-        })
-    }
-}
-
-impl FromStr for Layout {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|layout| layout.to_string() == text).ok_or_else(|| {
-            let shown: String = text.chars().take(80).collect();
-            Error::invalid("layout", format!("\"{shown}\" is not one of timm, transformers"))
-        })
-    }
+fn unknown(text: &str) -> Error {
+    Error::not_one_of::<Layout>("layout", text)
 }

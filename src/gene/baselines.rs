@@ -12,9 +12,8 @@
 //! Differs from the official code in: the axes of queries, keys and values are selected one by one, so that no row of
 //! one becomes a row of another; and the head is inherited, because the classes are the same.
 
-use std::{fmt, str::FromStr};
-
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, VariantArray};
 
 use crate::{
     blueprint::{Ancestor, Blueprint, Entry, Identity, ModelInfo, Piece, Source, record},
@@ -26,8 +25,24 @@ use crate::{
 use super::{GeneMeta, SizeRequest, Target, width};
 
 /// Where the first values of a model come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", parse_err_ty = Error, parse_err_fn = unknown)]
 pub enum Method {
     /// The gene.
     #[default]
@@ -40,31 +55,8 @@ pub enum Method {
     Uniform,
 }
 
-impl Method {
-    /// Every method.
-    pub const ALL: [Self; 4] = [Self::Gene, Self::Scratch, Self::FirstLayers, Self::Uniform];
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gene => "gene",
-            Self::Scratch => "scratch",
-            Self::FirstLayers => "first-layers",
-            Self::Uniform => "uniform",
-        })
-    }
-}
-
-impl FromStr for Method {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|method| method.to_string() == text).ok_or_else(|| {
-            let known = Self::ALL.map(|method| method.to_string()).join(", ");
-            Error::invalid("method", format!("\"{text}\" is not one of {known}"))
-        })
-    }
+fn unknown(text: &str) -> Error {
+    Error::not_one_of::<Method>("method", text)
 }
 
 /// A method, and the seed of what it draws.
@@ -207,7 +199,7 @@ mod tests {
 
     #[test]
     fn names_of_methods_are_read_back() {
-        for method in Method::ALL {
+        for &method in Method::VARIANTS {
             assert_eq!(method.to_string().parse::<Method>().unwrap(), method);
         }
         "nothing".parse::<Method>().unwrap_err();

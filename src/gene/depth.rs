@@ -12,15 +12,32 @@
 //! | `M` | `stages.len()` | stages of the gene |
 //! | `v(s)` | `stages[s]` | layers of stage `s` while the gene was learned |
 
-use std::{cmp::Ordering, fmt, str::FromStr};
+use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, VariantArray};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// How layers are dealt to stages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    VariantArray,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = Error, parse_err_fn = unknown)]
 pub enum DepthRule {
     /// By the trained layers of each stage; the trained depth gives the trained network, and depth `d + 1`
     /// contains depth `d`.
@@ -74,24 +91,8 @@ fn spread(depth: usize, stages: usize) -> Vec<usize> {
     (0..stages).map(|s| usize::from(taken.contains(&s))).collect()
 }
 
-impl fmt::Display for DepthRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Trained => "trained",
-            Self::Cyclic => "cyclic",
-        })
-    }
-}
-
-impl FromStr for DepthRule {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        [Self::Trained, Self::Cyclic]
-            .into_iter()
-            .find(|rule| rule.to_string() == text)
-            .ok_or_else(|| Error::invalid("depth rule", format!("\"{text}\" is not one of trained, cyclic")))
-    }
+fn unknown(text: &str) -> Error {
+    Error::not_one_of::<DepthRule>("depth rule", text)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use safetensors::{SafeTensors, tensor::Metadata};
+use strum::VariantArray as _;
 
 use crate::{
     digest::Digest,
@@ -81,9 +82,9 @@ impl TensorFile {
         for (name, info) in header.tensors() {
             let found = info.dtype.to_string();
             let dtype =
-                Dtype::ALL.into_iter().find(|dtype| dtype.safetensors_name() == found).ok_or_else(|| {
-                    corrupt(format!("tensor \"{name}\" has dtype {found}, not F32, F16 or BF16"))
-                })?;
+                Dtype::VARIANTS.iter().copied().find(|dtype| dtype.safetensors_name() == found).ok_or_else(
+                    || corrupt(format!("tensor \"{name}\" has dtype {found}, not F32, F16 or BF16")),
+                )?;
             let bytes = data.slice(info.data_offsets.0..info.data_offsets.1);
             tensors.insert(name.clone(), TensorBytes { dtype, shape: info.shape.clone(), bytes });
         }

@@ -1,15 +1,30 @@
 //! Element types that genebank stores and serves.
 
-use std::{fmt, str::FromStr};
-
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, VariantArray};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 
 /// Element type of a stored or served tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    VariantArray,
+)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = Error, parse_err_fn = unknown)]
 pub enum Dtype {
     /// IEEE 754 binary32, the reference.
     #[default]
@@ -21,9 +36,6 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Every element type.
-    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
-
     /// Bytes of one element.
     pub const fn size_bytes(self) -> usize {
         match self {
@@ -71,23 +83,6 @@ impl Dtype {
     }
 }
 
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        })
-    }
-}
-
-impl FromStr for Dtype {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|dtype| dtype.to_string() == text)
-            .ok_or_else(|| Error::invalid("dtype", format!("\"{text}\" is not one of f32, f16, bf16")))
-    }
+fn unknown(text: &str) -> Error {
+    Error::not_one_of::<Dtype>("dtype", text)
 }

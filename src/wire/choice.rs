@@ -80,20 +80,22 @@ fn unknown(field: &str, value: i32, of: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use strum::VariantArray as _;
+
     use super::*;
 
     #[test]
     fn every_value_comes_back_and_0_is_the_default() {
-        for dtype in Dtype::ALL {
+        for &dtype in Dtype::VARIANTS {
             assert_eq!(dtype_from_proto(dtype_to_proto(dtype).into()).unwrap(), dtype);
         }
         for rule in [DepthRule::Trained, DepthRule::Cyclic] {
             assert_eq!(depth_rule_from_proto(depth_rule_to_proto(rule).into()).unwrap(), rule);
         }
-        for method in Method::ALL {
+        for &method in Method::VARIANTS {
             assert_eq!(method_from_proto(method_to_proto(method).into()).unwrap(), method);
         }
-        for layout in Layout::ALL {
+        for &layout in Layout::VARIANTS {
             assert_eq!(layout_from_proto(layout_to_proto(layout).into()).unwrap(), layout);
         }
         assert_eq!(dtype_from_proto(0).unwrap(), Dtype::default());

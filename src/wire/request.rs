@@ -163,6 +163,7 @@ fn tune_from_proto(message: proto::FineTune) -> Result<Tune> {
 #[cfg(test)]
 pub(super) mod tests {
     use proptest::{collection::vec, option, prelude::*, sample::select};
+    use strum::VariantArray as _;
 
     use super::*;
     use crate::{
@@ -190,7 +191,7 @@ pub(super) mod tests {
             numbers(),
             numbers(),
             select(vec![DepthRule::Trained, DepthRule::Cyclic]),
-            select(Dtype::ALL.to_vec()),
+            select(Dtype::VARIANTS.to_vec()),
             any::<bool>(),
         );
         let size = size.prop_map(|(depth, width, rule, dtype, allow_untrained_width)| SizeRequest {
@@ -205,9 +206,9 @@ pub(super) mod tests {
         let target = (numbers(), numbers(), option::of(head));
         let target =
             target.prop_map(|(image_size, patch_size, head)| Target { image_size, patch_size, head });
-        let start = (select(Method::ALL.to_vec()), any::<u64>());
+        let start = (select(Method::VARIANTS.to_vec()), any::<u64>());
         let start = start.prop_map(|(method, seed)| Start { method, seed });
-        (any::<String>(), size, target, start, select(Layout::ALL.to_vec())).prop_map(
+        (any::<String>(), size, target, start, select(Layout::VARIANTS.to_vec())).prop_map(
             |(gene, size, target, start, layout)| ModelRequest {
                 gene,
                 size,
