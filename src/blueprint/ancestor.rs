@@ -24,7 +24,7 @@ impl Ancestor {
     /// Reads and checks the model file at `path`.
     ///
     /// # Errors
-    /// [`crate::error::Error::Io`]; [`crate::error::Error::Corrupt`] and the schema errors where it is no model of this
+    /// [`crate::error::Error::Io`]; [`crate::error::Error::Corrupt`] and the schema errors if it is no model of this
     /// program.
     pub fn open(path: &Path) -> Result<Self> {
         Self::from_file(TensorFile::open(path)?, &path.display().to_string())
@@ -33,7 +33,7 @@ impl Ancestor {
     /// Checks a model file in memory; `origin` names it in errors.
     ///
     /// # Errors
-    /// [`crate::error::Error::Corrupt`] and the schema errors where it is no model of this program.
+    /// [`crate::error::Error::Corrupt`] and the schema errors if it is no model of this program.
     pub fn from_file(file: TensorFile, origin: &str) -> Result<Self> {
         let info = ModelInfo::from_file(&file, origin)?;
         check_schema(file.shapes(), info.config.schema().shapes())?;
@@ -65,7 +65,7 @@ impl Ancestor {
     /// Its parameters in f32 on `device`.
     ///
     /// # Errors
-    /// [`crate::error::Error::Tensor`] where the device refuses.
+    /// [`crate::error::Error::Tensor`] if the device refuses.
     pub fn weights(&self, device: &Device) -> Result<Weights> {
         expand(&self.blueprint, &Weights::from_file(&self.file, device)?, device)
     }

@@ -191,8 +191,8 @@ pub struct Artifact {
 /// The bytes of `blueprint`, from what `slices` holds.
 ///
 /// # Errors
-/// [`Error::MissingTensor`] where the blueprint names a tensor that is not stored, [`Error::ShapeMismatch`]
-/// where its pieces do not add up to the shape.
+/// [`Error::MissingTensor`] if the blueprint names a tensor that is not stored, [`Error::ShapeMismatch`]
+/// if its pieces do not add up to the shape.
 pub fn assemble(blueprint: &Blueprint, slices: &Slices) -> Result<Artifact> {
     let tensors = blueprint.entries.iter().map(|entry| slices.get(entry)).collect::<Result<Vec<_>>>()?;
     Ok(Artifact::new(blueprint.identity, blueprint.header(), tensors))
@@ -213,7 +213,7 @@ impl Artifact {
     /// A stored model file under the identity of the request that it answers.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where the file has no record of what it is.
+    /// [`Error::Corrupt`] if the file has no record of what it is.
     pub fn from_file(identity: Identity, file: &TensorFile, origin: &str) -> Result<Self> {
         ModelInfo::from_file(file, origin)?;
         let data = file.bytes().len() - file.tensors().map(|(_, t)| t.bytes.len()).sum::<usize>();

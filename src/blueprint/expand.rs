@@ -16,8 +16,8 @@ use super::{Blueprint, Entry, Piece, Resize, Row, Source};
 /// Every tensor of `blueprint`, its values taken from `stored`.
 ///
 /// # Errors
-/// [`crate::error::Error::MissingTensor`] where the blueprint names a tensor that is not stored,
-/// [`crate::error::Error::Tensor`] where a rectangle lies outside of it.
+/// [`crate::error::Error::MissingTensor`] if the blueprint names a tensor that is not stored,
+/// [`crate::error::Error::Tensor`] if a rectangle lies outside of it.
 ///
 /// # Determinism
 /// On the CPU, bit-identical to [`super::assemble`].

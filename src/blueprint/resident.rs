@@ -41,7 +41,7 @@ impl Resident {
     /// shape, and their stages count from 0 without a gap.
     ///
     /// # Errors
-    /// [`crate::error::Error::Tensor`] where shapes differ or the device refuses.
+    /// [`crate::error::Error::Tensor`] if shapes differ or the device refuses.
     pub fn new(
         file: &TensorFile,
         device: &Device,

@@ -23,7 +23,7 @@ fn affine(weights: &Weights, prefix: &str) -> error::Result<Affine> {
 pub struct Linear(Affine);
 
 impl Linear {
-    /// Takes `{prefix}.weight`, as its `[out, in]` matrix view, and `{prefix}.bias`.
+    /// Takes `{prefix}.weight` in its `[out, in]` matrix view, and `{prefix}.bias`.
     ///
     /// # Errors
     /// [`error::Error::MissingTensor`].
@@ -35,7 +35,7 @@ impl Linear {
     /// `x`: `[.., in]`; result: `[.., out]`.
     ///
     /// # Errors
-    /// candle's, where shapes disagree.
+    /// A candle error if shapes disagree.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::linear(x, &self.0)
     }
@@ -65,12 +65,12 @@ impl LayerNorm {
     /// `x`: `[.., width]`; result: the same.
     ///
     /// # Errors
-    /// candle's, where shapes disagree.
+    /// A candle error if shapes disagree.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, &self.affine, self.eps)
     }
 
-    /// As the norm before a branch.
+    /// This norm in the form that a branch takes.
     pub(super) const fn before(&self) -> Norm<'_> {
         Norm { affine: &self.affine, eps: self.eps }
     }

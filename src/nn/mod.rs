@@ -1,4 +1,4 @@
-//! Networks built from named weights. They know nothing of genes, stages or routers.
+//! Networks built from named weights. They know nothing about genes, stages or routers.
 
 pub mod layers;
 pub mod mixer;

@@ -1,13 +1,13 @@
-//! What a network's list of parameters is written in: names, axes, roles and first values.
+//! The terms in which a network lists its parameters: names, axes, roles and initial values.
 //!
-//! A family's list is its `schema` ([`super::vit::schema`] for the vision transformer), and the only place where a
-//! parameter's name is spelled. Everything above reads roles and axes, never a name's parts.
+//! Each model family lists its parameters in one `schema` ([`super::vit::schema`] for the vision transformer), the only
+//! place where parameter names are spelled. Callers read roles and axes; they never parse a name.
 
 use std::sync::Arc;
 
 use crate::tensor::Init;
 
-/// The numbers that the axes of parameters grow with.
+/// The sizes that determine how long the axes of parameters are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dims {
     /// Transformer blocks.
@@ -24,7 +24,7 @@ pub struct Dims {
     pub hidden: usize,
 }
 
-/// How one axis of a parameter grows with [`Dims`]: all that width slicing needs to know.
+/// How the length of one axis of a parameter follows from [`Dims`]. Width slicing needs nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Axis {
     /// The residual stream: `width`.
@@ -37,7 +37,7 @@ pub enum Axis {
     Hidden,
     /// The same at every size.
     Fixed(usize),
-    /// Axes one after the other, as in a fused projection. A slice takes the first of each part.
+    /// Several axes joined end to end, as in a fused projection. A slice takes the first indices of each part.
     Fused(&'static [Self]),
 }
 
@@ -71,7 +71,7 @@ pub enum Role {
     Scale,
     /// Shift of a norm.
     Shift,
-    /// The token whose last state is classified.
+    /// The token whose final state is classified.
     ClassToken,
     /// Position embedding.
     Positions,
@@ -84,7 +84,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether weight decay applies, by timm's rule: to matrices; not to biases, norms, positions or tokens.
+    /// Whether weight decay applies. As in timm, it applies to matrices but not to biases, norms, positions or tokens.
     pub const fn decays(self) -> bool {
         match self {
             Self::Matrix | Self::PatchKernel | Self::Head => true,
@@ -94,12 +94,12 @@ impl Role {
         }
     }
 
-    /// Whether it is a norm's.
+    /// Whether the parameter belongs to a norm.
     pub const fn of_norm(self) -> bool {
         matches!(self, Self::Scale | Self::Shift)
     }
 
-    /// Whether it is the classifier's.
+    /// Whether the parameter belongs to the classifier.
     pub const fn of_head(self) -> bool {
         matches!(self, Self::Head | Self::HeadBias)
     }
@@ -108,13 +108,13 @@ impl Role {
 /// One parameter of a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
-    /// Name on disk; of a layer's parameter without the layer's prefix.
+    /// Name on disk. A layer's parameter is named without the prefix of the layer.
     pub name: String,
     /// Axes in storage order.
     pub axes: Vec<Axis>,
     /// What it is for.
     pub role: Role,
-    /// Values of a network that inherits nothing.
+    /// Initial values in a network that inherits nothing.
     pub init: Init,
 }
 
@@ -127,8 +127,8 @@ impl Spec {
         ]
     }
 
-    /// Weights and bias of the linear layer called `module`: uniform values by Glorot and Bengio's rule, with the rows
-    /// of a part of a fused layer as its outputs; a bias of zeros.
+    /// Weights and bias of the linear layer called `module`. The weights follow Glorot and Bengio's rule, with the rows
+    /// of one part as fan-out if the layer is fused. The bias is zero.
     pub(super) fn linear(module: &str, rows: Axis, cols: Axis, dims: &Dims) -> [Self; 2] {
         let outputs = rows.parts(dims).first().copied().unwrap_or_default();
         let matrix = Self {
@@ -155,29 +155,29 @@ impl Spec {
         (self.name, shape)
     }
 
-    /// Number of its values.
+    /// Number of values.
     pub fn elem_count(&self, dims: &Dims) -> usize {
         self.shape(dims).iter().product()
     }
 }
 
-/// Last part of the name of weights and of scales.
+/// Last part of the names of weights and scales.
 pub(super) const WEIGHT: &str = "weight";
-/// Last part of the name of biases and of shifts.
+/// Last part of the names of biases and shifts.
 pub(super) const BIAS: &str = "bias";
 
 /// Every parameter of a network, in file order: stem, layers, tail.
 #[derive(Debug, Clone)]
 pub struct Schema {
-    /// What the axes grow with.
+    /// The sizes that determine how long the axes are.
     pub dims: Dims,
-    /// First part of the names of layers.
+    /// First part of the names of layer parameters.
     pub prefix: &'static str,
-    /// Before the layers.
+    /// Parameters before the layers.
     pub stem: Vec<Spec>,
-    /// Of each layer, without its prefix.
+    /// Parameters of each layer, named without the prefix of the layer.
     pub layers: Vec<Arc<[Spec]>>,
-    /// After the layers.
+    /// Parameters after the layers.
     pub tail: Vec<Spec>,
 }
 
@@ -195,7 +195,7 @@ impl Schema {
         self.stem.iter().chain(&self.tail)
     }
 
-    /// Name of the parameter `parameter` of layer `index`.
+    /// Full name of `parameter` in layer `index`.
     pub fn layer_name(&self, index: usize, parameter: &str) -> String {
         layer_name(self.prefix, index, parameter)
     }
@@ -205,14 +205,14 @@ impl Schema {
         self.specs().into_iter().map(|spec| spec.named_shape(&self.dims)).collect()
     }
 
-    /// Number of values of all parameters.
+    /// Total number of values.
     pub fn parameters(&self) -> u64 {
         let layers = self.layers.iter().flat_map(|layer| layer.iter());
         self.shared().chain(layers).map(|spec| spec.elem_count(&self.dims) as u64).sum()
     }
 }
 
-/// Name of the parameter `parameter` of layer `index` of the layers called `prefix`.
+/// Full name of `parameter` in layer `index`, where `prefix` begins the names of all layers.
 pub(super) fn layer_name(prefix: &str, index: usize, parameter: &str) -> String {
     format!("{prefix}.{index}.{parameter}")
 }

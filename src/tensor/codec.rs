@@ -1,7 +1,7 @@
 //! The safetensors container: strict reading from memory, writing as lists of slices, atomic files.
 //!
-//! Parsing and validation of headers are the `safetensors` crate's; limits come first, so that nothing is
-//! allocated for a header that promises too much.
+//! The `safetensors` crate parses and validates headers. Size limits are checked first, so that a header that promises
+//! too much never causes an allocation.
 
 use std::{
     collections::BTreeMap,
@@ -33,11 +33,11 @@ pub struct TensorBytes {
     pub dtype: Dtype,
     /// Shape; its product times the element size is the length of `bytes`.
     pub shape: Vec<usize>,
-    /// The elements. A slice of the file's memory.
+    /// The elements; a slice of the file's memory if they were read from a file.
     pub bytes: Bytes,
 }
 
-/// A safetensors file in memory whose header was checked.
+/// A safetensors file in memory, with a checked header.
 #[derive(Debug, Clone)]
 pub struct TensorFile {
     bytes: Bytes,
@@ -49,7 +49,7 @@ impl TensorFile {
     /// Reads and checks the file at `path`.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read; [`Error::Corrupt`] where it is not a well-formed safetensors file
+    /// [`Error::Io`] if it cannot be read; [`Error::Corrupt`] if it is not a well-formed safetensors file
     /// of f32, f16 and bf16 tensors within the limits.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
@@ -118,7 +118,7 @@ impl TensorFile {
     /// Checks that every element is a finite number.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] naming the first that is none; `origin` names the file.
+    /// [`Error::Corrupt`] naming the first element that is not finite; `origin` names the file.
     pub fn check_finite(&self, origin: &str) -> Result<()> {
         for (name, tensor) in self.tensors() {
             if let Some(at) = tensor.dtype.read(&tensor.bytes).iter().position(|v| !v.is_finite()) {
@@ -137,10 +137,10 @@ impl TensorFile {
     }
 }
 
-/// Length of the JSON that follows `prefix`, the first bytes of a file of `size`; or why there is no such file.
+/// Length of the JSON header of a file of `size` bytes that begins with `prefix`.
 ///
 /// # Errors
-/// Value and limit, where it is beyond the file or [`MAX_HEADER_BYTES`].
+/// A message with the length and the limit, if the length exceeds the file or [`MAX_HEADER_BYTES`].
 pub fn header_bytes(prefix: [u8; 8], size: u64) -> Result<u64, String> {
     let (found, limit) = (u64::from_le_bytes(prefix), MAX_HEADER_BYTES.min(size.saturating_sub(8)));
     if found > limit {
@@ -149,10 +149,11 @@ pub fn header_bytes(prefix: [u8; 8], size: u64) -> Result<u64, String> {
     Ok(found)
 }
 
-/// Lengths of the tensors in file order, by the `json` of a header that `data_bytes` follow: they lie without gaps.
+/// Lengths of the tensors in file order, from the `json` of a header in front of `data_bytes` of tensors. Tensors lie
+/// without gaps.
 ///
 /// # Errors
-/// Why it is not the header of such a file.
+/// A message that says why `json` is not the header of such a file.
 pub fn lengths(json: &[u8], data_bytes: u64) -> Result<Vec<u64>, String> {
     let header: Metadata = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     if header.data_len() as u64 != data_bytes {
@@ -194,7 +195,7 @@ pub fn header<'a>(
     bytes.into()
 }
 
-/// One line for each tensor, of its name and the SHA-256 of its bytes: what a result depends on.
+/// One line per tensor, with its name and the SHA-256 of its bytes. Results that depend on the tensors are keyed by it.
 pub fn digests<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a TensorBytes)>) -> String {
     let line = |(name, tensor): (&str, &TensorBytes)| format!("{name} {}\n", Digest::of(&tensor.bytes));
     tensors.into_iter().map(line).collect()
@@ -210,11 +211,11 @@ pub fn render(metadata: &BTreeMap<String, String>, tensors: &[(String, TensorByt
     file.into()
 }
 
-/// Writes `parts` to a sibling temporary file, syncs it and renames it to `path`: a reader sees the old file or
-/// the new one, never half of it.
+/// Writes `parts` to a temporary file beside `path`, syncs it and renames it to `path`. A reader sees the old file or
+/// the new one, never a partial one.
 ///
 /// # Errors
-/// [`Error::Io`]; the temporary is removed.
+/// [`Error::Io`]; the temporary file is removed.
 pub fn write_atomic<'a>(path: &Path, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
     let mut temporary = begin_atomic(path)?;
     for part in parts {
@@ -223,7 +224,7 @@ pub fn write_atomic<'a>(path: &Path, parts: impl IntoIterator<Item = &'a [u8]>) 
     finish_atomic(temporary, path)
 }
 
-/// A temporary file beside `path`, whose folder is made where it is absent; it is removed unless
+/// Creates a temporary file beside `path`, and the folder if it is missing. The file is removed unless
 /// [`finish_atomic`] renames it.
 ///
 /// # Errors
@@ -240,13 +241,13 @@ pub fn begin_atomic(path: &Path) -> Result<tempfile::NamedTempFile> {
 /// Syncs a temporary file, gives it the permissions of an ordinary file and renames it to `path`.
 ///
 /// # Errors
-/// [`Error::Io`]; the temporary is removed.
+/// [`Error::Io`]; the temporary file is removed.
 pub fn finish_atomic(temporary: tempfile::NamedTempFile, path: &Path) -> Result<()> {
     temporary.as_file().sync_all().map_err(Error::io(path))?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        // tempfile makes private files; a model is read by others than its writer.
+        // tempfile creates private files, but other users must be able to read a model.
         let permissions = std::fs::Permissions::from_mode(0o644);
         temporary.as_file().set_permissions(permissions).map_err(Error::io(path))?;
     }

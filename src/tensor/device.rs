@@ -1,4 +1,4 @@
-//! Device choice: opened once, passed by reference from there on.
+//! Device choice. A device is opened once and then passed by reference.
 
 use candle_core::Device;
 
@@ -7,8 +7,8 @@ use crate::error::{Context, Error, Result};
 /// Opens `cpu` or `cuda:N`.
 ///
 /// # Errors
-/// [`Error::Invalid`] for another word or for CUDA in a build without it; [`Error::Tensor`] where the driver or
-/// the device is missing.
+/// [`Error::Invalid`] for any other name, for CUDA in a build without it, and if the driver or one of its libraries is
+/// missing; [`Error::Tensor`] if the device cannot be opened.
 pub fn open(name: &str) -> Result<Device> {
     match name.split_once(':') {
         None if name == "cpu" => Ok(Device::Cpu),
@@ -19,7 +19,7 @@ pub fn open(name: &str) -> Result<Device> {
             if !cfg!(feature = "cuda") {
                 return Err(Error::invalid("device", "this build has no CUDA; build with --features cuda"));
             }
-            // The driver's bindings panic where a library is missing.
+            // The driver's bindings panic if a library is missing.
             let quiet = std::panic::take_hook();
             std::panic::set_hook(Box::new(|_| ()));
             #[expect(clippy::disallowed_methods, reason = "the one place where a device is opened")]

@@ -1,12 +1,12 @@
 //! Seeded initial values: the same seed and tensor name give the same bytes on every machine.
 //!
-//! Values come from [`rng::stream`] of the seed and the name.
+//! Values come from [`rng::stream`], keyed by the seed and the name.
 
 use serde::{Deserialize, Serialize};
 
 use super::rng;
 
-/// How fresh values are drawn. Integers only, so that it can be part of a key.
+/// How fresh values are drawn. It holds only integers, so that it can be part of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Init {
@@ -14,9 +14,9 @@ pub enum Init {
     Zeros,
     /// All one.
     Ones,
-    /// Normal with this standard deviation in units of 1e-9, redrawn outside two deviations.
+    /// Normal values; those beyond two standard deviations are drawn again.
     TruncNormal {
-        /// Standard deviation before truncation, 1e-9.
+        /// Standard deviation before truncation, in units of 1e-9.
         std_e9: u32,
     },
 }

@@ -10,8 +10,8 @@ use super::{Tape, Weight, Weights, tape::Scratch};
 
 /// Trainable parameters by name.
 ///
-/// On the CPU they lie one behind the other, in name order, in one flat store: gradients and moments of the same order
-/// make an optimiser a loop over slices. On a device each is a variable of candle's.
+/// On the CPU all values lie in one flat store, in name order. Gradients and moments use the same order, so an
+/// optimiser step is one loop over slices. On a device each parameter is a candle variable.
 #[derive(Debug)]
 pub struct Params {
     entries: BTreeMap<String, Entry>,
@@ -31,10 +31,10 @@ enum Store {
 }
 
 impl Params {
-    /// A parameter for every weight; values are copied, so training never changes `weights`.
+    /// Makes one parameter of every weight. Values are copied, so training never changes `weights`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a copy fails.
+    /// [`Error::Tensor`] if a copy fails.
     pub fn new(weights: &Weights) -> Result<Self> {
         if weights.iter().any(|(_, weight)| !weight.device().is_cpu()) {
             return Self::variables(weights);
@@ -49,10 +49,10 @@ impl Params {
         Ok(Self { entries, store: Store::Flat(flat) })
     }
 
-    /// As [`Params::new`], with variables of candle's wherever the weights are: what a device uses.
+    /// Like [`Params::new`], but with candle variables on the device of the weights.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a copy fails.
+    /// [`Error::Tensor`] if a copy fails.
     pub fn variables(weights: &Weights) -> Result<Self> {
         let vars = weights.iter().map(|(name, weight)| {
             // `Var::from_tensor` of a variable aliases it; a forced copy never does.
@@ -72,12 +72,12 @@ impl Params {
         self.len() == 0
     }
 
-    /// Names, shapes and places in the flat order, in name order.
+    /// Names, shapes and spans in the flat order, by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &[usize], Range<usize>)> {
         self.entries.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice(), entry.span.clone()))
     }
 
-    /// The variables on a device; `None` on the CPU.
+    /// The candle variables; `None` if the parameters lie in the flat store.
     pub const fn vars(&self) -> Option<&BTreeMap<String, Var>> {
         match &self.store {
             Store::Flat(_) => None,
@@ -85,37 +85,37 @@ impl Params {
         }
     }
 
-    /// A tape for their gradients; see [`Tape::new`].
+    /// A tape for the gradients of these parameters; see [`Tape::new`].
     ///
     /// # Errors
-    /// [`Error::Tensor`] where candle cannot make it.
+    /// [`Error::Tensor`] if candle cannot create it.
     pub fn tape(&self, recompute: bool, pool: Arc<Scratch>) -> Result<Arc<Tape>> {
         let spans = self.entries.values().map(|entry| entry.span.clone()).collect();
         Tape::new(spans, recompute, pool).map(Arc::new).context("gradients")
     }
 
-    /// The parameters as weights that share their storage, with gradients on `tape`. Variables of a device have theirs
-    /// in candle's graph.
+    /// The parameters as weights that share their storage, with gradients on `tape`. Variables on a device get their
+    /// gradients through candle's graph instead.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where candle cannot make a view.
+    /// [`Error::Tensor`] if candle cannot make a view.
     pub fn weights(&self, tape: &Arc<Tape>) -> Result<Weights> {
         self.views(|view| Weight::on_tape(view, Arc::clone(tape)))
     }
 
-    /// Detached copies: a later step does not change them, and they record no graph.
+    /// Detached copies. Later steps do not change them, and they record no graph.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a copy fails.
+    /// [`Error::Tensor`] if a copy fails.
     pub fn snapshot(&self) -> Result<Weights> {
-        // `copy` would take the whole store along.
+        // `copy` would copy the whole store.
         self.views(|view| Weight::new(&view.detach().force_contiguous()?))
     }
 
-    /// The parameters as plain weights, which take over their storage.
+    /// Turns the parameters into plain weights, which take over the storage.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where candle cannot make a view.
+    /// [`Error::Tensor`] if candle cannot make a view.
     pub fn into_weights(self) -> Result<Weights> {
         self.views(|view| Weight::new(&view.detach()))
     }
@@ -133,10 +133,10 @@ impl Params {
         self.entries.iter().map(one).collect()
     }
 
-    /// All values on the CPU in the flat order.
+    /// All values, copied to the CPU in the flat order.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where they cannot be read.
+    /// [`Error::Tensor`] if they cannot be read.
     pub fn values(&self) -> Result<Vec<f32>> {
         let read = |tensor: &Tensor| tensor.detach().flatten_all()?.to_vec1::<f32>();
         match &self.store {
@@ -154,7 +154,7 @@ impl Params {
     /// Replaces all values, given in the flat order.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another number of values, [`Error::Tensor`] where the device refuses.
+    /// [`Error::Invalid`] if the number of values differs, [`Error::Tensor`] if the device refuses.
     pub fn set(&self, values: &[f32]) -> Result<()> {
         if values.len() != self.len() {
             let reason = format!("{} values for {} parameters", values.len(), self.len());
@@ -172,7 +172,7 @@ impl Params {
     /// Changes the flat values in place. Views of them see the change.
     ///
     /// # Errors
-    /// [`Error::Tensor`] for parameters on a device.
+    /// [`Error::Invalid`] for parameters on a device, [`Error::Tensor`] if candle refuses.
     pub fn update(&self, change: impl FnOnce(&mut [f32])) -> Result<()> {
         let Store::Flat(flat) = &self.store else {
             return Err(Error::invalid("parameters", "those of a device have no flat values"));
@@ -181,7 +181,7 @@ impl Params {
     }
 }
 
-/// Where every weight lies in the flat order, and the number of values.
+/// The span of every weight in the flat order, and the total number of values.
 fn entries(weights: &Weights) -> (BTreeMap<String, Entry>, usize) {
     let mut len = 0;
     let entries = weights.iter().map(|(name, weight)| {
@@ -192,7 +192,7 @@ fn entries(weights: &Weights) -> (BTreeMap<String, Entry>, usize) {
     (entries.collect(), len)
 }
 
-/// A change of a tensor's values in place, which candle allows to operations only.
+/// Changes the values of a tensor in place, which candle allows only inside an operation.
 struct Change<F>(std::sync::Mutex<Option<F>>);
 
 impl<F: FnOnce(&mut [f32])> InplaceOp1 for Change<F> {

@@ -1,7 +1,7 @@
-//! Values from a CUDA device through two page-locked buffers: one is filled while the other is read.
+//! Reads values from a CUDA device through two page-locked buffers: one is filled while the other is read.
 //!
-//! A copy to ordinary memory goes through the driver's own small buffer and returns when it is over; a copy to
-//! page-locked memory is queued, and this thread reads the one before it meanwhile.
+//! A copy to ordinary memory goes through a small buffer of the driver and blocks until it is complete. A copy to
+//! page-locked memory is only queued, so this thread can read the previous copy in the meantime.
 
 #![expect(
     unsafe_code,
@@ -16,10 +16,10 @@ use candle_core::{
     },
 };
 
-/// Values of a buffer: 4 MiB, beyond which copies gain nothing.
+/// Number of values in a buffer: 4 MiB. Larger buffers do not speed up copies.
 const BUFFER: usize = 1 << 20;
 
-/// The f32 values of each of `tensors`, which are on `device`, in row-major order.
+/// The f32 values of each tensor in `tensors`, in row-major order. All of them lie on `device`.
 pub(super) fn read(device: &CudaDevice, tensors: &[Tensor]) -> Result<Vec<Vec<f32>>> {
     let stream = device.cuda_stream();
     let mut buffers = [buffer(stream.context())?, buffer(stream.context())?];
@@ -47,7 +47,7 @@ pub(super) fn read(device: &CudaDevice, tensors: &[Tensor]) -> Result<Vec<Vec<f3
     Ok(out)
 }
 
-/// A copy under way.
+/// A queued copy.
 struct Copy {
     buffer: usize,
     tensor: usize,
@@ -55,7 +55,7 @@ struct Copy {
 }
 
 impl Copy {
-    /// Waits for it and appends what it brought.
+    /// Waits for the copy and appends its values to those of its tensor.
     fn take(self, buffers: &[PinnedHostSlice<f32>; 2], out: &mut [Vec<f32>]) -> Result<()> {
         let values = buffers[self.buffer].as_slice().w()?;
         out[self.tensor].extend_from_slice(&values[..self.values]);
@@ -64,9 +64,9 @@ impl Copy {
 }
 
 fn buffer(context: &std::sync::Arc<CudaContext>) -> Result<PinnedHostSlice<f32>> {
-    // Not write-combined: the processor reads it.
-    // SAFETY: it is given `BUFFER` values of any bytes; every one of them is written in the next statement, through the
-    // pointer to its start, before a reference to one exists.
+    // Not write-combined, because the CPU reads it.
+    // SAFETY: the allocation holds `BUFFER` uninitialised values. The next statement writes every one of them through
+    // the pointer to its start, before any reference to them exists.
     unsafe {
         let mut buffer = context.alloc_pinned_with_flags::<f32>(BUFFER, CU_MEMHOSTALLOC_PORTABLE).w()?;
         buffer.as_mut_ptr().w()?.write_bytes(0, BUFFER);

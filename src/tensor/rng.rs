@@ -7,7 +7,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
-/// Opens the stream that `seed` and `label` name.
+/// Opens the stream identified by `seed` and `label`.
 ///
 /// # Determinism
 /// The values depend on `seed` and `label` alone.
@@ -33,7 +33,7 @@ impl Stream {
     /// Lemire 2019, "Fast random integer generation in an interval".
     pub fn below(&mut self, n: u64) -> u64 {
         let mut product = u128::from(self.rng.next_u64()) * u128::from(n);
-        // The low half tells whether the draw fell into an interval that has one preimage too many.
+        // The low half tells whether the draw may be a surplus preimage, which would bias the result.
         if (product as u64) < n {
             let threshold = n.wrapping_neg() % n;
             while (product as u64) < threshold {
@@ -48,7 +48,8 @@ impl Stream {
         (self.bits() >> 8) as f32 / 16_777_216.0
     }
 
-    /// A standard normal number (Box and Muller 1958, the cosine half), through `libm` on every machine.
+    /// A standard normal number (Box and Muller 1958, the cosine half), computed with `libm` so that every machine gets
+    /// the same value.
     pub fn normal_f32(&mut self) -> f32 {
         // 1 − u lies in (0, 1], so the logarithm is finite.
         let radius = libm::sqrtf(-2.0 * libm::logf(1.0 - self.unit_f32()));

@@ -1,9 +1,8 @@
-//! Where the backward pass of one shard adds up the gradients of the parameters.
+//! The gradients of the parameters, added up during the backward pass of one shard.
 //!
-//! candle gives every use of a parameter a gradient tensor of its own and then adds it to zeros. The fused operations
-//! add to a tape instead, in place: a stage that is used by several layers, or a rectangle of a wider layer, costs the
-//! products and nothing else. The first addition of a step overwrites. The gradient of an activation still flows
-//! through candle's graph.
+//! For every use of a parameter, candle allocates a gradient tensor and then adds it to zeros. The fused operations add
+//! to a tape in place instead: a stage shared by several layers, or a rectangle of a wider layer, costs only the
+//! products. The first addition in a step overwrites. Gradients of activations still flow through candle's graph.
 
 use std::{
     collections::BTreeMap,
@@ -13,9 +12,9 @@ use std::{
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-/// Gradients of all parameters of a flat store, in its order.
+/// Gradients of all parameters in a flat store, in the order of the store.
 ///
-/// A tape and its pool belong to one thread at a time; their locks are never waited for.
+/// A tape and its pool belong to one thread at a time, so nothing ever waits for their locks.
 #[derive(Debug)]
 pub struct Tape {
     anchor: Var,
@@ -24,26 +23,27 @@ pub struct Tape {
     pool: Arc<Scratch>,
 }
 
-/// The values of a tape, one behind the other, and which parameters they are of.
+/// The gradients on a tape in one flat vector, with the span of each parameter.
 #[derive(Debug)]
 pub struct Gradients {
     values: Vec<f32>,
-    /// Of each parameter, in ascending order, without gaps.
+    /// One span per parameter, in ascending order, without gaps.
     spans: Vec<Range<usize>>,
-    /// Whether something was added to it in this step; what it holds before that has no meaning.
+    /// Whether each parameter's gradient was written in this step; until then its values are stale.
     touched: Vec<bool>,
 }
 
-/// Memory that is used again: by the next operation, shard and step.
+/// Memory that later operations, shards and steps reuse.
 #[derive(Debug, Default)]
 pub struct Scratch(Mutex<BTreeMap<usize, Vec<Vec<f32>>>>);
 
 impl Tape {
-    /// A tape for the parameters that lie at `spans`, which follow one another. With `recompute`, an operation keeps
-    /// only its input for the backward pass and computes the rest again: less memory, one more forward pass.
+    /// A tape for the parameters at `spans`, which must follow one another. With `recompute`, an operation keeps only
+    /// its input for the backward pass and computes the rest again. This saves memory at the cost of a second forward
+    /// pass.
     ///
     /// # Errors
-    /// candle's, where it cannot make a scalar.
+    /// A candle error if no scalar can be created.
     pub fn new(spans: Vec<Range<usize>>, recompute: bool, pool: Arc<Scratch>) -> Result<Self> {
         let anchor = Var::zeros((), DType::F32, &Device::Cpu)?;
         let values = vec![0.0; spans.last().map_or(0, |span| span.end)];
@@ -51,12 +51,12 @@ impl Tape {
         Ok(Self { anchor, recompute, gradients, pool })
     }
 
-    /// A variable without meaning: an operation that reads it is part of candle's graph, whatever else it reads.
+    /// A dummy variable: an operation that reads it joins candle's graph even if none of its other inputs is tracked.
     pub(super) fn anchor(&self) -> &Tensor {
         &self.anchor
     }
 
-    /// Whether operations keep nothing but their input.
+    /// Whether operations keep only their input for the backward pass.
     pub(super) const fn recompute(&self) -> bool {
         self.recompute
     }
@@ -73,7 +73,8 @@ impl Gradients {
         self.touched.fill(false);
     }
 
-    /// Ends a step: says of each parameter whether something was added to it, and fills the others with zeros.
+    /// Ends a step: fills the gradients that nothing was added to with zeros, and tells for each parameter whether
+    /// something was added.
     pub fn finish(&mut self) -> &[bool] {
         for (span, touched) in self.spans.iter().zip(&self.touched) {
             if !touched {
@@ -83,8 +84,8 @@ impl Gradients {
         &self.touched
     }
 
-    /// The values from `start` on, for a piece of `len` values of the parameter that lies there, and whether the piece
-    /// is to be overwritten instead of added to.
+    /// The values from `start` on, and whether the caller must overwrite its piece of `len` values there instead of
+    /// adding to it.
     pub(super) fn piece(&mut self, start: usize, len: usize) -> (&mut [f32], bool) {
         let index = self.spans.partition_point(|span| span.end <= start);
         let mut overwrite = false;
@@ -120,7 +121,7 @@ impl Scratch {
     }
 }
 
-/// Memory of an operation, which goes back to the pool of its tape when it is dropped.
+/// Memory of an operation. It returns to the pool of its tape when it is dropped.
 #[derive(Debug)]
 pub(super) struct Buffer {
     values: Vec<f32>,
@@ -128,12 +129,12 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// `len` values of no particular meaning: zeros, or what an earlier operation left behind.
+    /// `len` arbitrary values: zeros, or the leftovers of an earlier operation.
     pub(super) fn new(tape: Option<&Arc<Tape>>, len: usize) -> Self {
         let home = tape.map(|tape| Arc::clone(&tape.pool));
         let old = home.as_ref().and_then(|pool| {
             let mut free = pool.free();
-            // Not from much larger ones: a request must not hold many times its size.
+            // Much larger buffers are not used: a request must not hold many times its size.
             let (&capacity, _) = free.range(len..=len.saturating_mul(2)).next()?;
             let stack = free.get_mut(&capacity)?;
             let values = stack.pop();

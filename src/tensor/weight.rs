@@ -1,4 +1,4 @@
-//! One parameter of a network: rectangles of stored tensors, read where they lie.
+//! One parameter of a network, made of rectangles of stored tensors that are read in place.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::Tape;
 
-/// A tensor as `[rows, cols]`: vectors are columns, kernels of a convolution keep their first axis as rows, and
-/// every other tensor keeps its last axis as columns.
+/// The shape of a tensor as a matrix, `[rows, cols]`. A vector is a single column, a convolution kernel keeps its first
+/// axis as rows, and any other tensor keeps its last axis as columns.
 pub fn matrix_view(shape: &[usize]) -> [usize; 2] {
     let split = row_axes(shape.len());
     [shape[..split].iter().product(), shape[split..].iter().product()]
 }
 
-/// How many leading axes of a tensor of this rank are rows of its matrix view.
+/// How many leading axes of a tensor of this rank become the rows of its matrix view.
 pub const fn row_axes(rank: usize) -> usize {
     match rank {
         0 => 0,
@@ -22,10 +22,10 @@ pub const fn row_axes(rank: usize) -> usize {
     }
 }
 
-/// A tensor given by rectangles, one below the other in its matrix view.
+/// A tensor made of rectangles, stacked vertically in its matrix view.
 ///
-/// The rectangles are views: a slice at half width is read, and its gradient written, inside the full tensor. On a
-/// tape the gradient goes there; without one, the pieces may be part of candle's graph.
+/// The rectangles are views: a half-width slice is read inside the full tensor, and its gradient is written there too.
+/// A weight on a tape adds its gradient to the tape; without a tape, its pieces may be part of candle's graph.
 #[derive(Debug, Clone)]
 pub struct Weight {
     shape: Vec<usize>,
@@ -37,21 +37,21 @@ impl Weight {
     /// The whole of `tensor`.
     ///
     /// # Errors
-    /// candle's, where a strided tensor cannot be copied.
+    /// A candle error if a strided tensor cannot be copied.
     pub fn new(tensor: &Tensor) -> Result<Self> {
         let shape = tensor.dims().to_vec();
         Ok(Self { pieces: vec![tensor.reshape(matrix_view(&shape).as_slice())?], shape, tape: None })
     }
 
-    /// The whole of `tensor`, a view of the flat store whose gradients `tape` holds.
+    /// The whole of `tensor`, which is a view of the flat store; `tape` holds the gradients of that store.
     pub(super) fn on_tape(tensor: &Tensor, tape: Arc<Tape>) -> Result<Self> {
         Ok(Self { tape: Some(tape), ..Self::new(tensor)? })
     }
 
-    /// `pieces` one below the other, seen in `shape`.
+    /// Stacks `pieces` vertically and views them in `shape`.
     ///
     /// # Errors
-    /// If there is none, their sizes do not make `shape`, or they lie on different tapes.
+    /// If `pieces` is empty, their sizes do not make up `shape`, or they lie on different tapes.
     pub fn stack(shape: &[usize], pieces: Vec<Self>) -> Result<Self> {
         let [rows, cols] = matrix_view(shape);
         let tape = pieces.first().and_then(|piece| piece.tape.clone());
@@ -72,7 +72,7 @@ impl Weight {
     /// Rows `rows` and columns `cols` of the matrix view, `[rows, cols]`.
     ///
     /// # Errors
-    /// If the rectangle reaches beyond the weight, or the weight is not one rectangle.
+    /// If the rectangle reaches beyond the weight, or the weight consists of several rectangles.
     pub fn rectangle(&self, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>) -> Result<Self> {
         let [whole] = self.pieces.as_slice() else {
             candle_core::bail!("a rectangle of a weight of {} pieces", self.pieces.len());
@@ -81,11 +81,11 @@ impl Weight {
         Ok(Self { shape: piece.dims().to_vec(), pieces: vec![piece], tape: self.tape.clone() })
     }
 
-    /// Chosen rows and columns of the matrix view, seen in `shape`: a copy.
+    /// A copy of the chosen rows and columns of the matrix view, in `shape`.
     ///
     /// # Errors
-    /// If an index reaches beyond the weight, their numbers do not make `shape`, or the weight is on a tape, which a
-    /// copy would leave.
+    /// If an index reaches beyond the weight, the numbers of rows and columns do not fit `shape`, or the weight is on a
+    /// tape: a copy would lose the gradient.
     pub fn select(&self, shape: &[usize], rows: &[u32], cols: &[u32]) -> Result<Self> {
         if self.tape.is_some() {
             candle_core::bail!("a selection of a weight that is learned");
@@ -95,7 +95,7 @@ impl Weight {
         Self::new(&chosen.reshape(shape)?)
     }
 
-    /// Rows `rows` of the matrix view, in as many rectangles as they lie in: a vector stays one.
+    /// Rows `rows` of the matrix view, as views of the rectangles that hold them. Rows of a vector are again a vector.
     ///
     /// # Errors
     /// If the rows reach beyond the weight.
@@ -120,15 +120,15 @@ impl Weight {
         Ok(Self { shape, pieces, tape: self.tape.clone() })
     }
 
-    /// Its values in one contiguous tensor: part of candle's graph where the pieces are.
+    /// The values as one contiguous tensor, which is part of candle's graph if the pieces are.
     ///
     /// # Errors
-    /// candle's, where it cannot copy.
+    /// A candle error if the copy fails.
     pub fn tensor(&self) -> Result<Tensor> {
         self.matrix()?.reshape(self.shape.as_slice())
     }
 
-    /// As [`Weight::tensor`], in the matrix view: `[rows, cols]`.
+    /// Like [`Weight::tensor`], but in the matrix view: `[rows, cols]`.
     pub(super) fn matrix(&self) -> Result<Tensor> {
         match self.pieces.as_slice() {
             [whole] => whole.clone(),
@@ -147,7 +147,7 @@ impl Weight {
         self.shape.iter().product()
     }
 
-    /// Where its values are.
+    /// The device of the values.
     pub fn device(&self) -> &Device {
         self.pieces.first().map_or(&Device::Cpu, Tensor::device)
     }
@@ -162,12 +162,12 @@ impl Weight {
         &self.pieces
     }
 
-    /// Whether its gradient belongs to a tape: operations of candle's on [`Weight::tensor`] would cut it.
+    /// Whether its gradient goes to a tape. Candle operations on [`Weight::tensor`] would lose that gradient.
     pub const fn is_taped(&self) -> bool {
         self.tape.is_some()
     }
 
-    /// Where its gradient is added up.
+    /// The tape that adds up its gradient.
     pub(super) const fn tape(&self) -> Option<&Arc<Tape>> {
         self.tape.as_ref()
     }

@@ -1,4 +1,4 @@
-//! Named tensors, ordered and strict: a missing and an unexpected name are both errors.
+//! Named tensors, ordered and strict: both a missing and an unexpected name are errors.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::error::{Context, Error, Result};
 
 use super::{Dtype, TensorBytes, TensorFile, Weight};
 
-/// Weights by name. One dtype and one device by construction of its makers.
+/// Weights by name. Whoever builds them ensures that all have the same dtype and device.
 #[derive(Debug, Clone, Default)]
 pub struct Weights(BTreeMap<String, Weight>);
 
@@ -16,7 +16,7 @@ impl Weights {
     /// Decodes every tensor of `file` to f32 on `device`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the device refuses.
+    /// [`Error::Tensor`] if the device refuses.
     pub fn from_file(file: &TensorFile, device: &Device) -> Result<Self> {
         file.tensors()
             .map(|(name, tensor)| {
@@ -30,7 +30,7 @@ impl Weights {
     /// The same tensors on `device`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the device refuses.
+    /// [`Error::Tensor`] if the device refuses.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         let moved = |weight: &Weight| Weight::new(&weight.tensor()?.to_device(device)?);
         self.iter().map(|(name, weight)| Ok((name.to_owned(), moved(weight).context(name)?))).collect()
@@ -52,7 +52,7 @@ impl Weights {
     /// The weight called `name` as one contiguous tensor.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`], or [`Error::Tensor`] where it cannot be copied.
+    /// [`Error::MissingTensor`], or [`Error::Tensor`] if it cannot be copied.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         self.get(name)?.tensor().context(name)
     }
@@ -81,10 +81,11 @@ impl Weights {
         check_schema(found, expected)
     }
 
-    /// The weights as `dtype`: themselves where they are, else casts in candle's graph, which leave a tape.
+    /// The weights in `dtype`. Weights that already have it are kept; the others are cast in candle's graph and leave
+    /// their tape.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a cast fails.
+    /// [`Error::Tensor`] if a cast fails.
     pub fn to_dtype(&self, dtype: candle_core::DType) -> Result<Self> {
         let cast = |weight: &Weight| Weight::new(&weight.tensor()?.to_dtype(dtype)?);
         let one = |(name, weight): (&str, &Weight)| {
@@ -97,7 +98,7 @@ impl Weights {
     /// The tensors as little-endian bytes of `dtype`, in name order, ready for [`super::codec::render`].
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a tensor cannot be read.
+    /// [`Error::Tensor`] if a tensor cannot be read.
     pub fn to_bytes(&self, dtype: Dtype) -> Result<Vec<(String, TensorBytes)>> {
         let single = |(name, weight): (&str, &Weight)| {
             let tensor = weight.tensor().and_then(|tensor| tensor.detach().to_dtype(DType::F32));
@@ -120,7 +121,7 @@ impl FromIterator<(String, Weight)> for Weights {
     }
 }
 
-/// Checks names and shapes both ways.
+/// Checks that `found` has exactly the names and shapes in `expected`.
 ///
 /// # Errors
 /// [`Error::MissingTensor`], [`Error::UnexpectedTensor`] or [`Error::ShapeMismatch`].
@@ -142,7 +143,7 @@ pub fn check_schema<'a>(
     }
 }
 
-/// The f32 values of each of `tensors`, which are on one device.
+/// The f32 values of each tensor in `tensors`, which all lie on one device.
 fn read_back(tensors: &[Tensor]) -> candle_core::Result<Vec<Vec<f32>>> {
     #[cfg(feature = "cuda")]
     if let Some(Device::Cuda(device)) = tensors.first().map(Tensor::device) {

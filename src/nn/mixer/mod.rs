@@ -1,4 +1,4 @@
-//! Token mixers: what mixes tokens in a block.
+//! Token mixers: the parts of a block that mix tokens.
 
 pub mod softmax;
 

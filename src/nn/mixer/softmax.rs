@@ -30,7 +30,7 @@ impl Attention {
         Ok(Self { qkv: Linear::new(weights, qkv)?, proj: Linear::new(weights, proj)?, heads })
     }
 
-    /// The residual branch after `norm`, of the tokens `rows`.
+    /// The residual branch that begins with `norm`, computed for the tokens `rows`.
     pub(in crate::nn) fn branch<'a>(&'a self, norm: &'a LayerNorm, gate: &'a Gate, rows: Rows) -> Branch<'a> {
         let core =
             Core::Attention { qkv: self.qkv.affine(), proj: self.proj.affine(), heads: self.heads, rows };

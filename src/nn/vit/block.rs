@@ -21,12 +21,12 @@ use crate::{
 use super::config::NORM_EPS;
 use super::schema::{FC1, FC2, NORM1, NORM2, PROJ, QKV, in_block};
 
-/// The gates of a block: nothing, stochastic depth, or a router's choice.
+/// The gates of a block, set by stochastic depth or by a router. By default they are open.
 #[derive(Debug, Clone, Default)]
 pub struct Gates {
-    /// Of the attention branch.
+    /// Gate of the attention branch.
     pub mixer: Gate,
-    /// Of the MLP branch.
+    /// Gate of the MLP branch.
     pub mlp: Gate,
 }
 
@@ -58,7 +58,7 @@ impl Block {
     /// `z`: `[batch, tokens, width]`; result: the same, or `[batch, 1, width]` for [`Rows::First`].
     ///
     /// # Errors
-    /// candle's, where shapes disagree.
+    /// A candle error if shapes disagree.
     pub(super) fn forward(&self, z: &Tensor, gates: &Gates, rows: Rows) -> Result<Tensor> {
         let z = pre_norm(z, &self.attn.branch(&self.norm1, &gates.mixer, rows))?;
         pre_norm(&z, &self.mlp.branch(&self.norm2, &gates.mlp))

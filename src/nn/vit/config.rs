@@ -1,4 +1,4 @@
-//! The shape of a vision transformer: integers only, so that it can be a key.
+//! The shape of a vision transformer. It holds only integers, so that it can be a key.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::{
 /// Epsilon of every LayerNorm, timm's value for vision transformers.
 pub const NORM_EPS: f64 = 1e-6;
 
-/// Most patches of an image: attention grows with their square.
+/// Largest number of patches in an image. The cost of attention grows with its square.
 pub const MAX_PATCHES: usize = 4096;
 
 /// A checked shape of a vision transformer in timm's form: class token, learned positions, pre-norm blocks,
@@ -136,7 +136,7 @@ impl VitConfig {
         self.0.width / self.0.heads
     }
 
-    /// What the axes of its parameters grow with.
+    /// The sizes that determine how long the axes of its parameters are.
     pub const fn dims(&self) -> Dims {
         Dims {
             depth: self.0.depth,
@@ -172,7 +172,7 @@ impl VitConfig {
     /// The same network with another depth and width; the head dimension stays.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] or [`Error::Invalid`] for a shape that is not a vision transformer's.
+    /// [`Error::OutOfRange`] or [`Error::Invalid`] if no vision transformer has the new shape.
     pub fn resized(&self, depth: usize, width: usize) -> Result<Self> {
         if !width.is_multiple_of(self.head_dim()) {
             let reason = format!("{width} is not a multiple of head_dim {}", self.head_dim());

@@ -1,4 +1,4 @@
-//! The vision transformer of timm's `VisionTransformer` with a class token.
+//! The vision transformer, as timm's `VisionTransformer` with a class token.
 //!
 //! Source: Dosovitskiy et al. 2021 (arXiv 2010.11929), eqs. (1) to (4).
 //!
@@ -25,8 +25,8 @@ pub use config::{RawVitConfig, VitConfig};
 
 use block::Block;
 
-/// Tokens that go through the network together on the CPU: enough for the products, and their activations stay in the
-/// caches and in memory that the allocator has at hand.
+/// Number of tokens that pass through the network together on the CPU. It is large enough for efficient products and
+/// small enough that activations stay in the caches and in memory that the allocator already holds.
 const ROWS: usize = 1024;
 
 /// A vision transformer built from named weights.
@@ -71,13 +71,13 @@ impl Vit {
         self.class_token.device()
     }
 
-    /// Logits of a batch without a gate.
+    /// Logits of a batch with all gates open.
     ///
     /// # Shapes
     /// `images`: `[batch, channels, height, width]`; result: `[batch, classes]`.
     ///
     /// # Errors
-    /// candle's, where shapes disagree.
+    /// A candle error if shapes disagree.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
         let (batch, open) = (images.dims4()?.0, vec![Gates::default(); self.blocks.len()]);
         let part = (ROWS / self.config.tokens()).max(1);
@@ -90,13 +90,13 @@ impl Vit {
         Tensor::cat(&logits.collect::<Result<Vec<_>>>()?, 0)
     }
 
-    /// Logits of a batch.
+    /// Logits of a batch under `gates`.
     ///
     /// # Shapes
-    /// As [`Vit::forward`]; `gates` has an element for each block.
+    /// As for [`Vit::forward`]; `gates` has one element per block.
     ///
     /// # Errors
-    /// candle's, where shapes disagree.
+    /// A candle error if shapes disagree.
     pub fn forward_gated(&self, images: &Tensor, gates: &[Gates]) -> Result<Tensor> {
         let ([blocks @ .., last], [gates @ .., last_gates]) = (self.blocks.as_slice(), gates) else {
             bail!("a network without a block");
@@ -105,9 +105,9 @@ impl Vit {
         for (block, gates) in blocks.iter().zip(gates) {
             z = block.forward(&z, gates, Rows::All)?;
         }
-        // LayerNorm is per token, so norm → token 0 may pick the token first.
+        // LayerNorm acts on each token separately, so token 0 can be picked before the final norm.
         let class = last.forward(&z, last_gates, Rows::First)?.squeeze(1)?; // [batch, width]
-        // A loss is computed in f32 whatever the network is.
+        // Losses are computed in f32 whatever the dtype of the network.
         self.head.forward(&self.norm.forward(&class)?)?.to_dtype(DType::F32)
     }
 
@@ -115,7 +115,7 @@ impl Vit {
     fn embed(&self, images: &Tensor) -> Result<Tensor> {
         let (b, c, _, _) = images.dims4()?;
         let (p, side) = (self.config.patch_size(), self.config.image_size() / self.config.patch_size());
-        // The network decides what is computed in, not the images.
+        // The dtype of the computation is the network's, not the images'.
         let patches = images
             .to_dtype(self.class_token.dtype())?
             .reshape((b, c, side, p, side, p))?

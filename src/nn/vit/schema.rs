@@ -39,13 +39,13 @@ pub(super) fn in_block(index: usize, module: &str) -> String {
     schema::layer_name(BLOCKS, index, module)
 }
 
-/// Block and module of the name of a module in a block.
+/// Splits the name of a parameter or module in a block into the block's index and the rest of the name.
 pub fn of_block(name: &str) -> Option<(usize, &str)> {
     let (index, module) = name.strip_prefix(BLOCKS)?.strip_prefix('.')?.split_once('.')?;
     Some((index.parse().ok()?, module))
 }
 
-/// Standard deviation of embeddings and of the head in units of 1e-9, as in timm.
+/// Initial values of embeddings and of the head: a standard deviation of 0.02, as in timm.
 const EMBEDDING: Init = Init::TruncNormal { std_e9: 20_000_000 };
 
 impl VitConfig {
@@ -78,7 +78,7 @@ impl VitConfig {
         ]
     }
 
-    /// The parameters of a block without its prefix.
+    /// The parameters of a block, named without its prefix.
     fn block(&self) -> Vec<Spec> {
         use Axis::{Fused, Hidden, Inner, KeyValue, Width};
         let dims = self.dims();
