@@ -1,4 +1,5 @@
-//! A trained model file whose invariants hold: it teaches a gene, baselines select from it, and it is tuned and measured.
+//! A trained model file that has passed its checks. It can teach a gene, be a source of baselines, be tuned, and be
+//! measured.
 
 use std::{path::Path, sync::Arc};
 
@@ -24,8 +25,8 @@ impl Ancestor {
     /// Reads and checks the model file at `path`.
     ///
     /// # Errors
-    /// [`crate::error::Error::Io`]; [`crate::error::Error::Corrupt`] and the schema errors if it is no model of this
-    /// program.
+    /// [`crate::error::Error::Io`]; [`crate::error::Error::Corrupt`] and the schema errors if the file is not a model
+    /// of this program.
     pub fn open(path: &Path) -> Result<Self> {
         Self::from_file(TensorFile::open(path)?, &path.display().to_string())
     }
@@ -33,7 +34,7 @@ impl Ancestor {
     /// Checks a model file in memory; `origin` names it in errors.
     ///
     /// # Errors
-    /// [`crate::error::Error::Corrupt`] and the schema errors if it is no model of this program.
+    /// [`crate::error::Error::Corrupt`] and the schema errors if the file is not a model of this program.
     pub fn from_file(file: TensorFile, origin: &str) -> Result<Self> {
         let info = ModelInfo::from_file(&file, origin)?;
         check_schema(file.shapes(), info.config.schema().shapes())?;
@@ -42,12 +43,12 @@ impl Ancestor {
         Ok(Self { blueprint: Arc::new(Blueprint::whole(info)), digest, file })
     }
 
-    /// What it is.
+    /// What the model is.
     pub fn info(&self) -> &ModelInfo {
         &self.blueprint.info
     }
 
-    /// The model itself: which stored tensor each of its parameters is.
+    /// A blueprint that takes every parameter from the stored tensor of the same name.
     pub fn blueprint(&self) -> &Blueprint {
         &self.blueprint
     }

@@ -60,13 +60,13 @@ impl Piece {
         }
     }
 
-    /// Its columns in the row of this index of the stored tensor.
+    /// The same columns in row `index` of the stored tensor.
     #[must_use]
     pub fn row(&self, index: usize) -> Self {
         Self { rows: Span::new(index, index + 1), ..self.clone() }
     }
 
-    /// Whether nothing of the stored tensor is left out.
+    /// Whether it covers the whole stored tensor.
     pub const fn is_whole(&self) -> bool {
         self.rows.len() == self.of[0] && self.cols.len() == self.of[1]
     }
@@ -85,7 +85,7 @@ impl Piece {
 /// Where the values of a tensor come from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
-    /// Rectangles of stored tensors, one below the other.
+    /// Rectangles of stored tensors, stacked vertically.
     Pieces(Vec<Piece>),
     /// Chosen rows and columns of one stored tensor, seen as a matrix by [`matrix_view`].
     Selected {
@@ -98,7 +98,7 @@ pub enum Source {
         /// Columns in the order in which they are taken.
         cols: Vec<u32>,
     },
-    /// Values of a network that inherits nothing.
+    /// Fresh values, which inherit nothing.
     Fresh {
         /// How they are drawn.
         init: Init,
@@ -107,14 +107,14 @@ pub enum Source {
     },
     /// A rectangle of a stored tensor, resized.
     Resized {
-        /// What is resized: whole in every axis that is resized.
+        /// The rectangle that is resized. It covers every resized axis completely.
         piece: Piece,
-        /// How.
+        /// How it is resized.
         resize: Resize,
     },
-    /// Rows of one stored tensor in any order, and between them rows that inherit nothing.
+    /// Rows of one stored tensor in any order, mixed with fresh rows.
     Rows {
-        /// Where the columns lie, and the rows that may be taken.
+        /// The columns that are taken, and the rows that may be taken.
         piece: Piece,
         /// The rows in order.
         rows: Vec<Row>,
@@ -126,7 +126,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The values of these rows of the tensor's matrix view; absent where they cannot be named without the others.
+    /// The source of only these rows of the tensor's matrix view; `None` if this kind of source cannot express a part.
     pub fn rows(&self, rows: Span) -> Option<Self> {
         match self {
             Self::Pieces(pieces) => {
@@ -151,7 +151,7 @@ impl Source {
         }
     }
 
-    /// Whether values are drawn, from a stream that is keyed by the tensor's name.
+    /// Whether any values are drawn at random, from a stream keyed by the tensor's name.
     pub fn draws(&self) -> bool {
         match self {
             Self::Fresh { .. } => true,
@@ -164,14 +164,15 @@ impl Source {
 /// One row of [`Source::Rows`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {
-    /// The row of this index of the stored tensor.
+    /// The row with this index in the stored tensor.
     Kept(usize),
-    /// Values of its own stream: the same wherever the row stands, and at a narrower width the first of the wider.
+    /// A fresh row from a stream keyed by this label. Its values do not depend on its position, and a narrower row is a
+    /// prefix of a wider one.
     Fresh(String),
 }
 
 impl Row {
-    /// How many of `rows` inherit nothing.
+    /// How many of `rows` are fresh.
     pub fn count_fresh(rows: &[Self]) -> usize {
         rows.iter().filter(|row| matches!(row, Self::Fresh(_))).count()
     }
@@ -196,14 +197,14 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Values of a parameter that inherits nothing.
+    /// A parameter with fresh values.
     pub fn fresh(spec: Spec, dims: &Dims, seed: u64) -> Self {
         let source = Source::Fresh { init: spec.init, seed };
         let (name, shape) = spec.named_shape(dims);
         Self { name, shape, dtype: Dtype::F32, source }
     }
 
-    /// The stored tensor of the same name, as it is.
+    /// The stored tensor of the same name, unchanged.
     pub fn whole(name: String, shape: Vec<usize>) -> Self {
         let source = Source::Pieces(vec![Piece::whole(&name, &shape)]);
         Self { name, shape, dtype: Dtype::F32, source }
@@ -213,9 +214,9 @@ impl Entry {
 /// A model before any weight is touched.
 #[derive(Debug, Clone)]
 pub struct Blueprint {
-    /// Name of the request that it answers.
+    /// Identity of the request that it answers.
     pub identity: Identity,
-    /// What the model is; goes into the file.
+    /// What the model is; written into the file.
     pub info: ModelInfo,
     /// Its tensors in file order.
     pub entries: Vec<Entry>,
@@ -230,7 +231,7 @@ impl Blueprint {
         Self { identity, info, entries }
     }
 
-    /// The model itself: every tensor is that of the same name, as in a model file of this shape.
+    /// The blueprint of a model file of this shape: every tensor is the stored one of the same name.
     pub fn whole(info: ModelInfo) -> Self {
         let entries = info
             .config
@@ -248,7 +249,7 @@ impl Blueprint {
         self.entries.iter().map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
     }
 
-    /// Classes whose row of the classifier inherits nothing, where others may inherit theirs.
+    /// Number of fresh rows in the classifier if its rows are mixed; otherwise 0.
     pub fn fresh_classes(&self) -> usize {
         let schema = self.info.config.schema();
         let head = schema.tail.iter().find(|spec| spec.role == Role::Head);

@@ -1,8 +1,8 @@
-//! Blueprint → weights: differentiable, on any device.
+//! Turns a blueprint into weights, differentiably and on any device.
 //!
-//! With trainable parameters in, gradients reach them: a stage that is used by several layers receives the sum. With
-//! plain tensors in, nothing is recorded. Rectangles stay views of what is stored; only another dtype or device makes
-//! new values.
+//! If the stored tensors are trainable, gradients reach them: a stage that several layers use receives the sum. If they
+//! are plain tensors, no graph is recorded. Rectangles stay views of the stored tensors unless the dtype or the device
+//! changes.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -17,7 +17,7 @@ use super::{Blueprint, Entry, Piece, Resize, Row, Source};
 ///
 /// # Errors
 /// [`crate::error::Error::MissingTensor`] if the blueprint names a tensor that is not stored,
-/// [`crate::error::Error::Tensor`] if a rectangle lies outside of it.
+/// [`crate::error::Error::Tensor`] if a rectangle reaches beyond it.
 ///
 /// # Determinism
 /// On the CPU, bit-identical to [`super::assemble`].
@@ -25,7 +25,7 @@ pub fn expand(blueprint: &Blueprint, stored: &Weights, device: &Device) -> Resul
     entries(&blueprint.entries, stored, device)
 }
 
-/// As [`expand`], of entries that are not a whole model: a gene that is about to be learned.
+/// Like [`expand`], for entries that are not a whole model, such as those of a gene before training.
 ///
 /// # Errors
 /// As [`expand`].
@@ -71,10 +71,10 @@ fn value(entry: &Entry, stored: &Weights, device: &Device) -> Result<Weight> {
     cast().context(&entry.name)
 }
 
-/// The matrix view of `weight`, whose gradient is candle's where it has one.
+/// The matrix view of `weight`. Any gradient goes through candle's graph.
 ///
 /// # Errors
-/// Where the gradient belongs to a tape: new values would cut it.
+/// If the gradient goes to a tape: new values would cut it off.
 fn untaped(weight: &Weight) -> candle_core::Result<Tensor> {
     if weight.is_taped() {
         candle_core::bail!("other labels and sizes are made of plain tensors, not of parameters in training");
@@ -82,10 +82,10 @@ fn untaped(weight: &Weight) -> candle_core::Result<Tensor> {
     weight.tensor()?.reshape(matrix_view(weight.dims()).as_slice())
 }
 
-/// Resized values of a part of `stored` [rows, cols], computed on the CPU.
+/// Resized values of a part of `stored`, `[rows, cols]`, computed on the CPU.
 ///
 /// # Errors
-/// Where `stored` is part of candle's graph: the routine has no backward pass, and a gradient would be cut.
+/// If `stored` is part of candle's graph: the routine has no backward pass, so the gradient would be lost.
 fn resized(stored: &Tensor, piece: &Piece, resize: Resize) -> candle_core::Result<Vec<f32>> {
     if stored.track_op() {
         candle_core::bail!("resizing has no gradient; resize plain tensors");
@@ -96,7 +96,7 @@ fn resized(stored: &Tensor, piece: &Piece, resize: Resize) -> candle_core::Resul
     Ok(resize.values(&values, cols.len()))
 }
 
-/// Rows of `stored` [rows, cols] in any order beside fresh ones.
+/// Rows of `stored`, `[rows, cols]`, in any order, mixed with fresh ones.
 fn mixed(
     stored: &Tensor,
     piece: &Piece,

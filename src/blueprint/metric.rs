@@ -1,4 +1,4 @@
-//! What a model is measured by.
+//! How the quality of a model is measured.
 
 use std::ops::RangeInclusive;
 
@@ -20,7 +20,7 @@ pub enum Metric {
 }
 
 impl Metric {
-    /// Values that it can have.
+    /// Range of the values it can have.
     pub const fn bounds(self) -> RangeInclusive<f64> {
         match self {
             Self::Accuracy | Self::NearestNeighbour => 0.0..=1.0,

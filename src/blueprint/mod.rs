@@ -1,6 +1,6 @@
-//! A blueprint is data: for each tensor of a model its name, shape, dtype and where its values come from. It has
-//! two executors, [`mod@assemble`] (bytes, to serve) and [`mod@expand`] (tensors, to learn, tune and evaluate), which
-//! agree bit for bit on the CPU.
+//! A blueprint is data: the name, shape, dtype and source of the values of every tensor of a model. It has two
+//! executors, [`mod@assemble`] (bytes, to serve) and [`mod@expand`] (tensors, to learn, tune and evaluate), which agree
+//! bit for bit on the CPU.
 
 pub mod ancestor;
 pub mod assemble;
@@ -27,5 +27,5 @@ pub use report::Inheritance;
 pub use resident::Resident;
 pub use resize::Resize;
 
-/// Changes when any byte of any rendered file would change for the same request.
+/// Must change whenever the same request would render any byte differently.
 pub const RENDER_VERSION: u64 = 1;

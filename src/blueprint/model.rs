@@ -18,7 +18,7 @@ impl Preprocessing {
     /// Checks the numbers for images of `channels` channels.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when a number is absent, a deviation is not above 0, or a normalised pixel is not finite.
+    /// [`Error::Invalid`] if a number is missing, a deviation is not above 0, or a normalised pixel is not finite.
     pub fn validate(&self, channels: usize) -> Result<()> {
         for (field, values) in [("normalize.mean", &self.mean), ("normalize.std", &self.std)] {
             if values.len() != channels {

@@ -1,7 +1,7 @@
-//! Buffers that are used again.
+//! Reusable buffers.
 //!
-//! The first write to fresh memory makes the system find and clear each page of it, which costs as much as the copy
-//! itself. A buffer whose last reader is gone keeps its pages here for the next one of its size.
+//! On the first write to fresh memory, the system finds and clears every page, which costs as much as the copy itself.
+//! Once a buffer has no readers, its pages stay here for the next buffer of about its size.
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,10 @@ use std::{
 
 use bytes::Bytes;
 
-/// Smallest buffer that is kept, bytes: fewer than that are cheap to find.
+/// Smallest buffer that is kept, in bytes. Smaller ones are cheap to allocate.
 const LEAST: usize = 64 << 10;
 
-/// Buffers without a reader.
+/// Buffers that nobody reads any more.
 #[derive(Debug)]
 pub struct Pool {
     limit: usize,
@@ -22,7 +22,7 @@ pub struct Pool {
 
 #[derive(Debug, Default)]
 struct Free {
-    /// By capacity.
+    /// Buffers by capacity.
     buffers: BTreeMap<usize, Vec<Vec<u8>>>,
     bytes: usize,
 }
@@ -36,7 +36,8 @@ impl Pool {
     /// An empty buffer for `length` bytes.
     pub(super) fn take(self: &Arc<Self>, length: usize) -> Buffer {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        // At most an eighth of a buffer lies idle, so what is held is what the caches count.
+        // A reused buffer is at most an eighth larger than requested, so memory use stays close to what the caches
+        // count.
         let found = free.buffers.range(length..=length + length / 8).next().map(|(capacity, _)| *capacity);
         let bytes = found.and_then(|capacity| {
             let buffers = free.buffers.get_mut(&capacity)?;
@@ -62,13 +63,13 @@ impl Pool {
         free.buffers.entry(capacity).or_default().push(bytes);
     }
 
-    /// Bytes of the buffers that are kept.
+    /// Total size of the buffers that are kept.
     pub fn bytes(&self) -> usize {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 }
 
-/// A buffer that goes back to its pool.
+/// A buffer that returns to its pool when dropped.
 #[derive(Debug)]
 pub(super) struct Buffer {
     bytes: Vec<u8>,
@@ -76,12 +77,12 @@ pub(super) struct Buffer {
 }
 
 impl Buffer {
-    /// What is written.
+    /// The bytes, to be written.
     pub(super) const fn as_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// What was written, to be read by many.
+    /// Ends writing and shares the bytes with any number of readers.
     pub(super) fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
@@ -131,7 +132,7 @@ mod tests {
         let held: Vec<_> = (0..5).map(|value| filled(&pool, LEAST, value)).collect();
         drop(held);
         assert_eq!(pool.bytes(), 3 * LEAST);
-        // Twice as large as what is asked for: not given, because nobody counts the rest.
+        // A buffer twice as large as requested stays in the pool, because nobody would count the rest.
         drop(filled(&pool, LEAST / 2, 0));
         assert_eq!(pool.bytes(), 3 * LEAST);
         let small = filled(&Pool::new(0), LEAST, 7);

@@ -1,4 +1,4 @@
-//! The inheritance report: which tensors were copied, repeated, sliced, resized, mixed or fresh, without reading one weight.
+//! The inheritance report: which tensors were copied, repeated, sliced, resized, mixed or fresh. It reads no weights.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Blueprint, Row, Source};
 
-/// Tensors of a model by where their values come from.
+/// Number of tensors of a model by the source of their values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Inheritance {
     /// The whole of a stored tensor, used once.
@@ -17,9 +17,9 @@ pub struct Inheritance {
     pub sliced: u32,
     /// A stored tensor, or a part of it, for images or patches of another size.
     pub resized: u32,
-    /// Rows of a stored tensor beside rows that inherit nothing.
+    /// Rows of a stored tensor mixed with fresh rows.
     pub mixed: u32,
-    /// Nothing inherited.
+    /// Fresh values only.
     pub fresh: u32,
 }
 

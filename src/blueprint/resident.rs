@@ -1,14 +1,14 @@
-//! Blueprint → tensors of their own on a device, in a number of launches that does not grow with depth.
+//! Copies the tensors of a blueprint on a device, in a number of launches that does not grow with depth.
 //!
-//! [`super::expand()`] gives views, and copying those out takes a launch for each tensor: 12 a layer, which on a GPU cost
-//! more than their bytes. Here the layers of all stages are stacked by parameter when the gene is put on the device. A
-//! model then takes one gather for each parameter of a block,
+//! [`super::expand()`] returns views, and copying them takes one launch per tensor, 12 per layer. On a GPU the launches
+//! cost more than the bytes. Here the layers of all stages are stacked by parameter when the gene is put on the device.
+//! A model then takes one gather per parameter of a block,
 //!
 //! ```text
 //! out[l, :, :] = stack[s(l), rows, cols]        out [depth, rows, cols], stack [stages, ...]
 //! ```
 //!
-//! after one copy for each rectangle of a narrower width, and the layers are views of what was gathered.
+//! after one copy per rectangle at a narrower width. The layers are views of the gathered tensors.
 
 use std::collections::BTreeMap;
 
@@ -25,20 +25,20 @@ use super::{Blueprint, Entry, Source, Span, expand};
 #[derive(Debug)]
 pub struct Resident {
     device: Device,
-    /// Every stored tensor by name; of a stack, views.
+    /// Every stored tensor by name. Stacked tensors are views of their stack.
     stored: Weights,
-    /// By parameter: the matrix views of all stages, `[stages, rows, cols]`.
+    /// The matrix views of all stages by parameter, `[stages, rows, cols]`.
     stacks: BTreeMap<String, Tensor>,
-    /// Parameter and stage of the stored tensors that are in a stack.
+    /// Parameter and stage of each stacked tensor.
     places: BTreeMap<String, (String, u32)>,
 }
 
-/// What the layers of one gather have in common: parameter, rectangles and type.
+/// What all layers in one gather share: parameter, rectangles and dtype.
 type Class = (String, Vec<(Span, Span)>, Dtype);
 
 impl Resident {
-    /// Puts `file` on `device`. `place` gives parameter and stage of a tensor's name; tensors of one parameter have one
-    /// shape, and their stages count from 0 without a gap.
+    /// Puts `file` on `device`. `place` maps a tensor's name to its stage and parameter. All tensors of a parameter
+    /// must have the same shape, and their stages must count from 0 without gaps.
     ///
     /// # Errors
     /// [`crate::error::Error::Tensor`] if shapes differ or the device refuses.
@@ -71,23 +71,23 @@ impl Resident {
             }
             stacks.insert(parameter, stack);
         }
-        // What is in a stack is there already, and moving to where it is copies nothing.
+        // Stacked tensors are already on the device, so moving them there copies nothing.
         let stored = stored.to_device(device)?;
         Ok(Self { device: device.clone(), stored, stacks, places })
     }
 
-    /// Where it is.
+    /// The device that holds the tensors.
     pub const fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Every tensor of `blueprint` in memory of its own, or of its class's.
+    /// Every tensor of `blueprint`, copied out of the gene. Layers of one gather share their memory.
     ///
     /// # Errors
     /// Those of [`super::expand()`].
     ///
     /// # Determinism
-    /// On the CPU, bit-identical to [`super::assemble`]; elsewhere copies, slices and casts are.
+    /// On the CPU, bit-identical to [`super::assemble`]; on other devices this holds for copies, slices and casts.
     pub fn materialize(&self, blueprint: &Blueprint) -> Result<Weights> {
         let mut classes = BTreeMap::<Class, Vec<(&Entry, u32)>>::new();
         let mut single = Vec::new();
@@ -100,7 +100,7 @@ impl Resident {
         let alone = Blueprint { entries: single, ..blueprint.clone() };
         let mut weights = Weights::default();
         for (name, weight) in expand(&alone, &self.stored, &self.device)?.iter() {
-            // A tensor that is taken whole would be the gene's own.
+            // Without a forced copy, a tensor that is taken whole would share the gene's memory.
             let own = weight.tensor().and_then(|tensor| Weight::new(&tensor.force_contiguous()?));
             weights.insert(name, own.context(name)?);
         }
@@ -115,7 +115,7 @@ impl Resident {
         Ok(weights)
     }
 
-    /// The class of a tensor whose pieces are of one layer of a stack, and the stage.
+    /// The class and the stage of a tensor, if all of its pieces come from one layer of a stack.
     fn class(&self, entry: &Entry) -> Option<(Class, u32)> {
         let Source::Pieces(pieces) = &entry.source else { return None };
         let place = self.places.get(&pieces.first()?.tensor)?;
@@ -132,7 +132,7 @@ impl Resident {
             .iter()
             .map(|(rows, cols)| stack.narrow(1, rows.start, rows.len())?.narrow(2, cols.start, cols.len()));
         let parts = parts.collect::<candle_core::Result<Vec<_>>>()?;
-        // Sliced and cast once for each stage, not for each layer.
+        // Slicing and casting before the gather costs once per stage, not once per layer.
         let sliced = match parts.as_slice() {
             [whole] => whole.contiguous()?,
             parts => Tensor::cat(parts, 1)?.contiguous()?,

@@ -1,30 +1,33 @@
-//! Position embeddings of another grid and kernels of another patch: one scalar routine, which both executors call.
+//! Resizes position embeddings to another grid and patch kernels to another patch size, with one scalar routine that
+//! both executors call.
 //!
-//! Source of the positions: timm's `resample_abs_pos_embed`, which is PyTorch's bicubic interpolation with antialiasing
-//! and without aligned corners: `w((x - centre) / max(1, scale))` with Keys' kernel `w` (1981, eq. 15, `a = -1/2`), made
-//! to add up to 1. Source of the kernels: Beyer et al. 2023, arXiv 2212.08013, section 3.4, PI-resize, `ŵ = (Bᵀ)⁺ w`
-//! with the matrix `B` of that interpolation, as in timm's `resample_patch_embed`.
+//! Source for positions: timm's `resample_abs_pos_embed`, which is PyTorch's bicubic interpolation with antialiasing
+//! and without aligned corners: `w((x - centre) / max(1, scale))` with Keys' kernel `w` (1981, eq. 15, `a = -1/2`),
+//! normalised to add up to 1. Source for kernels: Beyer et al. 2023, arXiv 2212.08013, section 3.4, PI-resize,
+//! `ŵ = (Bᵀ)⁺ w` with the matrix `B` of that interpolation, as in timm's `resample_patch_embed`.
 //!
-//! Differs from both in: computed in f64 and rounded once. `B` is `R ⊗ R` with the matrix `R` of one axis, and so
-//! `B⁺ = R⁺ ⊗ R⁺`: the inverse that is computed is as small as one side of a patch.
+//! Deviation from both: values are computed in f64 and rounded once. With the matrix `R` of one axis, `B = R ⊗ R` and
+//! therefore `B⁺ = R⁺ ⊗ R⁺`, so the matrix to invert is only as large as one side of a patch.
 //!
-//! Every channel is computed by itself, so that the first channels of the resized are the resized first channels.
+//! Each channel is computed separately, so that resizing the first channels gives the first channels of the resized
+//! tensor.
 
-/// How a tensor is resized. Sides are of squares.
+/// How a tensor is resized. Grids and patches are square.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Resize {
     /// Position embeddings `[1 + side², width]`; the row of the class token is kept.
     Positions {
-        /// Patches along one side of the image that is stored for.
+        /// Patches along one side of an image at the stored size.
         from: usize,
-        /// Patches along one side of the image that is asked for.
+        /// Patches along one side of an image at the requested size.
         to: usize,
     },
-    /// Patch kernels `[…, side, side]`: on an image resized alike, each gives about what it gave.
+    /// Patch kernels `[…, side, side]`. On an image resized by the same factor, each gives about the same response as
+    /// before.
     Kernels {
-        /// Stored pixels along one side of a patch.
+        /// Pixels along one side of a stored patch.
         from: usize,
-        /// Pixels along one side of a patch.
+        /// Pixels along one side of a requested patch.
         to: usize,
     },
 }
@@ -61,15 +64,15 @@ struct Matrix {
 }
 
 impl Matrix {
-    /// What bicubic interpolation of `from` points to `to` points does.
+    /// The matrix of bicubic interpolation from `from` points to `to` points.
     fn bicubic(from: usize, to: usize) -> Self {
         let scale = from as f64 / to as f64;
-        // Where it shrinks, the kernel is as wide as what it replaces: no frequency is folded back.
+        // For shrinking, the kernel widens with the scale, which prevents aliasing.
         let stretch = scale.max(1.0);
         let mut values = Vec::with_capacity(from * to);
         for index in 0..to {
             let centre = scale * (index as f64 + 0.5);
-            // PyTorch rounds the ends of the window, which matters where the kernel is not 0 there yet.
+            // PyTorch rounds the ends of the window, which matters if the kernel is not yet 0 there.
             let start = libm::floor((centre - 2.0 * stretch + 0.5).max(0.0)) as usize;
             let end = (libm::floor(centre + 2.0 * stretch + 0.5) as usize).min(from);
             let weight = |point: usize| match point {
@@ -103,8 +106,8 @@ impl Matrix {
         Self { columns: other.rows(), values: (0..self.rows()).flat_map(row).collect() }
     }
 
-    /// `(Mᵀ)⁺` of a matrix of full rank. Condition numbers of [`Matrix::bicubic`] are below 10 for every two sides of
-    /// a patch, so that normal equations lose nothing.
+    /// `(Mᵀ)⁺` of a matrix of full rank. The condition number of [`Matrix::bicubic`] is below 10 for any two patch
+    /// sides, so the normal equations lose no accuracy.
     fn dual(&self) -> Self {
         if self.rows() < self.columns {
             return self.transposed().dual().transposed();
@@ -114,7 +117,7 @@ impl Matrix {
         self.times_transposed(&columns.times_transposed(&columns).inverse())
     }
 
-    /// The inverse of a positive definite matrix, by Gauss and Jordan's elimination: no pivot is 0.
+    /// The inverse of a positive definite matrix by Gauss-Jordan elimination; no pivot is 0.
     fn inverse(mut self) -> Self {
         let n = self.columns;
         for k in 0..n {
@@ -173,7 +176,7 @@ mod tests {
             } else {
                 (matrix.dual(), matrix)
             };
-            // Rᵀ D = 1 for a longer, D Rᵀ = 1 for a shorter side.
+            // Rᵀ D = 1 if the side grows, D Rᵀ = 1 if it shrinks.
             let product = short.times_transposed(&dual);
             for (i, value) in product.values.iter().enumerate() {
                 let expected = f64::from(u8::from(i % (product.columns + 1) == 0));
