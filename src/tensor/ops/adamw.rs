@@ -1,4 +1,4 @@
-//! The update of AdamW and the sums before it, on slices: no tensor, no graph.
+//! The AdamW update and the sums it needs, on plain slices without tensors or a graph.
 
 use super::simd::{self, LANES, fold};
 
@@ -9,7 +9,7 @@ pub struct Rates {
     pub betas: [f32; 2],
     /// `1 - β₁` and `1 - β₂`, rounded once: `1 - 0.999` in `f32` would be off by 1e-5.
     pub rest: [f32; 2],
-    /// What every gradient is multiplied by: below 1 where the norm was above its limit.
+    /// Factor for every gradient; below 1 if the norm exceeded its limit.
     pub clip: f32,
     /// `1 - η λ`
     pub keep: f32,
@@ -45,7 +45,7 @@ simd::kernel! {
     }
 }
 
-/// Sum of squares, as the sum of short `f32` sums in `f64`.
+/// Sum of squares: short sums in `f32`, added up in `f64`.
 pub fn square_sum(x: &[f32]) -> f64 {
     let mut total = 0.0;
     squares(x, &mut total);

@@ -1,10 +1,10 @@
-//! Softmax attention from packed queries, keys and values, Vaswani et al. 2017, eq. (1), arXiv 1706.03762; with
+//! Softmax attention on packed queries, keys and values, Vaswani et al. 2017, eq. (1), arXiv 1706.03762. There may be
 //! fewer key and value heads than query heads, Ainslie et al. 2023, arXiv 2305.13245.
 //!
-//! Per head, with `c = 1/√head_dim`: `P = softmax(c q kᵀ + M)`, `o = P v`, where `M` is `-∞` at the keys that a query
-//! does not see and 0 elsewhere; a query that sees none has `P = 0`. Backward, with `g = ∂L/∂o`:
-//! `∂L/∂v = Pᵀ g`, `D = g vᵀ`, `∂L/∂s = P ∘ (D - rowsum(P ∘ D))`, `∂L/∂q = c ∂L/∂s k`, `∂L/∂k = c (∂L/∂s)ᵀ q`, those
-//! of `k` and `v` summed over the query heads of a group.
+//! Per head, with `c = 1/√head_dim`: `P = softmax(c q kᵀ + M)`, `o = P v`, where `M` is `-∞` for the keys that a query
+//! does not see and 0 for the others; a query that sees no key has `P = 0`. Backward, with `g = ∂L/∂o`: `∂L/∂v = Pᵀ g`,
+//! `D = g vᵀ`, `∂L/∂s = P ∘ (D - rowsum(P ∘ D))`, `∂L/∂q = c ∂L/∂s k`, `∂L/∂k = c (∂L/∂s)ᵀ q`. The gradients of `k` and
+//! `v` are summed over the query heads of a group.
 //!
 //! | symbol | scratch | shape |
 //! | --- | --- | --- |
@@ -12,11 +12,12 @@
 //! | qᵀ, gᵀ | `across` | `[head_dim, padded tokens]` |
 //! | v, g, k, q | `along` | `[tokens, padded head_dim]` |
 //!
-//! The token matrices are stored transposed, queries along the vector, so that the maximum and the sums of a
-//! softmax run down the rows, a vector of queries at a time; no padded query reaches a result.
+//! The token matrices are stored transposed, with queries along the vector. The maximum and the sums of a softmax then
+//! run down the rows for a whole vector of queries at a time. Padded queries never reach a result.
 //!
-//! The backward pass computes P again: one of six small products, all in the nearest cache, against writing and
-//! reading `heads · tokens²` values per image. Only one head is in scratch at a time; `qkv` is read in place.
+//! The backward pass computes P again. That is one of six small products, all in the first-level cache; storing P would
+//! mean writing and reading `heads · tokens²` values per image. Scratch holds one head at a time, and `qkv` is read in
+//! place.
 
 mod kernel;
 mod softmax;
@@ -27,12 +28,12 @@ use super::node::{self, Kernel};
 use super::{fused, naive, values};
 use candle_core::{DType, Result, Shape, Tensor, bail};
 
-/// Which keys a query sees; every one by default.
+/// Which keys a query sees; by default all.
 #[derive(Debug, Clone, Default)]
 pub struct Mask {
-    /// Only those up to its own position.
+    /// Whether a query sees only keys up to its own position.
     pub causal: bool,
-    /// Only those that are not zero here: `[batch, tokens]`, a constant of any dtype.
+    /// A query sees only keys that are not zero here: `[batch, tokens]`, a constant of any dtype.
     pub keys: Option<Tensor>,
 }
 
@@ -41,7 +42,7 @@ pub struct Mask {
 pub struct AttentionShape {
     /// Query heads.
     pub heads: usize,
-    /// Key and value heads, a divisor of `heads`; a group of `heads / kv_heads` neighbours shares one.
+    /// Key and value heads, a divisor of `heads`. Each serves a group of `heads / kv_heads` neighbouring query heads.
     pub kv_heads: usize,
     /// Channels of a head.
     pub head_dim: usize,
@@ -52,7 +53,7 @@ pub struct AttentionShape {
 /// `softmax(q kᵀ / √head_dim) v` for each head, every token attending to every token.
 ///
 /// # Shapes
-/// - `qkv`: `[batch, tokens, 3 * width]`, the last axis being `(3, heads, head_dim)` as in timm
+/// - `qkv`: `[batch, tokens, 3 * width]`, where the last axis is `(3, heads, head_dim)` as in timm
 /// - result: `[batch, tokens, width]`
 ///
 /// # Errors
@@ -66,15 +67,15 @@ pub fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     attention_with(qkv, &AttentionShape { heads, kv_heads: heads, head_dim, mask: Mask::default() })
 }
 
-/// `softmax(q kᵀ / √head_dim + mask) v` for each head; zero for a token that sees no key.
+/// `softmax(q kᵀ / √head_dim + mask) v` for each head; zero for a query that sees no key.
 ///
 /// # Shapes
-/// - `qkv`: `[batch, tokens, (heads + 2 * kv_heads) * head_dim]`, the last axis being the heads of the queries, then
-///   those of the keys, then those of the values
+/// - `qkv`: `[batch, tokens, (heads + 2 * kv_heads) * head_dim]`, where the last axis holds the query heads, then the
+///   key heads, then the value heads
 /// - result: `[batch, tokens, heads * head_dim]`
 ///
 /// # Errors
-/// If the last axis cannot be split that way, or the mask has other dimensions.
+/// If the last axis cannot be split that way, or the mask has the wrong shape.
 pub fn attention_with(qkv: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
     let (batch, tokens, packed) = qkv.dims3()?;
     let AttentionShape { heads, kv_heads, head_dim, mask: Mask { causal, keys } } = shape;

@@ -64,7 +64,7 @@ simd::kernel! {
 }
 
 simd::kernel! {
-    /// Replaces `x` by `gelu(x)` and writes the derivative there into `slope`.
+    /// Replaces `x` by `gelu(x)` and writes the derivative into `slope`.
     pub(super) fn with_slope<'a>(x: &'a mut [f32], slope: &'a mut [f32]) {
         for (x, slope) in x.iter_mut().zip(slope) {
             let (cdf, density) = distribution(*x);

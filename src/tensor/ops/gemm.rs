@@ -1,13 +1,13 @@
-//! The one safe door to the `gemm` crate: single-threaded products of `f32` matrices and their transposes.
+//! The only safe interface to the `gemm` crate: single-threaded products of `f32` matrices and their transposes.
 //!
-//! A transpose is a swap of strides and a rectangle of a larger matrix is a longer stride; neither is ever a copy.
-//! The result of a product depends on its inputs and on the processor's instruction set and caches, not on the
-//! number of threads.
+//! A transpose swaps strides, and a rectangle of a larger matrix has a longer stride; neither is ever copied. The
+//! result of a product depends on its inputs and on the processor's instruction set and caches, not on the number of
+//! threads.
 #![expect(unsafe_code, reason = "the gemm crate takes raw pointers; this module checks every bound")]
 
 use gemm::Parallelism;
 
-/// A borrowed matrix: rows of neighbouring values at a fixed distance, possibly seen through a transpose.
+/// A borrowed matrix of contiguous rows at a fixed distance, possibly transposed.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::tensor) struct Matrix<'a> {
     data: &'a [f32],
@@ -27,7 +27,7 @@ impl<'a> Matrix<'a> {
         Self { data, rows, cols, stride: cols, transposed: false }
     }
 
-    /// A rectangle of a row-major matrix whose rows are `stride` values apart, from its first value on.
+    /// A rectangle of a row-major matrix whose rows are `stride` values apart. It starts at the first value of `data`.
     ///
     /// # Panics
     /// If the rectangle reaches beyond `data` or its rows overlap.
@@ -54,7 +54,7 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Where a product goes: a rectangle of a row-major matrix.
+/// The destination of a product: a rectangle of a row-major matrix.
 #[derive(Debug)]
 pub(in crate::tensor) struct MatrixMut<'a> {
     data: &'a mut [f32],
@@ -73,7 +73,7 @@ impl<'a> MatrixMut<'a> {
         Self { data, rows, cols, stride: cols }
     }
 
-    /// A rectangle of a row-major matrix whose rows are `stride` values apart, from its first value on.
+    /// A rectangle of a row-major matrix whose rows are `stride` values apart. It starts at the first value of `data`.
     ///
     /// # Panics
     /// If the rectangle reaches beyond `data` or its rows overlap.
@@ -82,7 +82,7 @@ impl<'a> MatrixMut<'a> {
         Self { data, rows, cols, stride }
     }
 
-    /// `self ← a b`; what was there is not read.
+    /// `self ← a b`; the old values are not read.
     ///
     /// # Panics
     /// If the shapes do not fit.

@@ -2,7 +2,7 @@
 //!
 //! `y = x̂ w + b` with `x̂ = (x - mean) r` and `r = 1 / √(variance + eps)`. Backward, with `g = ∂L/∂y` and `h = g w`:
 //! `∂L/∂x = r (h - mean(h) - x̂ mean(h x̂))`, `∂L/∂w = Σ_rows g x̂`, `∂L/∂b = Σ_rows g`.
-//! The moments are computed again in the backward pass: a row is in the nearest cache then, and storing them would
+//! The backward pass computes the moments again: by then the row is in the first-level cache, and storing them would
 //! need a second result.
 
 use super::node::{self, Kernel};
@@ -57,7 +57,7 @@ pub(super) fn forward(norm: &Affine, x: &[f32], eps: f32, out: &mut [f32]) -> Re
     Ok(())
 }
 
-/// `dx ← residual + ∂L/∂x`, without a residual where it is empty; adds to the gradients of the norm.
+/// `dx ← residual + ∂L/∂x`, or `dx ← ∂L/∂x` without a residual. Adds to the gradients of the norm.
 pub(super) fn backward(
     norm: &Affine,
     x: &[f32],

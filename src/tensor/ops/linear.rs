@@ -116,7 +116,7 @@ pub(super) fn backward_bias(layer: &Affine, g: &[f32], factors: &[f32]) -> Resul
 }
 
 simd::kernel! {
-    /// Adds every row of `x`, times its factor where there is one, to `sum`.
+    /// Adds every row of `x` to `sum`, multiplied by its factor if it has one.
     fn add_rows<'a>(x: &'a [f32], factors: &'a [f32], sum: &'a mut [f32]) {
         for (row, x) in x.chunks_exact(sum.len().max(1)).enumerate() {
             match factors.get(row) {

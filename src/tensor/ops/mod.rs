@@ -1,11 +1,10 @@
 //! Differentiable operations of a vision transformer, with hand-written backward passes.
 //!
-//! On the CPU in `f32` each operation is one node of candle's graph: its kernels are single-threaded, choose their
-//! instruction set at run time, and read transposes through strides. On other devices and in other dtypes the same
-//! function is a composition of stock operations. Both give gradients to every input that is tracked, except to
-//! the targets of a loss.
+//! On the CPU in `f32`, each operation is one node of candle's graph. Its kernels are single-threaded, choose their
+//! instruction set at run time, and read transposes through strides. On other devices and in other dtypes, the same
+//! function is composed of stock operations. Both give gradients to every tracked input except the targets of a loss.
 //!
-//! Parallelism belongs to the caller (one shard of a batch per thread): an operation's result is the same bits
+//! Parallelism belongs to the caller (one shard of a batch per thread): the result of an operation has the same bits
 //! whatever the number of threads.
 #![expect(
     clippy::inline_always,

@@ -1,23 +1,23 @@
-//! Matrix products that fit in the nearest cache, such as those of one attention head.
+//! Matrix products that fit in the first-level cache, such as those of one attention head.
 //!
-//! A general product spends more time on packing and dispatch than on arithmetic at 50 tokens and 24 channels.
-//! Here the right operand is already packed: its rows are padded to whole vectors. A block of the result stays in
-//! registers while the inner index runs; each entry is one chain of fused multiply-adds in the order of that index,
-//! so it has the same bits on every instruction set with that operation.
+//! At 50 tokens and 24 channels, a general product spends more time on packing and dispatch than on arithmetic. Here
+//! the right operand is already packed, with rows padded to whole vectors. A block of the result stays in registers
+//! while the inner index runs. Each entry is one chain of fused multiply-adds in the order of that index, so it has the
+//! same bits on every instruction set that has this operation.
 
 use pulp::{Simd, WithSimd};
 use std::array;
 
-/// The unit to which rows are padded: a vector of `S`, and at least 8 values where the processor has none.
+/// Rows are padded to a multiple of this unit: a vector of `S`, but at least 8 values.
 pub(super) const fn unit<S: Simd>() -> usize {
     if S::F32_LANES > 8 { 16 } else { 8 }
 }
 
-/// What of a product with a triangle of zeros is left out; a whole block of registers at a time.
+/// Which part of a product is computed if a matrix has a triangle of zeros. Work is skipped by whole register blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Whole,
-    /// `out[i, j]` is wanted where `j >= i`; elsewhere it may be zero instead.
+    /// `out[i, j]` is needed where `j >= i`; elsewhere it may be zero instead.
     Upper,
     /// `a[i, k]` is zero where `k > i`.
     LowerFactor,
@@ -31,7 +31,7 @@ pub(super) struct Rows<'a> {
     pub(super) values: &'a mut [f32],
     pub(super) stride: usize,
     pub(super) count: usize,
-    /// Whether the product is added to them.
+    /// Whether the product is added to the old values.
     pub(super) add: bool,
 }
 
@@ -81,7 +81,7 @@ impl<const TRANSPOSED: bool> WithSimd for Multiply<'_, TRANSPOSED> {
         let vectors = self.width / S::F32_LANES;
         let mut column = 0;
         while column < vectors {
-            // A rest of one vector has too few sums at a time to keep the multipliers busy.
+            // Avoids a remainder of one vector, which has too few independent sums to keep the multipliers busy.
             let rest = vectors - column;
             column += match rest {
                 1 => self.columns::<S, 1>(simd, column),
@@ -94,10 +94,11 @@ impl<const TRANSPOSED: bool> WithSimd for Multiply<'_, TRANSPOSED> {
 }
 
 impl<const TRANSPOSED: bool> Multiply<'_, TRANSPOSED> {
-    /// All rows of `COLUMNS` vectors from vector `column` on, in blocks of nearly one size; the number of vectors.
+    /// Computes all rows of `COLUMNS` vectors from vector `column` on, in blocks of nearly equal size. Returns
+    /// `COLUMNS`.
     #[inline(always)]
     fn columns<S: Simd, const COLUMNS: usize>(&mut self, simd: S, column: usize) -> usize {
-        // The sums leave room in the register file for a row of `b`, and for values of `a`.
+        // The sums leave room in the register file for a row of `b` and for values of `a`.
         let most = ((S::REGISTER_COUNT - 2 - COLUMNS) / COLUMNS).clamp(1, 8);
         let rows = self.out.count;
         let blocks = rows.div_ceil(most);

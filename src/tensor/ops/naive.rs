@@ -1,8 +1,8 @@
 //! The same operations as compositions of stock differentiable candle operations.
 //!
-//! They serve other devices and dtypes, and in `f64` they are the oracle of the tests. None of them uses an
-//! operation of candle that cuts the graph (`LayerNorm`, `softmax_last_dim`, `sdpa`), and GELU is written with
-//! `erf` because the derivative of candle's `gelu_erf` rounds `1/√(2π)` to six digits.
+//! They serve other devices and dtypes, and in `f64` they are the oracle of the tests. None of them uses a candle
+//! operation that cuts the graph (`LayerNorm`, `softmax_last_dim`, `sdpa`). GELU is written with `erf` because the
+//! derivative of candle's `gelu_erf` rounds `1/√(2π)` to six digits.
 
 use super::attention::Geometry;
 use super::rotary::Rotary;
@@ -44,7 +44,7 @@ pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> 
 
 /// `x σ(x)`; see [`super::silu`].
 pub(super) fn silu(x: &Tensor) -> Result<Tensor> {
-    // σ(x) = (1 + tanh(x/2)) / 2 overflows nowhere.
+    // σ(x) = (1 + tanh(x/2)) / 2 never overflows.
     x * (((x * 0.5)?.tanh()? + 1.0)? * 0.5)?
 }
 
@@ -90,7 +90,7 @@ pub(super) fn attention(qkv: &Tensor, geometry: Geometry, keys: Option<&Tensor>)
     let mut scores = (q.matmul(&k.t()?.contiguous()?)? / (head_dim as f64).sqrt())?;
     let visible = visible(qkv, tokens, causal, keys)?;
     if let Some(visible) = &visible {
-        // Below every score but finite, so that a row without a key has no NaN.
+        // Below every score but finite, so that a query that sees no key does not produce NaN.
         let hidden = if qkv.dtype() == DType::F16 { 6e4 } else { 1e30 };
         scores = scores.broadcast_mul(visible)?.broadcast_add(&((visible - 1.0)? * hidden)?)?;
     }
@@ -134,7 +134,7 @@ pub(super) fn kl_divergence(teacher: &Tensor, student: &Tensor, temperature: f64
     (teacher.exp()? * difference)?.sum_all()? * (temperature * temperature / batch as f64)
 }
 
-/// Half precision as `f32`; `None` for what is not half.
+/// Half-precision values as `f32`; `None` for other dtypes.
 fn widened(x: &Tensor) -> Result<Option<Tensor>> {
     let half = matches!(x.dtype(), DType::BF16 | DType::F16);
     half.then(|| x.to_dtype(DType::F32)).transpose()

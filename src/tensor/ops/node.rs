@@ -1,4 +1,4 @@
-//! An operation of one tensor and any number of weights as a node of candle's graph.
+//! An operation on one tensor and any number of weights, as a node of candle's graph.
 
 use super::{new_tensor, slice, values};
 use crate::tensor::{Tape, Weight};
@@ -11,16 +11,16 @@ pub(super) trait Kernel: Send + Sync + 'static {
 
     fn forward(&self, x: &[f32], shape: &Shape) -> Result<(Vec<f32>, Shape)>;
 
-    /// The gradient to `x`, of its length; `wanted` tells whether anybody reads it.
+    /// The gradient of `x`. If it is not `wanted`, nothing reads it and it may be empty.
     fn backward(&self, x: &[f32], shape: &Shape, grad: &[f32], wanted: bool) -> Result<Vec<f32>>;
 }
 
-/// The tape that some of `weights` lie on.
+/// The tape of the first weight that lies on one.
 pub(super) fn tape(weights: &[&Weight]) -> Option<Arc<Tape>> {
     weights.iter().find_map(|weight| weight.tape()).cloned()
 }
 
-/// The result of `kernel` on `x`, which records its backward pass if `x` is tracked or `tape` is given.
+/// The result of `kernel` on `x`. It records its backward pass if `x` is tracked or `tape` is given.
 pub(super) fn apply<K: Kernel>(x: &Tensor, tape: Option<&Arc<Tape>>, kernel: K) -> Result<Tensor> {
     let x = x.contiguous()?;
     match tape {

@@ -1,4 +1,4 @@
-//! Weights as the kernels read them and as the backward pass adds to their gradients.
+//! How kernels read weights, and how the backward pass adds to their gradients.
 
 use super::gemm::{Matrix, MatrixMut};
 use super::values;
@@ -20,7 +20,7 @@ impl Affine {
         [&self.weight, &self.bias]
     }
 
-    /// The part of the map that gives outputs `rows`.
+    /// The part of the map that computes outputs `rows`.
     pub(super) fn rows(&self, rows: std::ops::Range<usize>) -> Result<Self> {
         Ok(Self { weight: self.weight.rows(rows.clone())?, bias: self.bias.rows(rows)? })
     }
@@ -47,7 +47,7 @@ impl Extent {
         let ((rows, cols), &[row, col]) = (layout.shape().dims2()?, layout.stride()) else {
             bail!("a piece of a weight has no rows: {layout:?}");
         };
-        // A single column may have any distance between its rows, and a single row needs none.
+        // A stride along an axis of length 1 means nothing and may have any value.
         if col != 1 && cols > 1 {
             bail!("a piece of a weight has columns {col} apart");
         }
@@ -56,7 +56,7 @@ impl Extent {
 }
 
 impl Weight {
-    /// Whether the kernels can read it, and no gradient of it is expected from candle.
+    /// Whether the kernels can read it and candle expects no gradient for it.
     pub(super) fn fused(&self) -> bool {
         self.dtype() == DType::F32
             && self.pieces().iter().all(|piece| piece.device().is_cpu() && !piece.track_op())
@@ -71,7 +71,7 @@ impl Weight {
         Values { rows, cols, pieces: locked.collect() }
     }
 
-    /// Adds `gᵀ x` to its gradient, where it is learned.
+    /// Adds `gᵀ x` to its gradient if it is learned.
     ///
     /// # Shapes
     /// - `g`: `[n, rows]`; `x`: `[n, cols]`
@@ -96,7 +96,7 @@ impl Weight {
         Ok(())
     }
 
-    /// Adds `values`, in the order of its matrix view, to its gradient, where it is learned.
+    /// Adds `values`, in the order of its matrix view, to its gradient if it is learned.
     pub(super) fn add_values(&self, values: &[f32]) -> Result<()> {
         let Some(tape) = self.tape() else { return Ok(()) };
         let mut gradients = tape.gradients();
@@ -141,7 +141,7 @@ impl Values<'_> {
             .collect()
     }
 
-    /// All values in the order of the matrix view: of vectors, which are small.
+    /// All values in the order of the matrix view. Meant for vectors, which are small enough to copy.
     pub(super) fn to_vec(&self) -> Result<Vec<f32>> {
         let mut all = Vec::with_capacity(self.rows * self.cols);
         for (storage, layout) in &self.pieces {

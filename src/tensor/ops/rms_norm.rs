@@ -56,7 +56,7 @@ fn reciprocal(row: &[f32], eps: f32) -> f32 {
 }
 
 simd::kernel! {
-    /// Overwrites `out`, `[rows, width]`, like `x`.
+    /// Overwrites `out`, which has the shape of `x`, `[rows, width]`.
     fn forward<'a>(x: &'a [f32], weight: &'a [f32], eps: f32, out: &'a mut [f32]) {
         let width = weight.len().max(1);
         for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {

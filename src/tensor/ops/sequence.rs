@@ -1,4 +1,4 @@
-//! From patches to the sequence of a vision transformer, Dosovitskiy et al. 2021, eq. (1), arXiv 2010.11929.
+//! From patches to the token sequence of a vision transformer, Dosovitskiy et al. 2021, eq. (1), arXiv 2010.11929.
 //!
 //! `z₀ = [cls; x₁; …; x_N] + E_pos`; backward, with `g = ∂L/∂z₀`: `∂L/∂x = g[1..]`, `∂L/∂cls = Σ_images g[0]`,
 //! `∂L/∂E_pos = Σ_images g`.
@@ -8,7 +8,7 @@ use super::{add_to, fused, naive};
 use crate::tensor::{Weight, matrix_view};
 use candle_core::{Result, Shape, Tensor, bail};
 
-/// The class token before the embedded patches, plus the position embedding.
+/// The class token followed by the embedded patches, plus the position embedding.
 ///
 /// # Shapes
 /// - `x`: `[batch, patches, width]`; `class`: `[1, 1, width]`; `positions`: `[1, 1 + patches, width]`

@@ -1,4 +1,4 @@
-//! Run-time choice of the instruction set, the reductions, and the elementary functions of the kernels.
+//! Run-time choice of the instruction set, reductions, and the elementary functions of the kernels.
 //!
 //! A kernel is a plain loop that the compiler vectorises once per instruction set. Reductions keep [`LANES`]
 //! partial results on every instruction set, so a kernel's result does not depend on the width of a vector.
@@ -11,7 +11,7 @@
 use pulp::Arch;
 use std::sync::LazyLock;
 
-/// Partial results of a reduction, and the unit to which rows of scratch memory are padded.
+/// Number of partial results that a reduction keeps: at least one vector of `f32` on every instruction set.
 pub(super) const LANES: usize = 16;
 
 /// The best instruction set of this processor.
@@ -22,8 +22,8 @@ pub(super) fn arch() -> Arch {
 
 /// Defines a function whose body is compiled for each instruction set and dispatched at run time.
 ///
-/// A closure would do the same only while the compiler chooses to inline it; this spelling does not leave it to
-/// the size of the body.
+/// A closure would do the same only if the compiler inlined it, which depends on the size of its body. This macro does
+/// not depend on that.
 macro_rules! kernel {
     (
         $(#[$meta:meta])*
@@ -89,7 +89,7 @@ pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
     fold(partial) + x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum::<f32>()
 }
 
-/// Adds the lanes in a tree, which vectorises and loses the least.
+/// Adds the lanes in a tree, which vectorises and has the smallest rounding error.
 #[inline(always)]
 pub(super) fn fold(mut partial: [f32; LANES]) -> f32 {
     let mut half = LANES / 2;
@@ -102,7 +102,8 @@ pub(super) fn fold(mut partial: [f32; LANES]) -> f32 {
     partial[0]
 }
 
-/// `eˣ` for `x` in `-87..=88` within 2 units in the last place; other values are moved to the nearer end, NaN stays.
+/// `eˣ` for `x` in `-87..=88` within 2 units in the last place. Other values are clamped to this range, and NaN stays
+/// NaN.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // Adding 1.5 · 2²³ leaves the rounded sum in the low bits of the significand.
@@ -124,14 +125,15 @@ pub(super) fn exp(x: f32) -> f32 {
     power * scale
 }
 
-/// `1 / (1 + e⁻ˣ)`, and 0 where that is below `e⁻⁸⁷`, so that a product with any finite `x` stays small.
+/// `1 / (1 + e⁻ˣ)`, or 0 for `x < -87`, so that a product with any finite `x` stays small.
 #[inline(always)]
 pub(super) fn sigmoid(x: f32) -> f32 {
     let sigmoid = 1.0 / (1.0 + exp(-x));
     if x < -87.0 { 0.0 } else { sigmoid }
 }
 
-/// The error function, within 4.2e-7 of itself (the approximation within 4e-8, the rest is rounding).
+/// The error function, with an absolute and a relative error of at most 4.2e-7 (4e-8 from the approximation, the rest
+/// from rounding).
 #[inline(always)]
 pub(super) fn erf(x: f32) -> f32 {
     // erf is 1 in f32 from here on.

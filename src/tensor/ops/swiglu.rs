@@ -27,7 +27,7 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 /// `silu(gate) · up`, elementwise.
 ///
 /// # Shapes
-/// - `gate_up`: `[.., 2 * hidden]`, the last axis being the gates, then the values
+/// - `gate_up`: `[.., 2 * hidden]`, where the last axis holds the gates, then the values
 /// - result: `[.., hidden]`
 ///
 /// # Errors
@@ -124,7 +124,7 @@ simd::kernel! {
 }
 
 simd::kernel! {
-    /// Overwrites `dx`, like `gate_up`, from `grad`, `[rows, hidden]`.
+    /// Overwrites `dx`, which has the shape of `gate_up`, from `grad`, `[rows, hidden]`.
     fn backward<'a>(gate_up: &'a [f32], grad: &'a [f32], hidden: usize, dx: &'a mut [f32]) {
         let hidden = hidden.max(1);
         let rows = gate_up.chunks_exact(2 * hidden).zip(grad.chunks_exact(hidden));

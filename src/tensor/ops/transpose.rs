@@ -1,6 +1,6 @@
-//! Transposition of a small matrix, in registers where the processor has the shuffles for it.
+//! Transposition of a small matrix, in registers if the processor has the shuffles for it.
 //!
-//! The compiler makes a load and a store for each value of such a loop; with blocks of 8 x 8 it is an eighth of that.
+//! For a plain loop the compiler emits a load and a store per value; blocks of 8 x 8 need only an eighth of them.
 
 use pulp::{Simd, WithSimd};
 
@@ -25,7 +25,7 @@ impl Transpose<'_> {
         matrix.rest(0, 0);
     }
 
-    /// The values that are not in the first `rows` rows and `columns` columns.
+    /// Copies the values outside the first `rows` rows and `columns` columns.
     #[inline(always)]
     fn rest(&mut self, rows: usize, columns: usize) {
         for i in 0..self.rows {
@@ -68,7 +68,7 @@ impl WithSimd for Blocks<'_> {
     }
 }
 
-/// The transpose of a block: pairs of rows are interleaved, then pairs of pairs, then halves exchanged.
+/// The transpose of a block: rows are interleaved in pairs, then the pairs in pairs, and then halves are exchanged.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn transposed(simd: pulp::x86::V3, block: [[f32; 8]; 8]) -> [[f32; 8]; 8] {

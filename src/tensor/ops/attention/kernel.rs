@@ -6,7 +6,7 @@ use crate::tensor::ops::simd::{LANES, arch};
 use crate::tensor::ops::transpose::Transpose;
 use pulp::{Simd, WithSimd};
 
-/// The sizes of one image's attention, and whether a token sees only those before it and itself.
+/// The sizes of one image's attention, and whether a token sees only itself and those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::tensor::ops) struct Geometry {
     pub(in crate::tensor::ops) tokens: usize,
@@ -28,7 +28,7 @@ impl Geometry {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
 
-    /// The images, if the sizes fit each other and the slices.
+    /// Number of images. Panics if the sizes do not fit each other and the slices.
     fn images(self, qkv: &[f32], keys: Option<&[f32]>, out: &[f32]) -> usize {
         assert!(
             self.head_dim > 0 && self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads),
@@ -48,7 +48,7 @@ impl Geometry {
 
 /// Overwrites `out`, `[images, tokens, width]`, with the attention of `qkv`, `[images, tokens, packed]`.
 ///
-/// `keys`, `[images, tokens]`, is zero for each token that none sees. The result of a token that sees none is zero.
+/// `keys`, `[images, tokens]`, is zero for each token that no query sees. A query that sees no key has the result zero.
 ///
 /// # Panics
 /// If the slices do not have these sizes.
@@ -63,7 +63,8 @@ pub(in crate::tensor::ops) fn forward(
     }
 }
 
-/// Overwrites `dqkv`, like `qkv`, with the gradient to it; `grad`, `[images, tokens, width]`, is that to the result.
+/// Overwrites `dqkv`, in the shape of `qkv`, with the gradient of `qkv`. `grad`, `[images, tokens, width]`, is the
+/// gradient of the result.
 ///
 /// # Panics
 /// If the slices do not have these sizes.
@@ -89,7 +90,7 @@ struct Sizes {
     group: usize,
     width: usize,
     packed: usize,
-    /// Where keys and values begin in a token.
+    /// Where the keys begin in a token, and then where the values begin.
     keys: usize,
     values: usize,
     padded_tokens: usize,
@@ -115,8 +116,8 @@ impl Sizes {
     }
 }
 
-/// The parts of the products that a causal mask leaves: of the scores, of a product with the weights for each
-/// query, and for each key.
+/// The parts of the products that a causal mask leaves: for the scores, for a product of the weights per query, and for
+/// one per key.
 fn parts(causal: bool) -> [Part; 3] {
     if causal { [Part::Upper, Part::LowerFactor, Part::UpperFactor] } else { [Part::Whole; 3] }
 }
@@ -228,7 +229,8 @@ struct Target<'a> {
     add: bool,
 }
 
-/// The product of one head's weights (or their transpose) and `along`; through `tile` if it has padding.
+/// Multiplies one head's weights, or their transpose, by `along`. The product goes through `tile` if its rows are
+/// padded.
 #[inline(always)]
 fn product<S: Simd, const TRANSPOSED: bool>(
     simd: S,
@@ -255,7 +257,7 @@ fn product<S: Simd, const TRANSPOSED: bool>(
     }
 }
 
-/// Memory for one head; padding is zero at first and no kernel changes that where a product reads it.
+/// Memory for one head. Padding starts at zero, and no kernel changes it where a product reads it.
 struct Scratch {
     memory: Vec<f32>,
 }
@@ -277,7 +279,7 @@ impl Scratch {
 
     fn buffers(&mut self, sizes: Sizes) -> Buffers<'_> {
         let Sizes { tokens, head_dim, padded_tokens, padded_dim, .. } = sizes;
-        // Every buffer is a whole number of vectors; starting on a cache line keeps each vector within one.
+        // Every buffer is a whole number of vectors, so starting on a cache line keeps each vector within one line.
         let start = self.memory.as_ptr().align_offset(LANES * size_of::<f32>()).min(LANES);
         let (weights, rest) = self.memory[start..].split_at_mut(tokens * padded_tokens);
         let (scores, rest) = rest.split_at_mut(tokens * padded_tokens);

@@ -1,28 +1,29 @@
 //! The softmax of one head and its derivative, down the columns of transposed scores.
 //!
-//! A column is a query, a row a key. A masked score is `-∞`; its weight is exactly zero, as are all weights of a query
-//! that sees no key. Columns are taken a few vectors at a time, so that their maximum and sum stay in registers. With
-//! a causal mask the last query of such a block bounds the keys that are read; the weights below are set to zero.
+//! A column is a query and a row is a key. A masked score is `-∞` and its weight is exactly zero; if a query sees no
+//! key, all its weights are zero. Columns are processed a few vectors at a time, so that their maximum and sum stay in
+//! registers. With a causal mask, the last query of such a block bounds the keys that are read, and the weights below
+//! are set to zero.
 
 use crate::tensor::ops::simd::{LANES, exp};
 
 /// Which keys a query sees.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Visible<'a> {
-    /// Those up to its own position only.
+    /// Whether a query sees only keys up to its own position.
     pub(super) causal: bool,
-    /// Those whose value is not zero.
+    /// A query sees only keys whose value here is not zero.
     pub(super) keys: Option<&'a [f32]>,
 }
 
 impl Visible<'_> {
-    /// The rows that some column of a block sees.
+    /// Number of rows that at least one column of a block sees.
     #[inline(always)]
     fn rows<const N: usize>(self, column: usize, rows: usize) -> usize {
         if self.causal { rows.min(column + N) } else { rows }
     }
 
-    /// Writes the mask into the scores, where a block reads them.
+    /// Writes the mask into the scores that a block reads.
     #[inline(always)]
     fn write(self, scores: &mut [f32], width: usize) {
         for (key, row) in scores.chunks_exact_mut(width).enumerate() {

@@ -1,7 +1,7 @@
-//! Attention of the first token alone.
+//! Attention for the first token only.
 //!
-//! A head that reads one token needs, of the last block, the keys and values of every token and everything else of
-//! that one. With `n = LN(x)`, `c = 1/√head_dim`, and index 0 for the first token:
+//! A classifier that reads one token needs, from the last block, the keys and values of every token but everything else
+//! only for that token. With `n = LN(x)`, `c = 1/√head_dim`, and index 0 for the first token:
 //!
 //! ```text
 //! q = n₀ W_qᵀ + b_q, [K V] = n W_kvᵀ + b_kv, w = softmax(c q Kᵀ), a = w V

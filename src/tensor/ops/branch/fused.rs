@@ -1,6 +1,6 @@
 //! A branch as one operation on the CPU in f32.
 //!
-//! Backward, with `d = ∂L/∂y` and `c = g h`, a factor for each row and group of `a`:
+//! Backward, with `d = ∂L/∂y` and `c = g h`, one factor per row and group of `a`:
 //!
 //! ```text
 //! both:       ∂W_o = dᵀ (c ∘ a), ∂b_o = Σ g d, ∂a = c ∘ (d W_o)
@@ -9,8 +9,8 @@
 //! both:       ∂W = ∂pᵀ n, ∂n = ∂p W, ∂x = d + LN'(x, ∂n), ∂b the sums over rows
 //! ```
 //!
-//! As one operation a branch keeps between the passes only what the products read (`c ∘ a`, and `p` or `GELU'(p)`),
-//! adds the residual for free, and hands candle one gradient instead of six. `n` is computed again.
+//! As one operation, a branch keeps between the passes only what the products read (`c ∘ a`, and `p` or `GELU'(p)`). It
+//! adds the residual for free and hands candle one gradient instead of six. `n` is computed again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -43,7 +43,7 @@ pub(super) struct PreNorm {
     kept: Mutex<Option<Kept>>,
 }
 
-/// From `n = LN(x)` to `a`.
+/// The layers from `n = LN(x)` to `a`.
 enum Inner {
     Attention { qkv: Affine, heads: usize },
     FirstToken { query: Affine, keys_values: Affine, heads: usize },
@@ -66,7 +66,7 @@ enum Inputs {
         keys_values: Buffer, // [batch, tokens, 2 * inner]
         weights: Buffer,     // [batch, heads, tokens]
     },
-    /// `GELU'(p)`, `[rows, hidden]`; empty where no backward pass follows.
+    /// `GELU'(p)`, `[rows, hidden]`; empty if no backward pass follows.
     Slope(Buffer),
 }
 
@@ -180,7 +180,7 @@ impl PreNorm {
         Ok(y)
     }
 
-    /// The first row of each image, one below the other.
+    /// The first row of each image, stacked.
     fn first_rows(&self, x: &[f32], tokens: usize, width: usize) -> Buffer {
         let mut rows = self.buffer(x.len() / tokens.max(1));
         for (row, image) in rows.chunks_exact_mut(width.max(1)).zip(x.chunks_exact((tokens * width).max(1))) {
@@ -189,12 +189,12 @@ impl PreNorm {
         rows
     }
 
-    /// The rows of `x` that the branch is added to.
+    /// Whether the branch computes only the first token of each image.
     fn is_first(&self) -> bool {
         matches!(self.inner, Inner::FirstToken { .. })
     }
 
-    /// `∂n` from `∂a`; adds to the gradients of the first layer.
+    /// Overwrites `n` with `∂n`, computed from `∂a`, and adds to the gradients of the first layer.
     fn backward_inner(&self, n: &mut Buffer, kept: Inputs, da: Buffer, shape: &Shape) -> Result<()> {
         let (_, tokens, width) = shape.dims3()?;
         let channels = self.channels();
@@ -235,7 +235,7 @@ const fn geometry(tokens: usize, heads: usize, channels: usize) -> Geometry {
     Geometry { tokens, heads, kv_heads: heads, head_dim: channels / heads, causal: false }
 }
 
-/// Adds one row for each image to its first.
+/// Adds one row per image to the first row of that image.
 fn add_to_first(all: &mut [f32], rows: &[f32], tokens: usize, width: usize) {
     let images = all.chunks_exact_mut((tokens * width).max(1)).zip(rows.chunks_exact(width.max(1)));
     images.for_each(|(image, row)| add_to(&mut image[..width], row));
@@ -281,11 +281,11 @@ impl Kernel for PreNorm {
 }
 
 impl Factors {
-    /// Those of `gate` for a result of `[batch, tokens]` rows; absent where every factor is 1.
+    /// The factors of `gate` for a result of `[batch, tokens]` rows; `None` if the gate is open.
     fn new(gate: &Gate, [batch, tokens]: [usize; 2]) -> Result<Option<Self>> {
         let rows = |tensor: &Tensor| -> Result<Vec<f32>> {
             let (_, given, groups) = tensor.dims3()?;
-            // Of a branch of one token, that one's factor.
+            // A branch that computes one token uses only that token's factor.
             let tensor = if given > tokens { tensor.narrow(1, 0, tokens)? } else { tensor.clone() };
             tensor
                 .detach()
@@ -317,7 +317,7 @@ impl Factors {
 }
 
 simd::kernel! {
-    /// `y ← x + g b` on every row; `g` is 1 where there is none.
+    /// `y ← x + g b` on every row; a missing `g` counts as 1.
     fn shift_rows<'a>(x: &'a [f32], b: &'a [f32], g: &'a [f32], y: &'a mut [f32]) {
         let width = b.len().max(1);
         for (row, (y, x)) in y.chunks_exact_mut(width).zip(x.chunks_exact(width)).enumerate() {

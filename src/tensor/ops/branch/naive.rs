@@ -1,6 +1,6 @@
-//! A branch as a composition of the single operations.
+//! A branch composed of single operations.
 //!
-//! Gradients reach whatever is tracked, the gates included.
+//! Gradients reach everything that is tracked, including the gates.
 
 use candle_core::{Result, Tensor};
 
@@ -32,7 +32,7 @@ pub(super) fn pre_norm(x: &Tensor, branch: &Branch<'_>) -> Result<Tensor> {
     }
 }
 
-/// The factors of the rows that are computed.
+/// The gate's factors for the rows that are computed.
 fn row_factors(gate: &Tensor, rows: Rows) -> Result<Tensor> {
     match rows {
         Rows::All => Ok(gate.clone()),
@@ -40,7 +40,7 @@ fn row_factors(gate: &Tensor, rows: Rows) -> Result<Tensor> {
     }
 }
 
-/// `h ∘ a`, a factor for each of the equal groups of channels.
+/// `h ∘ a`, with one factor for each of the equal groups of channels.
 ///
 /// # Shapes
 /// - `a`: `[batch, tokens, inner]`; `h`: `[batch or 1, tokens or 1, groups]`

@@ -1,4 +1,4 @@
-//! The branches of a block: whole, of the first token, gated, sliced and repeated.
+//! The branches of a block: whole, for the first token only, gated, sliced and repeated.
 
 use super::{affine, check, compare, differentiate, full, on_tape, values};
 use crate::tensor::{
@@ -7,7 +7,7 @@ use crate::tensor::{
 };
 use candle_core::{DType, Device, Result, Tensor};
 
-/// Scale, shift, and the two linear layers of a branch.
+/// Scale and shift, then weight and bias of the two linear layers of a branch.
 pub(super) fn branch_weights(width: usize, first: usize, inner: usize) -> Vec<Tensor> {
     [vec![width], vec![width], vec![first, width], vec![first], vec![width, inner], vec![width]]
         .iter()
@@ -21,7 +21,7 @@ pub(super) fn layers(w: &[Weight]) -> [Affine; 3] {
     [affine(&w[0], &w[1]), affine(&w[2], &w[3]), affine(&w[4], &w[5])]
 }
 
-/// A branch of attention, of all tokens or the first.
+/// An attention branch for all tokens or only the first.
 pub(super) fn attended(
     x: &Tensor,
     [norm, qkv, proj]: &[Affine; 3],
@@ -33,13 +33,13 @@ pub(super) fn attended(
     pre_norm(x, &Branch { norm: Norm { affine: norm, eps: 1e-6 }, core, gate })
 }
 
-/// A branch of an MLP.
+/// An MLP branch.
 pub(super) fn hidden(x: &Tensor, [norm, fc1, fc2]: &[Affine; 3], gate: &Gate) -> Result<Tensor> {
     let core = Core::Gelu { fc1, fc2 };
     pre_norm(x, &Branch { norm: Norm { affine: norm, eps: 1e-6 }, core, gate })
 }
 
-/// A branch as a composition of the oracles: `x + g ∘ (W_o (h ∘ a) + b_o)`; `w` as of [`branch_weights`].
+/// A branch composed of the oracles: `x + g ∘ (W_o (h ∘ a) + b_o)`, with `w` as from [`branch_weights`].
 pub(super) fn naive_branch(
     x: &Tensor,
     w: &[Tensor],
@@ -59,7 +59,7 @@ pub(super) fn naive_branch(
     }
 }
 
-/// The gates that are compared, by what they say: factors per image, per token, per group, and all together.
+/// The gates to compare: open, with factors per image, per token and per group, and with both kinds of factors.
 fn gates(batch: usize, tokens: usize, groups: usize) -> Vec<Gate> {
     let factors: Vec<f64> = (0..batch).map(|image| [1.25, 0.0, 1.5][image % 3]).collect();
     let images = Tensor::from_vec(factors, (batch, 1, 1), &Device::Cpu).unwrap();
@@ -75,7 +75,7 @@ fn gates(batch: usize, tokens: usize, groups: usize) -> Vec<Gate> {
     ]
 }
 
-/// `gate` in `dtype`, with values that f32 holds.
+/// `gate` in `dtype`. Its values are exact in f32.
 fn cast(gate: &Gate, dtype: DType) -> Gate {
     let cast = |t: &Option<Tensor>| {
         t.as_ref().map(|t| t.to_dtype(DType::F32).and_then(|t| t.to_dtype(dtype)).unwrap())
@@ -187,7 +187,7 @@ fn a_gate_of_ones_changes_no_bit() {
                 assert!(run(gate) == plain, "recompute {recompute}, {gate:?}");
             }
         }
-        // A gate of zeros leaves the input as it is.
+        // A gate of zeros leaves the input unchanged.
         let closed =
             Gate { out: Some(Tensor::zeros((1, 1, 1), DType::F32, &Device::Cpu).unwrap()), inner: None };
         let plain: Vec<_> = weights.iter().map(|w| Weight::new(w).unwrap()).collect();

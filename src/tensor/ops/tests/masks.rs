@@ -1,4 +1,4 @@
-//! Grouped heads and masks, at the tensors and at the slices.
+//! Grouped heads and masks, on tensors and on slices.
 
 use super::*;
 use crate::tensor::ops::attention::{Geometry, backward, forward};
@@ -71,7 +71,7 @@ fn a_token_that_sees_no_key_gives_zero_and_gets_no_gradient() {
     let (batch, tokens, heads, head_dim) = (2, 19, 2, 8);
     let mask = Mask { causal: true, keys: Some(some_keys(batch, tokens)) };
     let shape = AttentionShape { heads, kv_heads: heads, head_dim, mask };
-    // A hidden key may hold anything that is a number.
+    // A hidden key may hold any finite value.
     let qkv =
         (values(&[batch, tokens, 3 * heads * head_dim], 43) * 1e3).unwrap().to_dtype(DType::F32).unwrap();
     let (out, grads) = differentiate(&[qkv], &|t| attention_with(&t[0], &shape));

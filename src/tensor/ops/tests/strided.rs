@@ -1,4 +1,4 @@
-//! Inputs and gradients whose values do not lie one behind the other.
+//! Inputs and gradients that are not contiguous.
 
 use super::{
     affine,
