@@ -17,7 +17,8 @@ use super::{Blueprint, Entry, Piece, Resize, Row, Source};
 ///
 /// # Errors
 /// [`crate::error::Error::MissingTensor`] if the blueprint names a tensor that is not stored,
-/// [`crate::error::Error::Tensor`] if a rectangle reaches beyond it.
+/// [`crate::error::Error::Tensor`] if a rectangle reaches beyond it or if a selected, resized or mixed tensor lies on a
+/// tape.
 ///
 /// # Determinism
 /// On the CPU, bit-identical to [`super::assemble`].

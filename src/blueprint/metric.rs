@@ -11,7 +11,7 @@ pub enum Metric {
     /// Share of items classified correctly.
     #[default]
     Accuracy,
-    /// Cross-entropy of the next token in bits for each byte of text.
+    /// Cross-entropy of the next token in bits per byte of text.
     BitsPerByte,
     /// Spearman's rank correlation of the similarities of pairs with people's scores.
     Spearman,

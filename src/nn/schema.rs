@@ -149,7 +149,7 @@ impl Spec {
         self.axes.iter().map(|axis| axis.len(dims)).collect()
     }
 
-    /// Its name and its shape in a network of these dimensions.
+    /// Its name and shape in a network of these dimensions.
     pub fn named_shape(self, dims: &Dims) -> (String, Vec<usize>) {
         let shape = self.shape(dims);
         (self.name, shape)

@@ -90,7 +90,7 @@ struct Sizes {
     group: usize,
     width: usize,
     packed: usize,
-    /// Where the keys begin in a token, and then where the values begin.
+    /// Where the keys begin within a token, and then where the values begin.
     keys: usize,
     values: usize,
     padded_tokens: usize,

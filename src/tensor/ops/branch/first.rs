@@ -26,7 +26,7 @@ impl Sizes {
 }
 
 simd::kernel! {
-    /// `a ← softmax(c q Kᵀ)`, `o ← a V`, head by head.
+    /// `a ← softmax(c q Kᵀ)`, `o ← a V`, head by head: the `w` and the `a` of the equations above.
     pub(super) fn attend<'a>(q: &'a [f32], keys_values: &'a [f32], sizes: Sizes, a: &'a mut [f32], o: &'a mut [f32]) {
         let Sizes { tokens, inner, head_dim } = sizes;
         let mut heads = q.chunks_exact(head_dim).zip(o.chunks_exact_mut(head_dim)).zip(a.chunks_exact_mut(tokens));

@@ -72,7 +72,7 @@ enum Inputs {
 
 /// The factors of a [`Gate`], row by row of the result.
 struct Factors {
-    /// `g`, `[rows]`; empty where it is 1.
+    /// `g`, `[rows]`; empty if it is 1 everywhere.
     out: Vec<f32>,
     /// `g h`, `[rows, groups]`.
     inner: Vec<f32>,

@@ -11,7 +11,8 @@ fn composed(qkv: &Tensor, shape: &AttentionShape) -> Result<Tensor> {
     naive::attention(qkv, geometry, mask.keys.as_ref())
 }
 
-/// A mask that hides about a third of the keys and, in image 0, the first; with several images, all of the last.
+/// A mask that hides about a third of the keys, among them the first key of image 0 and, with several images, every key
+/// of the last image.
 fn some_keys(batch: usize, tokens: usize) -> Tensor {
     let visible = |at: usize| at != 0 && at * 7 % 3 != 1 && (batch == 1 || at < (batch - 1) * tokens);
     let keys: Vec<u8> = (0..batch * tokens).map(|at| u8::from(visible(at))).collect();
