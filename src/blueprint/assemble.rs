@@ -1,7 +1,8 @@
-//! Blueprint → list of `Bytes`: what is served.
+//! Turns a blueprint into the list of `Bytes` that is served.
 //!
-//! A tensor that is stored as it is asked for is a refcounted slice of the gene's memory, so depth costs neither
-//! memory nor a copy. Only a narrower width, another dtype or fresh values make new bytes, once per source.
+//! A tensor, or a block of its rows, that is requested as it is stored becomes a refcounted slice of the gene's memory,
+//! so depth costs neither memory nor a copy. Everything else makes new bytes, which are kept and shared except for
+//! fresh values and reordered rows.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +24,7 @@ use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Pool, Row, Source};
 #[derive(Debug)]
 pub struct Slice {
     bytes: Bytes,
-    /// Made from the stored file, not a part of its memory.
+    /// Whether the bytes take memory beside the gene's.
     made: bool,
     sha256: OnceLock<Digest>,
 }
@@ -39,7 +40,7 @@ impl Slice {
     }
 }
 
-/// Bytes of stored tensors and of what was made from them; each is made and digested once.
+/// Bytes of stored tensors and of tensors made from them; each is made and digested once.
 #[derive(Debug)]
 pub struct Slices {
     stored: TensorFile,
@@ -50,18 +51,19 @@ pub struct Slices {
 }
 
 impl Slices {
-    /// Nothing made yet from `stored`, whose tensors are of a network of `stored_width`.
+    /// Starts with only the tensors of `stored`, which belong to a network of `stored_width`.
     pub fn new(stored: TensorFile, stored_width: usize) -> Self {
         Self { stored, stored_width, resized_values: 0, pool: Pool::new(0), ready: Mutex::default() }
     }
 
-    /// Made in buffers of `pool`.
+    /// Makes new bytes in buffers of `pool`.
     #[must_use]
     pub fn with_pool(self, pool: Arc<Pool>) -> Self {
         Self { pool, ..self }
     }
 
-    /// Ready to hold what `blueprint`, and others for the same images, make by resizing.
+    /// Includes in [`Self::most_owned_bytes`] the values that `blueprint`, and others for the same images, make by
+    /// resizing.
     #[must_use]
     pub fn with_resized(self, blueprint: &Blueprint) -> Self {
         let resized = blueprint.entries.iter().filter(|entry| matches!(entry.source, Source::Resized { .. }));
@@ -69,7 +71,7 @@ impl Slices {
         Self { resized_values: values, ..self }
     }
 
-    /// Most bytes that come to be held beside the stored file when everything is wanted at `width` as `dtype`.
+    /// Upper bound on the bytes held beside the stored file once every tensor has been requested at `width` as `dtype`.
     pub fn most_owned_bytes(&self, width: usize, dtype: Dtype) -> u64 {
         let made = self.stored.tensors().filter(|(_, t)| width != self.stored_width || t.dtype != dtype);
         let made = made.map(|(_, t)| t.shape.iter().product::<usize>() as u64).sum::<u64>();
@@ -77,8 +79,8 @@ impl Slices {
     }
 
     fn get(&self, entry: &Entry) -> Result<Arc<Slice>> {
-        // Fresh values depend on the name too, and nothing is gained by keeping them. Of rows there are too many
-        // orders to keep.
+        // Fresh values depend on the tensor's name too, and keeping them gains nothing. Rows come in too many orders to
+        // keep.
         let pieces = match &entry.source {
             Source::Pieces(pieces) => pieces.as_slice(),
             Source::Resized { .. } | Source::Selected { .. } => &[],
@@ -150,7 +152,7 @@ impl Slices {
         Ok(buffer.freeze())
     }
 
-    /// The rectangle as a slice of the file, where rows are whole and the dtype is the stored one.
+    /// The rectangle as a slice of the file; `None` unless its rows are whole and `dtype` is the stored one.
     fn contiguous(&self, piece: &Piece, dtype: Dtype) -> Result<Option<Bytes>> {
         let tensor = self.stored.tensor(&piece.tensor)?;
         if tensor.dtype != dtype || piece.cols.len() != piece.of[1] {
@@ -182,13 +184,13 @@ pub struct Artifact {
     identity: Identity,
     header: Bytes,
     tensors: Vec<Arc<Slice>>,
-    /// Offset of the end of each part, the header's first.
+    /// End offset of each part, starting with the header.
     ends: Vec<u64>,
     manifest: OnceLock<Digest>,
     sha256: OnceLock<Digest>,
 }
 
-/// The bytes of `blueprint`, from what `slices` holds.
+/// Assembles the model file of `blueprint` from `slices`.
 ///
 /// # Errors
 /// [`Error::MissingTensor`] if the blueprint names a tensor that is not stored, [`Error::ShapeMismatch`]
@@ -210,21 +212,21 @@ impl Artifact {
         Self { identity, header, tensors, ends, manifest: OnceLock::new(), sha256: OnceLock::new() }
     }
 
-    /// A stored model file under the identity of the request that it answers.
+    /// Wraps a stored model file as the answer to the request called `identity`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if the file has no record of what it is.
+    /// [`Error::Corrupt`] if the file has no valid record of the model.
     pub fn from_file(identity: Identity, file: &TensorFile, origin: &str) -> Result<Self> {
         ModelInfo::from_file(file, origin)?;
         let data = file.bytes().len() - file.tensors().map(|(_, t)| t.bytes.len()).sum::<usize>();
         let header = file.bytes().slice(..data);
-        // In file order; tensors without elements have no place in it and no bytes.
+        // Sorting by address gives file order. An empty tensor has no bytes, so its position does not matter.
         let mut tensors: Vec<_> = file.tensors().map(|(_, t)| t.bytes.clone()).collect();
         tensors.sort_by_key(|bytes| bytes.as_ptr());
         Ok(Self::new(identity, header, tensors.into_iter().map(|bytes| Slice::new(bytes, true)).collect()))
     }
 
-    /// Name of the request that this answers.
+    /// Identity of the request that this file answers.
     pub const fn identity(&self) -> Identity {
         self.identity
     }
@@ -234,12 +236,12 @@ impl Artifact {
         *self.ends.last().expect("the header is a part")
     }
 
-    /// The manifest, where it was computed already.
+    /// The manifest, if it has been computed already.
     pub fn known_manifest(&self) -> Option<Digest> {
         self.manifest.get().copied()
     }
 
-    /// The digest of the whole file, where it was computed already.
+    /// The digest of the whole file, if it has been computed already.
     pub fn known_sha256(&self) -> Option<Digest> {
         self.sha256.get().copied()
     }
@@ -253,13 +255,14 @@ impl Artifact {
         })
     }
 
-    /// SHA-256 of the whole file. Reads every byte once; not for a runtime's thread.
+    /// SHA-256 of the whole file. It reads every byte on the first call, so never call it on a thread of the async
+    /// runtime.
     pub fn sha256(&self) -> Digest {
         *self.sha256.get_or_init(|| Digest::of_parts(self.parts()))
     }
 
-    /// Bytes that this keeps in memory beside the gene: header, lists, and every slice that was made. Slices that
-    /// other artifacts keep too are counted for each.
+    /// Bytes that this file keeps in memory beside the gene: header, lists, and every slice that was made. A slice
+    /// shared by several files counts for each of them.
     pub fn own_bytes(&self) -> u64 {
         let made: BTreeMap<_, _> = self
             .tensors
@@ -270,13 +273,13 @@ impl Artifact {
         (self.header.len() + self.tensors.len() * 32 + made.values().sum::<usize>()) as u64
     }
 
-    /// The file in order.
+    /// The parts of the file in order.
     pub fn parts(&self) -> impl Iterator<Item = &Bytes> {
         std::iter::once(&self.header).chain(self.tensors.iter().map(|slice| &slice.bytes))
     }
 
-    /// The file from `range.start` to `range.end` as slices of at most `max_bytes`, without a copy. A part of
-    /// the range beyond the end is left out.
+    /// The file from `range.start` to `range.end` as offsets and slices of at most `max_bytes`, without copying. The
+    /// range is cut at the end of the file.
     pub fn chunks(
         self: Arc<Self>,
         range: Range<u64>,
@@ -298,7 +301,7 @@ impl Artifact {
         })
     }
 
-    /// Writes the file whole or not at all.
+    /// Writes the file atomically.
     ///
     /// # Errors
     /// [`Error::Io`].

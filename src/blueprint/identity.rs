@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::digest::{Canonical, Digest};
 
-/// Name of a request: known before a byte of the answer exists; the key of cache and resume.
+/// Name of a request, known before any byte of the answer exists. It is the key for caching and resuming.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity(Digest);
 

@@ -1,7 +1,7 @@
-//! Format 1 of a model file's record, word for word: one JSON value in `__metadata__["genebank"]`.
+//! Format 1 of a model file's record: one JSON value in `__metadata__["genebank"]`.
 //!
-//! It is frozen. The types of the program may change, and the conversions here follow them; what format 1 can say is
-//! written as format 1.
+//! This format is frozen. The program's types may change, and then the conversions here follow; whatever format 1 can
+//! express is still written as format 1.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use super::model::{ModelInfo, Origin, Preprocessing};
 pub const METADATA_KEY: &str = "genebank";
 /// Version of the records that this program reads and writes.
 pub const FORMAT: u32 = 1;
-/// The one model family.
+/// The only model family.
 pub const FAMILY: &str = "vit";
 
 /// The record of a model.
@@ -73,7 +73,7 @@ impl From<&ModelInfo> for Format1 {
     }
 }
 
-/// As JSON a model is its record.
+/// A model serialises as its record.
 impl Serialize for ModelInfo {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         Format1::from(self).serialize(serializer)
@@ -95,7 +95,7 @@ impl ModelInfo {
     /// Reads the record of `file`; `from` names the file in errors.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where the record is absent or malformed.
+    /// [`Error::Corrupt`] if the record is absent or malformed.
     pub fn from_file(file: &TensorFile, from: &str) -> Result<Self> {
         let Format1 { format, family, config, preprocessing, labels, licence, data, origin, training } =
             parse(file, from)?;
@@ -111,7 +111,7 @@ impl ModelInfo {
 /// The JSON value of `file`'s record; `from` names the file in errors.
 ///
 /// # Errors
-/// [`Error::Corrupt`] where it is absent or no `T`.
+/// [`Error::Corrupt`] if the value is absent or cannot be parsed as a `T`.
 pub fn parse<T: serde::de::DeserializeOwned>(file: &TensorFile, from: &str) -> Result<T> {
     let json = file
         .metadata(METADATA_KEY)

@@ -1,6 +1,6 @@
 //! The size of a model, for networks of every kind.
 
-/// Width and depth of a model. Narrow sizes come first, and shallow ones among those of one width.
+/// Width and depth of a model, ordered by width and then by depth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Size {
     /// Embedding dimension.

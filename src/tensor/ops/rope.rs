@@ -1,8 +1,8 @@
 //! Rotary position embedding, Su et al. 2021, arXiv 2104.09864, eq. (34).
 //!
 //! With `φ = m θ^(-2i/d)` at position `m`, each pair of channels is turned: `y₁ = x₁ cos φ - x₂ sin φ`,
-//! `y₂ = x₂ cos φ + x₁ sin φ`. The gradient is turned back: the same with `-φ`. Deviation: the pair `i` is the channels
-//! `i` and `i + d/2` of a head, as in Llama, and not `2i` and `2i + 1`.
+//! `y₂ = x₂ cos φ + x₁ sin φ`. The backward pass turns the gradient by `-φ`. Deviation: pair `i` consists of the
+//! channels `i` and `i + d/2` of a head, as in Llama, not of `2i` and `2i + 1`.
 
 use super::node::{self, Kernel};
 use super::rotary::Rotary;
@@ -61,7 +61,7 @@ impl Kernel for Rope {
 }
 
 simd::kernel! {
-    /// Turns the heads of `x`, `[images, tokens, channels]`, in place; back if `direction` is -1 instead of 1.
+    /// Turns the heads of `x`, `[images, tokens, channels]`, in place: forwards if `direction` is 1, back if it is -1.
     fn turn<'a>(
         rotary: &'a Rotary,
         tokens: usize,

@@ -13,10 +13,10 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// The angles of `tokens` positions from `first` on, `theta` being the base of the frequencies.
+    /// The angles of `tokens` positions, starting at `first`, with `theta` as the base of the frequencies.
     ///
     /// # Errors
-    /// If `head_dim` is not even and positive, or `theta` not positive.
+    /// If `head_dim` is not even and positive, or `theta` is not positive and finite.
     pub fn new(tokens: usize, head_dim: usize, theta: f64, first: usize) -> Result<Self> {
         if head_dim == 0 || !head_dim.is_multiple_of(2) || !(theta > 0.0 && theta.is_finite()) {
             bail!("rope: no rotation has head_dim {head_dim} and theta {theta}");

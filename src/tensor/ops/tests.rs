@@ -1,7 +1,8 @@
-//! Values and gradients of every operation against the stock composition in `f64`, and that against differences.
+//! Compares the values and gradients of every operation with the stock composition in `f64`, and the gradients of that
+//! composition with finite differences.
 //!
-//! This file changes when an operation is added or its contract changes. It is one table of checks with the few functions
-//! that compare; tests of a subject of several operations have files below.
+//! This file changes only when an operation is added or its contract changes. It holds the checks of single operations
+//! and the few functions that compare; the modules below test subjects that span several operations.
 
 mod branches;
 mod masks;
@@ -16,14 +17,14 @@ use crate::tensor::{Params, Weight, Weights};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use std::sync::Arc;
 
-/// Relative distance that an operation may have from the `f64` oracle; the worst seen is below 1e-6.
+/// Largest accepted relative distance from the `f64` oracle; the worst seen is below 1e-6.
 const TOLERANCE: f64 = 1e-5;
 
-/// An operation of tensors and weights, and the same of tensors alone.
+/// An operation on tensors and weights, and its oracle on tensors alone.
 type Operation<'a> = &'a dyn Fn(&[Tensor], &[Weight]) -> Result<Tensor>;
 type Oracle<'a> = &'a dyn Fn(&[Tensor], &[Tensor]) -> Result<Tensor>;
 
-/// Reproducible values in about `-2..2`, another sequence for each seed.
+/// Reproducible values in about `-2..2`; each seed gives another sequence.
 fn values(dims: &[usize], seed: u32) -> Tensor {
     let mut state = seed.wrapping_mul(0x9e37_79b9) | 1;
     let mut next = || {
@@ -42,7 +43,7 @@ fn probabilities(dims: &[usize], seed: u32) -> Tensor {
     weights.broadcast_div(&weights.sum_keepdim(1).unwrap()).unwrap()
 }
 
-/// The result, and the gradient to each input of its scalar product with fixed weights.
+/// The result, and the gradient of its scalar product with fixed weights with respect to each input.
 #[expect(clippy::disallowed_methods, reason = "the graph of one operation is shallow")]
 fn differentiate(
     inputs: &[Tensor],
@@ -56,7 +57,7 @@ fn differentiate(
     (out, vars.iter().map(|var| grads.get(var).cloned()).collect())
 }
 
-/// As [`differentiate`], with the gradients of `weights` from a tape.
+/// Like [`differentiate`], with the gradients of `weights` from a tape.
 fn on_tape(
     inputs: &[Tensor],
     weights: &[Tensor],
@@ -69,7 +70,7 @@ fn on_tape(
     let tape = params.tape(recompute, Arc::default()).unwrap();
     let learned = params.weights(&tape).unwrap();
     let learned: Vec<Weight> = learned.iter().map(|(_, weight)| weight.clone()).collect();
-    // Twice: what an operation leaves in the memory of its tape must not matter.
+    // Run twice, because leftovers in the memory of the tape must not matter.
     let mut result = differentiate(inputs, &|inputs| operation(inputs, &learned));
     tape.gradients().clear();
     result = (result.0, differentiate(inputs, &|inputs| operation(inputs, &learned)).1);
@@ -90,12 +91,12 @@ fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
     let difference = norm(&(found.to_dtype(DType::F64).unwrap() - expected).unwrap());
     let relative = difference / norm(expected).max(f64::MIN_POSITIVE);
-    // An exact zero (attention with one token has no gradient to its scores) leaves only an absolute measure.
+    // An exact zero leaves only an absolute measure: attention with one token has no gradient for its scores.
     let ok = relative <= TOLERANCE || (norm(expected) < 1e-12 && difference < 1e-6);
     assert!(ok, "{what}: off by {relative:e}");
 }
 
-/// What [`compare`] computed in f32: inputs, weights, the result and the gradients.
+/// What [`compare`] computed in f32: inputs, weights, result and gradients.
 struct Compared {
     inputs: Vec<Tensor>,
     weights: Vec<Tensor>,
@@ -103,7 +104,7 @@ struct Compared {
     gradients: Vec<Option<Tensor>>,
 }
 
-/// Compares value and all gradients; `constants` are inputs that must get none.
+/// Compares the value and all gradients; inputs listed in `constants` must get none.
 fn compare(
     what: &str,
     inputs: &[Tensor],
@@ -135,7 +136,7 @@ fn compare(
     Compared { inputs: single, weights: single_weights, result: found, gradients: found_grads }
 }
 
-/// As [`compare`]; and neither recomputing nor the absence of a tape changes a bit.
+/// Like [`compare`], and also checks that neither recomputing nor a missing tape changes a bit.
 fn check(
     what: &str,
     inputs: &[Tensor],
@@ -394,7 +395,7 @@ fn the_same_inputs_give_the_same_bits() {
     });
 }
 
-/// Without a tape the stock composition carries the gradient: slower, and never silently none.
+/// Without a tape the stock composition carries the gradient. It is slower, but the gradient is never silently lost.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the graph of two operations is shallow")]
 fn a_weight_that_candle_tracks_gets_its_gradient_from_candle() {

@@ -4,12 +4,12 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::tensor::{Weight, matrix_view, ops::Affine};
 
-/// Factors of a residual branch. Absent factors are 1 and cost nothing; gradients reach those that are tracked.
+/// Factors of a residual branch. Absent factors count as 1 and cost nothing. Tracked factors receive gradients.
 #[derive(Debug, Clone, Default)]
 pub struct Gate {
-    /// `g`, of the whole branch: `[batch or 1, tokens or 1, 1]`.
+    /// `g`, for the whole branch: `[batch or 1, tokens or 1, 1]`.
     pub out: Option<Tensor>,
-    /// `h`, of equal groups of channels of `a` (heads, or experts of an MLP): `[batch or 1, tokens or 1, groups]`.
+    /// `h`, for equal groups of channels of `a` (heads, or experts of an MLP): `[batch or 1, tokens or 1, groups]`.
     pub inner: Option<Tensor>,
 }
 
@@ -27,7 +27,7 @@ pub struct Norm<'a> {
 pub enum Rows {
     /// Every token.
     All,
-    /// The first alone, for the last block of a network whose head reads one token.
+    /// Only the first, for the last block of a network whose head reads one token.
     First,
 }
 
@@ -42,7 +42,7 @@ pub enum Core<'a> {
         proj: &'a Affine,
         /// Heads.
         heads: usize,
-        /// Tokens whose results are wanted.
+        /// Tokens whose results are needed.
         rows: Rows,
     },
     /// A hidden layer with an erf-GELU.
@@ -66,7 +66,7 @@ pub struct Branch<'a> {
 }
 
 impl Gate {
-    /// Whether something is tracked: the fused operation takes gates as constants.
+    /// Whether any factor is tracked. The fused operation treats gates as constants.
     pub(super) fn is_learned(&self) -> bool {
         self.factors().any(Tensor::track_op)
     }
@@ -85,7 +85,7 @@ impl<'a> Core<'a> {
         }
     }
 
-    /// Tokens whose results are wanted.
+    /// Tokens whose results are needed.
     pub(super) const fn rows(&self) -> Rows {
         match self {
             Self::Attention { rows, .. } => *rows,

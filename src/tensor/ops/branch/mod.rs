@@ -1,5 +1,5 @@
 //! A residual branch as data, and its two executors: [`fused`] (one operation on the CPU in f32) and [`naive`] (stock
-//! operations: other devices and types, and gates that are learned).
+//! operations, for other devices and dtypes and for learned gates).
 //!
 //! Source: Dosovitskiy et al. 2021 (arXiv 2010.11929), eqs. (2) and (3).
 //!
@@ -18,8 +18,8 @@
 //! | `g` | [`Gate::out`] | `[batch or 1, tokens or 1, 1]` |
 //! | `h` | [`Gate::inner`] | `[batch or 1, tokens or 1, groups]` |
 //!
-//! Stochastic depth and the routing of tokens, heads and experts are values of `g` and `h`. `g` is applied before the
-//! last product, `y = (x + g b_o) + W_o (g h ∘ a)`, so that a gate of ones gives the same bits as no gate.
+//! Values of `g` and `h` express stochastic depth and the routing of tokens, heads and experts. `g` is applied before
+//! the last product, `y = (x + g b_o) + W_o (g h ∘ a)`, so that a gate of ones gives the same bits as no gate.
 
 mod data;
 mod first;
