@@ -1,16 +1,16 @@
-//! Other ways to first values of a model, behind the same interface as a gene: what a gene has to be better than.
+//! Baselines that a gene has to beat: other sources of a model's first values, behind the interface of a gene.
 //!
 //! `FirstLayers` and `Uniform` select from the ancestor. Source of `Uniform`: Xu et al. 2024, "Initializing Models with
-//! Larger Ones" (arXiv 2311.18823), section 3: the first `L` layers, and of every axis evenly spaced elements: every
-//! `(D / d)`-th where `d` divides `D`, else `round(linspace(0, D - 1, d))`.
+//! Larger Ones" (arXiv 2311.18823), section 3. It takes the first `L` layers and evenly spaced elements of every axis:
+//! every `(D / d)`-th element if `d` divides `D`, otherwise `round(linspace(0, D - 1, d))`.
 //!
 //! | symbol | here | meaning |
 //! | --- | --- | --- |
-//! | `L`, `d` | `depth`, `width` of the size | what is asked for |
+//! | `L`, `d` | `depth`, `width` of the size | the requested size |
 //! | `D` | width of the ancestor | |
 //!
-//! Differs from the official code in: the axes of queries, keys and values are selected one by one, so that no row of
-//! one becomes a row of another; and the head is inherited, because the classes are the same.
+//! Differs from the official code in two points. Queries, keys and values are selected separately, so that no row of
+//! one becomes a row of another. The head is inherited, because the classes are the same.
 
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, VariantArray};
@@ -47,11 +47,11 @@ pub enum Method {
     /// The gene.
     #[default]
     Gene,
-    /// Nothing: seeded values.
+    /// Seeded random values; nothing is inherited.
     Scratch,
-    /// The first layers of the ancestor, and of every axis the first elements.
+    /// The first layers of the ancestor, and the first elements of every axis.
     FirstLayers,
-    /// The first layers of the ancestor, and of every axis evenly spaced elements.
+    /// The first layers of the ancestor, and evenly spaced elements of every axis.
     Uniform,
 }
 
@@ -59,17 +59,17 @@ fn unknown(text: &str) -> Error {
     Error::not_one_of::<Method>("method", text)
 }
 
-/// A method, and the seed of what it draws.
+/// A method, and the seed of the values that it draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Start {
     /// Where first values come from.
     pub method: Method,
-    /// Seed of fresh values; methods that draw none take 0 alone.
+    /// Seed of fresh values; must be 0 for methods that draw none.
     pub seed: u64,
 }
 
 impl Start {
-    /// Checks that the method draws what the seed is for.
+    /// Checks that only a method that draws values has a seed.
     ///
     /// # Errors
     /// [`Error::Invalid`].
@@ -82,10 +82,10 @@ impl Start {
     }
 }
 
-/// The model of `size` that `method` selects from `ancestor`; absent numbers mean the ancestor's.
+/// The model of `size` that `method` selects from `ancestor`. Absent numbers mean the ancestor's.
 ///
 /// # Errors
-/// [`Error::OutOfRange`] for a size beyond it, [`Error::Invalid`] for a method that selects nothing.
+/// [`Error::OutOfRange`] for a size beyond the ancestor's, [`Error::Invalid`] for a method that selects nothing.
 pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest) -> Result<Blueprint> {
     let own = &ancestor.info().config;
     let within = |what, asked: Option<u64>, most: usize| match asked.unwrap_or(most as u64) {
@@ -121,10 +121,10 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest) -> Result
     Ok(Blueprint { identity, info, entries })
 }
 
-/// A network of a size of the gene `meta`, for `target`, that inherits nothing: seeded values.
+/// A network with seeded values that inherits nothing. It has a size of the gene `meta` and is for `target`.
 ///
 /// # Errors
-/// [`Error::OutOfRange`] or [`Error::Invalid`] for a size or target that is not a vision transformer's.
+/// [`Error::OutOfRange`] or [`Error::Invalid`] for a size or target that the gene does not allow.
 pub fn scratch(meta: &GeneMeta, size: &SizeRequest, target: &Target, seed: u64) -> Result<Blueprint> {
     let shape = super::learngene::blueprint_of(meta, "", size, target)?;
     let mut blueprint = Blueprint::fresh(ModelInfo { origin: None, ..shape.info }, seed);
@@ -139,7 +139,7 @@ pub fn scratch(meta: &GeneMeta, size: &SizeRequest, target: &Target, seed: u64) 
     Ok(blueprint)
 }
 
-/// The evenly spaced elements of the ancestor's tensor of the same name.
+/// Evenly spaced elements of the ancestor's tensor with the same name.
 fn uniform(spec: &Spec, own: &Dims, target: &Dims) -> Source {
     let shape = spec.shape(own);
     if shape == spec.shape(target) {
@@ -152,7 +152,7 @@ fn uniform(spec: &Spec, own: &Dims, target: &Dims) -> Source {
     Source::Selected { tensor: spec.name.clone(), of: matrix_view(&shape), rows, cols }
 }
 
-/// The indices of `before` followed by those of one more axis, in row-major order.
+/// Extends the row-major indices `before` by one more axis.
 fn product(before: &[u32], axis: Axis, own: &Dims, target: &Dims) -> Vec<u32> {
     let (mut along, mut first) = (Vec::new(), 0);
     for (stored, kept) in axis.parts(own).into_iter().zip(axis.parts(target)) {
@@ -163,13 +163,14 @@ fn product(before: &[u32], axis: Axis, own: &Dims, target: &Dims) -> Vec<u32> {
     before.iter().flat_map(|outer| along.iter().map(move |inner| outer * len + inner)).collect()
 }
 
-/// `small` of `large` indices: every `(large / small)`-th, or the nearest to a line from the first to the last.
+/// `small` of `large` indices: every `(large / small)`-th if that is whole, otherwise points of a line from the first
+/// to the last index, rounded to the nearest.
 fn evenly_spaced(large: usize, small: usize) -> Vec<usize> {
     if large.is_multiple_of(small.max(1)) {
         let step = large / small.max(1);
         return (0..small).map(|i| i * step).collect();
     }
-    // Half to even, as torch.round, without a float: i (large - 1) / (small - 1).
+    // i (large - 1) / (small - 1) in integers, with halves rounded to even as torch.round does.
     let (rise, run) = (large - 1, small - 1);
     let nearest = |i: usize| {
         let (whole, rest) = (i * rise / run, i * rise % run);

@@ -10,10 +10,10 @@
 //! | `dᵢ` | `slopes[i]` | slope of the curve at point `i` |
 //! | `α, β` | `a`, `b` | `dᵢ / Δᵢ` and `dᵢ₊₁ / Δᵢ`; monotone where `α² + β² ≤ 9` |
 //!
-//! Measured points may rise and fall: a piece is monotone from its point to the next, the curve need not be. Beyond
-//! its first and last point the curve stays at their value.
+//! Each piece is monotone between its two points, but the whole curve need not be, because measured points may rise
+//! and fall. Outside the measured range the curve is constant.
 
-/// Cells on both sides together whose residuals say how far an interpolated value may be off.
+/// Number of points around a value, both sides together, whose residuals bound its error.
 const NEAREST: usize = 4;
 
 /// Points in ascending `x`, and the curve through them.
@@ -39,13 +39,13 @@ pub(super) enum Basis {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Estimate {
     pub(super) value: f64,
-    /// How far the truth may be off, as [`Curve::at`] says; absent at a measured point, and where nothing tells.
+    /// Estimated error, as [`Curve::at`] defines it; absent at a measured point and where there are too few points.
     pub(super) error: Option<f64>,
     pub(super) basis: Basis,
 }
 
 impl Curve {
-    /// Through points of distinct, ascending `x`; at least one.
+    /// The curve through `points`: at least one, with distinct and ascending `x`.
     pub(super) fn new(points: Vec<[f64; 2]>) -> Self {
         debug_assert!(points.is_sorted_by(|a, b| a[0] < b[0]) && !points.is_empty());
         Self { slopes: slopes(&points), points }
@@ -79,12 +79,12 @@ impl Curve {
         let t = (x - x0) / h;
         let s = 1.0 - t;
         let y = y0 * s * s * (1.0 + 2.0 * t) + y1 * t * t * (3.0 - 2.0 * t) + h * s * t * (d0 * s - d1 * t);
-        // Monotone in exact arithmetic; this is for the last bit.
+        // The piece is monotone in exact arithmetic; this corrects rounding in the last bit.
         y.clamp(y0.min(y1), y0.max(y1))
     }
 
-    /// How far the curve through the other points is from point `i`; absent at both ends, where there is no
-    /// between.
+    /// The distance of point `i` from the curve through the other points; absent at both ends, because there the other
+    /// points lie on one side only.
     pub(super) fn residual(&self, i: usize) -> Option<f64> {
         if i == 0 || i + 1 >= self.points.len() {
             return None;
@@ -94,18 +94,19 @@ impl Curve {
         Some((Self::new(others).value(x) - y).abs())
     }
 
-    /// The largest residual of the points from `first` to before `end`.
+    /// The largest residual of the points `first..end`.
     fn largest_residual(&self, first: usize, end: usize) -> Option<f64> {
         (first..end.min(self.points.len())).filter_map(|i| self.residual(i)).reduce(f64::max)
     }
 
-    /// The value at `x` and how far the truth may be off.
+    /// The value at `x` and its estimated error.
     ///
-    /// - Between two points: the largest residual of the two points on either side. The point left out doubles the
-    ///   gap that is bridged, so this errs on the wide side. With two points in all, the step between them.
-    /// - Beyond an end by a distance `h`: the largest difference between the end and the points up to `h` inside of
-    ///   it, at least the next one, plus the largest residual of the two points next to the end: the curve is taken
-    ///   to change beyond its end as much as it did before it. Absent with one point.
+    /// - Between two points: the largest residual of the two points on either side. Leaving a point out doubles the gap
+    ///   that the curve bridges, so this tends to overestimate the error. If there are only two points, it is the
+    ///   step between them.
+    /// - At a distance `h` beyond an end: the largest difference between the end and any point up to `h` inside it,
+    ///   or at least the next point, plus the largest residual of the two points next to the end. This assumes
+    ///   that the curve changes as much beyond its end as before it. Absent if there is only one point.
     pub(super) fn at(&self, x: f64) -> Estimate {
         let value = self.value(x);
         let points = &self.points;
@@ -121,7 +122,7 @@ impl Curve {
         Estimate { value, error: Some(residual.unwrap_or(step)), basis: Basis::Between }
     }
 
-    /// How far the truth may have moved between an end and `x` beyond it.
+    /// Estimated error at `x` beyond an end, as [`Curve::at`] defines it.
     fn drift(&self, x: f64, below: bool) -> Option<f64> {
         let points = &self.points;
         let ordered: Vec<_> = if below { points.iter().collect() } else { points.iter().rev().collect() };
@@ -140,7 +141,7 @@ impl Curve {
 fn slopes(points: &[[f64; 2]]) -> Vec<f64> {
     let secants: Vec<_> = points.windows(2).map(|p| (p[1][1] - p[0][1]) / (p[1][0] - p[0][0])).collect();
     let [Some(first), Some(last)] = [secants.first(), secants.last()] else { return vec![0.0; points.len()] };
-    // A point that is higher or lower than both neighbours is flat.
+    // The curve is flat at a point that is higher or lower than both neighbours, so that no piece overshoots it.
     let inner = secants.windows(2).map(|s| if s[0] * s[1] > 0.0 { f64::midpoint(s[0], s[1]) } else { 0.0 });
     let mut slopes: Vec<_> = std::iter::once(*first).chain(inner).chain([*last]).collect();
     for (i, secant) in secants.iter().enumerate() {
@@ -181,7 +182,7 @@ mod tests {
         let curve = Curve::new(vec![[0.0, 0.0], [1.0, 0.0], [2.0, 10.0], [3.0, 10.0]]);
         assert_eq!(curve.slopes, [0.0; 4]);
         assert_eq!(curve.value(1.5), 5.0);
-        // A straight line stays one.
+        // A straight line stays straight.
         let line = Curve::new(vec![[0.0, 1.0], [1.0, 3.0], [4.0, 9.0]]);
         assert!((line.value(2.5) - 6.0).abs() < 1e-12);
         assert_eq!(line.residual(1), Some(0.0));
@@ -213,7 +214,7 @@ mod tests {
                 let step = (x1 - x0) / f64::from(cuts);
                 let values: Vec<_> = (0..=cuts).map(|i| curve.value(x0 + step * f64::from(i))).collect();
                 for near in values.windows(2) {
-                    // Within a rounding of the values, which are at most 1.
+                    // The tolerance covers rounding of values up to 1.
                     prop_assert!((near[1] - near[0]) * (y1 - y0).signum() >= -1e-12, "{pair:?} {near:?}");
                 }
                 prop_assert!(values.iter().all(|y| (y0.min(y1)..=y0.max(y1)).contains(y)));

@@ -1,10 +1,10 @@
 //! Depth rules: how many layers of a model each stage of the gene provides.
 //!
-//! Source of `Cyclic`: Xia et al. 2024 (SWS, arXiv 2404.16897), the published example of 12 layers over five
-//! stages, `count(s) = ⌊L / M⌋ + [s < L mod M]`.
+//! Source of `Cyclic`: Xia et al. 2024 (SWS, arXiv 2404.16897), the published example of 12 layers in five stages,
+//! `count(s) = ⌊L / M⌋ + [s < L mod M]`.
 //!
-//! Differs from the paper in: `Trained`, the default, apportions layers by the trained layers of each stage
-//! (Sainte-Laguë), because the cyclic rule at the trained depth is in general not the trained network.
+//! Differs from the paper in: the default, `Trained`, apportions layers in proportion to the trained layers of each
+//! stage (Sainte-Laguë). The cyclic rule does not in general reproduce the trained network at the trained depth.
 //!
 //! | symbol | here | meaning |
 //! | --- | --- | --- |
@@ -19,7 +19,7 @@ use strum::{Display, EnumString, VariantArray};
 
 use crate::error::Error;
 
-/// How layers are dealt to stages.
+/// How layers are distributed over stages.
 #[derive(
     Debug,
     Clone,
@@ -39,8 +39,8 @@ use crate::error::Error;
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase", parse_err_ty = Error, parse_err_fn = unknown)]
 pub enum DepthRule {
-    /// By the trained layers of each stage; the trained depth gives the trained network, and depth `d + 1`
-    /// contains depth `d`.
+    /// In proportion to the trained layers of each stage. The trained depth gives the trained network, and depth
+    /// `d + 1` contains depth `d`.
     #[default]
     Trained,
     /// One layer to each stage in turn, as published.
@@ -50,7 +50,8 @@ pub enum DepthRule {
 impl DepthRule {
     /// Layers of each stage in a model of `depth` layers; they add up to `depth`.
     ///
-    /// Fewer layers than stages keep the first stage, then the last, then spread over the widest gaps.
+    /// If there are fewer layers than stages, the first stage gets one, then the last, then the middle of the widest
+    /// gap.
     pub fn layers(self, depth: usize, stages: &[usize]) -> Vec<usize> {
         if depth < stages.len() {
             return spread(depth, stages.len());
@@ -65,11 +66,12 @@ impl DepthRule {
     }
 }
 
-/// Each stage has one layer; each further one goes to the largest `v(s) / (2 n(s) + 1)`, ties to the earlier stage.
+/// Each stage gets one layer. Each further layer goes to the stage with the largest `v(s) / (2 n(s) + 1)`, where `n(s)`
+/// counts the stage's layers so far; ties go to the earlier stage.
 fn sainte_lague(depth: usize, stages: &[usize]) -> Vec<usize> {
     let mut layers = vec![1; stages.len()];
     for _ in stages.len()..depth {
-        // v(a) / (2 n(a) + 1) against v(b) / (2 n(b) + 1), without a division.
+        // Compares v(a) / (2 n(a) + 1) with v(b) / (2 n(b) + 1) exactly, by cross-multiplication.
         let quotient =
             |a: usize, b: usize| (stages[a] * (2 * layers[b] + 1)).cmp(&(stages[b] * (2 * layers[a] + 1)));
         let next = (1..stages.len())
@@ -79,7 +81,8 @@ fn sainte_lague(depth: usize, stages: &[usize]) -> Vec<usize> {
     layers
 }
 
-/// One layer for `depth` of `stages` stages: the first, the last, then the middle of the widest gap, earlier first.
+/// Gives one layer each to `depth` of `stages` stages: the first, the last, then the middle of the widest gap, where
+/// the earlier gap wins a tie.
 fn spread(depth: usize, stages: usize) -> Vec<usize> {
     let mut taken: Vec<usize> = [0, stages - 1].into_iter().take(depth).collect();
     while taken.len() < depth {

@@ -1,4 +1,4 @@
-//! The first values of a gene that is about to be learned, as entries of a blueprint.
+//! The initial values of a gene before learning, as entries of a blueprint.
 
 use crate::{
     blueprint::Entry,
@@ -8,8 +8,8 @@ use crate::{
 
 use super::{GeneMeta, meta::stage_name};
 
-/// Every tensor of the gene `meta`: fresh, or, where `teacher` has the shape of its network, the teacher's. Shared
-/// tensors are taken as they are, and for stage `s` of `M` the layer `⌊s (L - 1) / (M - 1)⌉` of `L`. Norms of narrower
+/// Every tensor of the gene `meta`: fresh without a `teacher`, otherwise the teacher's values. Shared tensors are
+/// copied unchanged, and stage `s` of `M` copies the teacher's layer `⌊s (L - 1) / (M - 1)⌉` of `L`. Norms of narrower
 /// widths are always fresh.
 ///
 /// # Errors

@@ -1,31 +1,34 @@
-//! What a model of any size can be expected to score, from the sizes that were measured.
+//! The expected accuracy of a model of any size, from the sizes that were measured.
 //!
 //! Source: Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2), for the curve: see `curve`.
 //!
-//! - A measured size has its measured accuracy.
+//! - The forecast of a measured size is its measured accuracy.
 //! - At a measured width, other depths lie on the monotone curve through the measured depths.
-//! - At a width that was not measured, every measured width gives its value at the depth, and the same kind of curve
-//!   goes through these over the width or over its logarithm: over the one that misses less when every inner width is
-//!   left out in turn; over the logarithm where that decides nothing.
-//! - Beyond what was measured, the nearest value goes on, and the forecast is marked as extrapolated.
+//! - At any other width, each measured width contributes its value at the requested depth. The same kind of curve goes
+//!   through these values, over the width or over its logarithm. The scale with the smaller error wins when every inner
+//!   width is left out in turn; the logarithm wins a tie.
+//! - Outside the measured range the forecast is constant and marked as extrapolated.
 //!
-//! The interval is no confidence interval: there is no model of the noise. It is the forecast plus and minus a
-//! residual of the grid itself, cut to 0..=1:
+//! The interval is not a confidence interval, because there is no model of the noise. It is the forecast plus and minus
+//! an error that comes from the residuals of the grid, clamped to 0..=1:
 //!
-//! - measured: the median leave-one-out residual of the grid, which holds what sampling and the roughness of the curve
-//!   amount to. The gene does not say how many test images there were, so sampling alone is not known.
+//! - measured: the median leave-one-out residual of the grid. It covers both sampling noise and the roughness of the
+//!   curve. Sampling noise alone is unknown, because a gene does not record the number of test images.
 //! - interpolated: the largest leave-one-out residual of the two measured depths on either side.
 //! - extrapolated: as much as the curve changes over the same distance before its end, plus those residuals.
-//! - along the width: the same of the curve along the width, plus the largest of the measured widths next to it.
+//! - between or beyond measured widths: the same error of the curve along the width, plus the larger error of the
+//!   measured widths next to it.
 //!
-//! Of a size that was not measured it is never less than the upper quartile of the grid's residuals: where two neighbours
-//! lie smooth by chance, the next one need not.
+//! For a size that was not measured the error is at least the upper quartile of the grid's residuals, because a smooth
+//! stretch between two neighbours may be chance.
 //!
 //! A leave-one-out residual is the distance of a measured value from the curve through the others; a first or last
-//! value has none. Where there is no residual to go by, the interval is 0..=1.
+//! value has none. If no width has enough depths for a residual, the interval of a measured size is 0..=1. A curve with
+//! two points uses the step between them instead; a curve with one point gives 0..=1 everywhere else.
 //!
-//! How far it can be trusted: of the 12 inner depths of the bundled gene, each left out in turn, it holds 10; of
-//! simulated curves that saturate, with noise of up to 0.3 points, about four in five. Beside a cliff it is too narrow.
+//! Reliability: when each of the 12 inner depths of the bundled gene is left out in turn, the interval contains 10 of
+//! the measured values. For simulated saturating curves with noise of up to 0.3 points it contains about four in five.
+//! Next to a cliff it is too narrow.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +39,7 @@ use super::{
     curve::{Basis, Curve, Estimate},
 };
 
-/// The accuracy to expect of a size, before tuning.
+/// The expected accuracy of a size before tuning.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Forecast {
     /// Share of test images classified correctly.
@@ -45,14 +48,14 @@ pub struct Forecast {
     pub low: f64,
     /// Upper end of the interval; see the module.
     pub high: f64,
-    /// This size was measured.
+    /// Whether this size was measured.
     pub measured: bool,
-    /// This size lies beyond every measured one in depth or width.
+    /// Whether this size lies outside the measured range of depths or widths.
     pub extrapolated: bool,
 }
 
 impl Forecast {
-    /// Whether the interval says anything.
+    /// Whether the interval is narrower than 0..=1.
     pub fn is_bounded(&self) -> bool {
         self.low > 0.0 || self.high < 1.0
     }
@@ -64,11 +67,11 @@ pub struct Forecasts {
     /// Accuracy over depth, by measured width.
     curves: BTreeMap<usize, Curve>,
     scale: Scale,
-    /// Leave-one-out residuals along the depth: their median, and their upper quartile.
+    /// Median and upper quartile of the leave-one-out residuals along the depth.
     noise: Option<[f64; 2]>,
 }
 
-/// What is even along the width.
+/// The scale of the width axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scale {
     Logarithmic,
@@ -85,13 +88,13 @@ impl Scale {
 }
 
 impl Forecasts {
-    /// From measured figures, of which those after tuning are left aside; `None` where nothing is left.
+    /// Forecasts from measured figures. Figures after tuning are ignored; `None` if no others are left.
     pub fn of(quality: &[Quality]) -> Option<Self> {
         let mut cells: BTreeMap<usize, BTreeMap<usize, f64>> = BTreeMap::new();
-        // Figures may come from another machine.
+        // Figures may come from another machine, so they are not trusted.
         let sane = |q: &&Quality| q.tuning_epochs == 0 && q.value.is_finite() && q.width > 0;
         for q in quality.iter().filter(sane) {
-            // The first of several is the one that is served.
+            // Of several figures for one size, the first is the one that is served.
             cells.entry(q.width).or_default().entry(q.depth).or_insert(q.value);
         }
         let curve = |depths: BTreeMap<usize, f64>| {
@@ -110,7 +113,7 @@ impl Forecasts {
         Some(Self { curves, scale, noise })
     }
 
-    /// The forecast of a size. Whether the gene serves it is not asked here.
+    /// The forecast of a size. Does not check whether the gene serves that size.
     pub fn at(&self, depth: usize, width: usize) -> Forecast {
         let (estimate, extrapolated) = match self.curves.get(&width) {
             Some(curve) => {
@@ -130,7 +133,7 @@ impl Forecasts {
         Forecast { value, low, high, measured, extrapolated }
     }
 
-    /// Along the width, and whether anything is beyond what was measured.
+    /// The estimate at a width that was not measured, and whether it is extrapolated in width or depth.
     fn across(&self, depth: usize, width: usize) -> (Estimate, bool) {
         let x = self.scale.of(width);
         let mut estimate = across(&self.curves, self.scale, depth).at(x);
@@ -152,7 +155,7 @@ impl Forecasts {
         below.into_iter().chain(above).map(|(width, curve)| (*width, curve))
     }
 
-    /// Why the forecast of a size is extrapolated, for a reader; `None` where it is not.
+    /// Text that says why the forecast of a size is extrapolated; `None` if it is not.
     pub fn warning(&self, depth: usize, width: usize) -> Option<String> {
         if !self.at(depth, width).extrapolated {
             return None;
@@ -185,7 +188,7 @@ fn across(curves: &BTreeMap<usize, Curve>, scale: Scale, depth: usize) -> Curve 
     Curve::new(curves.iter().map(point).collect())
 }
 
-/// What leaving out each inner width in turn misses of its measured cells, in all.
+/// The total absolute error at the measured cells of the inner widths, when each width is left out in turn.
 fn missed(curves: &BTreeMap<usize, Curve>, scale: Scale) -> f64 {
     let inner: Vec<_> = curves.keys().copied().skip(1).take(curves.len().saturating_sub(2)).collect();
     let of = |width: usize| {
@@ -198,7 +201,7 @@ fn missed(curves: &BTreeMap<usize, Curve>, scale: Scale) -> f64 {
     inner.into_iter().map(of).sum()
 }
 
-/// Median and upper quartile, each the lower of two that are in question.
+/// Median and upper quartile. Where a rank falls between two values, the lower value counts.
 fn middle_and_upper(mut values: Vec<f64>) -> Option<[f64; 2]> {
     values.sort_by(f64::total_cmp);
     let last = values.len().checked_sub(1)?;
@@ -216,7 +219,7 @@ mod tests {
         rows.iter().map(cell).collect()
     }
 
-    /// The bundled gene's: steep, then flat with noise, then lower.
+    /// The figures of the bundled gene: steep, then flat with noise, then lower.
     fn bundled() -> Vec<Quality> {
         let measured = [
             0.6102, 0.8558, 0.8869, 0.8899, 0.8942, 0.8958, 0.8948, 0.8968, 0.895, 0.8731, 0.8659, 0.8713,
@@ -259,14 +262,14 @@ mod tests {
     fn the_bundled_gene_is_forecast_from_every_second_depth() {
         let (even, odd): (Vec<_>, Vec<_>) = bundled().into_iter().partition(|q| q.depth % 2 == 0);
         let forecasts = Forecasts::of(&even).unwrap();
-        // Depth 3 lies beyond the even ones, on a cliff that they do not show; depth 5 is next to it.
+        // Depth 3 lies outside the even depths, on a cliff that they do not show; depth 5 is next to it.
         for q in odd.iter().filter(|q| q.depth > 3) {
             let forecast = forecasts.at(q.depth, q.width);
             assert!(!forecast.measured && !forecast.extrapolated);
             assert_eq!((forecast.low..=forecast.high).contains(&q.value), q.depth > 5, "{q:?} {forecast:?}");
             assert!((forecast.value - q.value).abs() < 0.013, "{q:?} {forecast:?}");
         }
-        // The interval of what was measured is near the 0.3 points of 10,000 images at 0.89.
+        // The interval of a measured size is near the sampling error, 0.3 points for 10,000 images at 0.89.
         let whole = Forecasts::of(&bundled()).unwrap();
         let half = whole.at(8, 96).high - 0.8958;
         assert!((0.001..0.006).contains(&half), "{half}");
@@ -322,7 +325,7 @@ mod tests {
         }
     }
 
-    /// How many of the inner cells lie in the interval that the others give them.
+    /// How many of the inner cells lie in the interval forecast from the other cells.
     fn held(grid: &[Quality]) -> usize {
         let holds = |i: &usize| {
             let mut others = grid.to_vec();

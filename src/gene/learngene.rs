@@ -1,10 +1,11 @@
-//! The learngene: a gene file whose invariants hold, and the blueprints that it gives.
+//! The learngene: a gene file that has passed its checks, and the blueprints of its models.
 //!
-//! Source: Xia et al. 2024 (SWS, arXiv 2404.16897), section 3: a model of `L` layers copies, into layer `l`, the
-//! one stored layer of the stage that `l` belongs to; everything else is copied as it is.
+//! Source: Xia et al. 2024 (SWS, arXiv 2404.16897), section 3. Layer `l` of a model of `L` layers copies the one stored
+//! layer of the stage that `l` belongs to; everything else is copied unchanged.
 //!
-//! Differs from the official code in: epsilon, head dimension and pooling are the trained ones, so the trained
-//! depth is the trained function; the plan is data and is reported, not typed by hand.
+//! Differs from the official code in two points. Epsilon, head dimension and pooling are the trained ones, so a model
+//! of the trained depth computes the trained function. The assignment of layers to stages is computed and recorded in
+//! the model, not written by hand.
 
 use std::{path::Path, sync::Arc};
 
@@ -24,18 +25,18 @@ use super::{
     record, width,
 };
 
-/// The size of a model, and how it is read off the gene. Absent numbers mean the trained ones.
+/// The requested size of a model, and how to expand it from the gene. Absent numbers mean the trained ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SizeRequest {
     /// Transformer blocks.
     pub depth: Option<u64>,
     /// Embedding dimension.
     pub width: Option<u64>,
-    /// How layers are dealt to stages.
+    /// How layers are distributed over stages.
     pub rule: DepthRule,
     /// Element type of the file.
     pub dtype: Dtype,
-    /// Accept a width that was not trained.
+    /// Whether to accept a width that was not trained.
     pub allow_untrained_width: bool,
 }
 
@@ -51,7 +52,7 @@ impl Learngene {
     /// Reads and checks the gene at `path`; its name must be the stem of the file.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Corrupt`] and the schema errors where an invariant is broken or the probe fails.
+    /// [`Error::Io`]; [`Error::Corrupt`] and the schema errors if an invariant is broken or the probe fails.
     pub fn open(path: &Path) -> Result<Self> {
         let origin = path.display().to_string();
         let gene = Self::from_file(TensorFile::open(path)?, &origin)?;
@@ -64,7 +65,7 @@ impl Learngene {
     /// Checks a gene file in memory; `origin` names it in errors.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] and the schema errors where an invariant is broken or the probe fails.
+    /// [`Error::Corrupt`] and the schema errors if an invariant is broken or the probe fails.
     pub fn from_file(file: TensorFile, origin: &str) -> Result<Self> {
         let meta = record::read(&file, origin)?;
         let dims = meta.config.dims();
@@ -75,7 +76,7 @@ impl Learngene {
         Ok(gene)
     }
 
-    /// Everything but the tensors.
+    /// The gene's record: everything except the tensors.
     pub fn meta(&self) -> &GeneMeta {
         &self.meta
     }
@@ -90,13 +91,13 @@ impl Learngene {
         &self.digest
     }
 
-    /// The measured figure of a size, where there is one.
+    /// The measured figure of a size, if there is one.
     pub fn quality(&self, depth: usize, width: usize, tuning_epochs: u32) -> Option<&Quality> {
         let wanted = |q: &&Quality| (q.depth, q.width, q.tuning_epochs) == (depth, width, tuning_epochs);
         self.meta.quality.iter().find(wanted)
     }
 
-    /// The model of `size`, before any weight is touched.
+    /// The blueprint of the model of `size`. Reads no weights.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
@@ -104,7 +105,7 @@ impl Learngene {
         self.blueprint_for(size, &Target::default())
     }
 
-    /// The model of `size` for `target`, before any weight is touched.
+    /// The blueprint of the model of `size` for `target`. Reads no weights.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
@@ -112,7 +113,7 @@ impl Learngene {
         blueprint_of(&self.meta, &self.digest, size, target)
     }
 
-    /// Expands `size` from the stored tensors, without a graph.
+    /// The model of `size`, expanded from the stored tensors without an autograd graph.
     ///
     /// # Errors
     /// As [`Learngene::blueprint`], and [`Error::Tensor`].
@@ -139,10 +140,10 @@ impl Learngene {
         Ok((blueprint.info, weights))
     }
 
-    /// The gene on `device`, ready to give any size there.
+    /// The gene in the memory of `device`, ready to expand any size there.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the device refuses.
+    /// [`Error::Tensor`] if the device refuses.
     pub fn resident(&self, device: &Device) -> Result<Resident> {
         Resident::new(&self.file, device, stage_of)
     }
@@ -152,7 +153,7 @@ impl Learngene {
         let found = self.probe_logits(probe.seed, probe.batch)?;
         let largest = probe.logits.iter().fold(0f32, |m, l| m.max(l.abs()));
         let differences = found.iter().zip(&probe.logits).map(|(a, b)| (a - b).abs());
-        // `f32::max` would pass over NaN.
+        // `f32::max` would ignore NaN.
         let difference = differences.fold(0f32, |most, d| if d > most || d.is_nan() { d } else { most });
         let limit = Probe::TOLERANCE * largest;
         // Written so that NaN fails.
@@ -194,7 +195,7 @@ fn config_of(meta: &GeneMeta, size: &SizeRequest) -> Result<VitConfig> {
     meta.config.resized(depth as usize, width as usize)
 }
 
-/// The model of `size` for `target`, before any weight is touched. `digest` is the gene file's, hex.
+/// The blueprint of the model of `size` for `target`. `digest` is the gene file's, hex.
 pub(super) fn blueprint_of(
     meta: &GeneMeta,
     digest: &str,

@@ -1,4 +1,4 @@
-//! What a gene says about itself, and the rules that hold for it.
+//! The record of a gene, and the rules that it must satisfy.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::{
     tensor::rng,
 };
 
-/// Most stages of a gene.
+/// Largest number of stages of a gene.
 pub const MAX_STAGES: usize = 64;
 /// Deepest model that a gene may offer.
 pub const MAX_DEPTH: usize = 1024;
@@ -29,26 +29,26 @@ pub struct Quality {
     pub value: f64,
 }
 
-/// A self-test: the logits that the auxiliary model gives for a seeded input.
+/// A self-test: the logits of the auxiliary model for a seeded input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probe {
     /// Seed of the input.
     pub seed: u64,
-    /// Images of the input.
+    /// Number of images in the input.
     pub batch: usize,
     /// Expected logits, `[batch, classes]` in row-major order.
     pub logits: Vec<f32>,
 }
 
 impl Probe {
-    /// Largest accepted difference as a share of the largest logit.
+    /// Largest accepted difference, relative to the largest logit.
     pub const TOLERANCE: f32 = 1e-3;
-    /// Most images of a probe.
+    /// Largest number of images in a probe.
     pub const MAX_BATCH: usize = 16;
-    /// Most values of its input.
+    /// Largest number of values in the input of a probe.
     pub const MAX_VALUES: usize = 1 << 22;
 
-    /// Checks that the probe is of the network `config` and within the limits.
+    /// Checks that the probe fits the network `config` and the limits.
     fn check(&self, config: &VitConfig) -> std::result::Result<(), String> {
         let holds = (1..=Self::MAX_BATCH).contains(&self.batch)
             && self.batch * config.image_values() <= Self::MAX_VALUES
@@ -67,7 +67,7 @@ impl Probe {
         ))
     }
 
-    /// The input: uniform values in `[-1, 1)` from ChaCha bits, without a library function.
+    /// The input: uniform values in `[-1, 1)`. Exact arithmetic on ChaCha bits gives the same values on every machine.
     ///
     /// # Shapes
     /// `[batch, channels, height, width]` in row-major order.
@@ -77,7 +77,7 @@ impl Probe {
     }
 }
 
-/// Everything about a gene but its tensors.
+/// Everything about a gene except its tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GeneMeta {
     /// Name; the stem of the file.
@@ -90,7 +90,7 @@ pub struct GeneMeta {
     pub trained_widths: Vec<usize>,
     /// Whether narrower widths have separate scales and shifts of the norms, under [`width_norm`].
     pub width_norms: bool,
-    /// Least and greatest depth that is served.
+    /// Smallest and largest depth that is served.
     pub depth_range: [usize; 2],
     /// How pixels become the network's input.
     pub preprocessing: Preprocessing,
@@ -100,15 +100,15 @@ pub struct GeneMeta {
     pub licence: String,
     /// Training data.
     pub data: String,
-    /// Who taught.
+    /// The teacher.
     pub teacher: String,
-    /// How it was learned.
+    /// How the gene was learned.
     pub recipe: String,
     /// Self-test.
     pub probe: Probe,
-    /// What its models are measured by.
+    /// The metric of its models.
     pub metric: Metric,
-    /// What was measured on the test set.
+    /// Figures measured on the test set.
     pub quality: Vec<Quality>,
 }
 
@@ -116,7 +116,8 @@ impl GeneMeta {
     /// Checks every invariant that needs no tensor.
     ///
     /// # Errors
-    /// The broken rule, with the value and the limit. Whoever made the record knows what kind of error that is.
+    /// The broken rule, with the value and the limit. The caller chooses the kind of error, because only the caller
+    /// knows whether the record comes from a file, a recipe or a command line.
     pub fn check(&self) -> std::result::Result<(), String> {
         let Self { config, trained_widths: widths, probe, .. } = self;
         if check_name(&self.name).is_err() {
@@ -158,7 +159,7 @@ impl GeneMeta {
         if !(1..=MAX_STAGES).contains(&stages.len()) || stages.contains(&0) {
             return Err(format!("{} stages are beyond 1..={MAX_STAGES}, or one has no layer", stages.len()));
         }
-        // A file may say anything: the sum must not overflow.
+        // A file may hold any numbers, so the sum must not overflow.
         let trained = stages.iter().fold(0usize, |sum, layers| sum.saturating_add(*layers));
         if trained != self.config.depth() {
             return Err(format!("stages hold {trained} layers, depth is {}", self.config.depth()));
@@ -171,7 +172,7 @@ impl GeneMeta {
         Ok(())
     }
 
-    /// Every tensor of the gene file: the shared ones under timm's names, one block per stage under [`stage_name`], and
+    /// Every tensor of the gene file: shared tensors under timm's names, one block per stage under [`stage_name`], and
     /// the norms of narrower widths under [`width_norm`].
     pub fn specs(&self) -> Vec<Spec> {
         let schema = self.config.schema();
@@ -195,41 +196,41 @@ impl GeneMeta {
         specs.into_iter().chain(norms).collect()
     }
 
-    /// Whether `model` is for the classes and images that the gene was trained and measured on.
+    /// Whether `model` has the classes and images that the gene was trained and measured on.
     pub fn is_for(&self, model: &ModelInfo) -> bool {
         model.labels == self.labels && images(&model.config) == images(&self.config)
     }
 
-    /// Whether models of `width` have separate values of parameters with this role.
+    /// Whether models of `width` have separate values for parameters with this role.
     pub fn own_norm(&self, role: Role, width: usize) -> bool {
         let narrower = width != self.config.width() && self.trained_widths.contains(&width);
         self.width_norms && narrower && role.of_norm()
     }
 }
 
-/// What an image is cut into: its side and that of a patch, pixels.
+/// Side of an image and side of a patch, pixels.
 pub(super) const fn images(config: &VitConfig) -> [usize; 2] {
     [config.image_size(), config.patch_size()]
 }
 
-/// Name in a gene file of parameter `parameter` of the layer of `stage`.
+/// The name that a gene file gives to `parameter` of the layer of `stage`.
 pub fn stage_name(stage: usize, parameter: &str) -> String {
     format!("stages.{stage}.{parameter}")
 }
 
-/// Stage and parameter of a name that [`stage_name`] gave.
+/// Stage and parameter of a name made by [`stage_name`].
 pub fn stage_of(name: &str) -> Option<(usize, String)> {
     let (stage, parameter) = name.strip_prefix("stages.")?.split_once('.')?;
     Some((stage.parse().ok()?, parameter.to_owned()))
 }
 
-/// Name in a gene file of the values of norm parameter `name` for models of `width`.
+/// The name that a gene file gives to the values of norm parameter `name` for models of `width`.
 pub fn width_norm(name: &str, width: usize) -> String {
     format!("{name}@w{width}")
 }
 
-/// Checks that `name` can be a gene's: letters, digits, `.`, `_` and `-`, at most 64, beginning with a letter or
-/// digit, and without the `-d<digits>-w<digits>` that repository names append.
+/// Checks the name of a gene. It has at most 64 characters: letters, digits, `.`, `_` and `-`. It begins with a letter
+/// or digit. It contains neither `..` nor the `-d<digits>-w<digits>` that repository names append.
 ///
 /// # Errors
 /// [`Error::Invalid`].

@@ -1,5 +1,5 @@
-//! Learngenes: one trained layer per stage plus embeddings, final norm and head, and how a model of any depth and
-//! width is read off them.
+//! Learngenes: one trained layer per stage plus embeddings, final norm and head, and how to expand them to a model of
+//! any depth and width.
 
 pub mod baselines;
 mod curve;

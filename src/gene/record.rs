@@ -1,6 +1,6 @@
-//! Format 1 of a gene file's record, word for word: one JSON value in `__metadata__["genebank"]`.
+//! Format 1 of the record in a gene file: one JSON value in `__metadata__["genebank"]`.
 //!
-//! It is frozen, as that of a model is ([`crate::blueprint::record`]).
+//! The format is frozen, like the format of a model's record ([`crate::blueprint::record`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +58,7 @@ struct Probe1 {
     logits: Vec<f32>,
 }
 
-/// Format 1 knows accuracy alone.
+/// Accuracy is the only metric of format 1.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Quality1 {
@@ -114,7 +114,7 @@ pub(super) fn write(meta: &GeneMeta) -> String {
 /// Reads and checks the record of `file`; `from` names the file in errors.
 ///
 /// # Errors
-/// [`Error::Corrupt`] where the record is absent or malformed, or breaks a rule.
+/// [`Error::Corrupt`] if the record is absent or malformed, or breaks a rule.
 pub(super) fn read(file: &TensorFile, from: &str) -> Result<GeneMeta> {
     let Format1 {
         format,

@@ -1,4 +1,4 @@
-//! Making a gene file from learned tensors.
+//! Writes a gene file from learned tensors.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +18,10 @@ use super::{
     record,
 };
 
-/// Images of the probe of a new gene.
+/// Number of images in the probe of a new gene.
 const PROBE_BATCH: usize = 2;
 
-/// The blueprint of a size of a gene that is still being learned; the auxiliary model's where no number is given.
+/// The blueprint of a size of a gene that is still being learned. Without numbers it is the auxiliary model's.
 ///
 /// # Errors
 /// Those of [`Learngene::blueprint`].
@@ -29,12 +29,12 @@ pub fn blueprint(meta: &GeneMeta, size: &SizeRequest) -> Result<Blueprint> {
     blueprint_of(meta, "", size, &Target::default())
 }
 
-/// The record of `meta`, as the gene file has it.
+/// The record of `meta`, as it stands in the gene file.
 pub fn record(meta: &GeneMeta) -> String {
     record::write(meta)
 }
 
-/// The gene file of `meta` and `weights`, with a fresh probe of seed `probe_seed`, checked by reading it back.
+/// The gene file of `meta` and `weights` with a fresh probe of seed `probe_seed`. Reads the file back to check it.
 ///
 /// # Errors
 /// Those of [`Learngene::from_file`].
@@ -48,7 +48,7 @@ pub fn render(mut meta: GeneMeta, weights: &Weights, probe_seed: u64) -> Result<
     Ok((gene, bytes))
 }
 
-/// The file of `gene` with other metadata, for example a measured quality grid; tensors are taken as they are.
+/// The file of `gene` with other metadata, for example a measured quality grid, and the same tensors.
 pub fn with_meta(gene: &Learngene, meta: &GeneMeta) -> Bytes {
     write(meta, gene.file().tensors().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect())
 }

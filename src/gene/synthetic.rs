@@ -1,4 +1,4 @@
-//! Genes that have learned nothing: seeded values in any shape, to measure a server with.
+//! Untrained genes with seeded values in any shape, for measuring a server.
 
 use bytes::Bytes;
 use candle_core::Device;
@@ -19,9 +19,9 @@ pub struct Synthetic {
     pub name: String,
     /// Shape of the auxiliary model.
     pub config: VitConfig,
-    /// Stages, over which layers are spread evenly.
+    /// Number of stages; layers are spread evenly over them.
     pub stages: usize,
-    /// Narrower widths that are served too.
+    /// Narrower widths to serve as well.
     pub widths: Vec<usize>,
     /// Seed of the values.
     pub seed: u64,
@@ -31,7 +31,7 @@ impl Synthetic {
     /// The gene and its file.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a file that is too large; [`Error::Invalid`] where the shape cannot be a gene's.
+    /// [`Error::OutOfRange`] for a file that is too large; [`Error::Invalid`] if the shape breaks a rule of genes.
     pub fn render(&self) -> Result<(Learngene, Bytes)> {
         let Self { name, config, stages, widths, seed } = self;
         let config = *config;

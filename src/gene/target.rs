@@ -1,4 +1,5 @@
-//! What a model is for: other images and labels, and so other positions, patches and head, than the gene's.
+//! The target of a model: images and labels that may differ from the gene's, and so need other positions, patch kernels
+//! or classifier rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,39 +12,38 @@ use crate::{
 
 use super::meta::{GeneMeta, images};
 
-/// Most labels of a head.
+/// Largest number of labels of a head.
 pub const MAX_LABELS: usize = 100_000;
 /// Longest label, bytes.
 pub const MAX_LABEL_BYTES: usize = 256;
-/// Most values that a target makes beside the gene: 256 MiB in f32.
+/// Largest number of values that a target adds to those of the gene: 256 MiB in f32.
 pub const MAX_MADE_VALUES: u64 = 1 << 26;
 
-/// What is asked of a model beside its size. Absent values mean the gene's.
+/// What a request asks of a model besides its size. Absent values mean the gene's.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Target {
-    /// Height and width of an image, pixels: a multiple of those of a patch. Positions are resized over their grid.
+    /// Height and width of an image, pixels; a multiple of the patch size. The grid of positions is resized.
     pub image_size: Option<u64>,
     /// Height and width of a patch, pixels. Patch kernels are resized.
     pub patch_size: Option<u64>,
-    /// Other classes.
+    /// Classes of the model.
     pub head: Option<Head>,
 }
 
-/// Classes of a model. Rows of the classifier whose label the gene knows are kept, the others are fresh.
+/// Classes of a model. The classifier keeps the gene's row for every label that the gene knows; other rows are fresh.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Head {
-    /// Names of the classes in order. A name is the gene's where it is equal to the byte.
+    /// Names of the classes in order. A name matches one of the gene's only if all bytes are equal.
     pub labels: Vec<String>,
-    /// Seed of the rows that the gene does not have. A row depends on the seed and its label alone.
+    /// Seed of the fresh rows. A fresh row depends only on the seed and its label.
     pub seed: u64,
 }
 
 impl Head {
-    /// Checks that the labels can be a head's.
+    /// Checks the labels.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for their number, [`Error::Invalid`] naming a label that is empty, too long or twice
-    /// there.
+    /// [`Error::OutOfRange`] for their number; [`Error::Invalid`] naming a label that is empty, too long or repeated.
     pub fn check(&self) -> Result<()> {
         if !(1..=MAX_LABELS).contains(&self.labels.len()) {
             let (found, limit) = (self.labels.len() as u64, format!("1..={MAX_LABELS}"));
@@ -76,7 +76,7 @@ impl Head {
 }
 
 impl Target {
-    /// The shape of the network: `sized` is the gene's at the depth and width that are asked for.
+    /// The shape of the network. `sized` is the gene's shape at the requested depth and width.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
@@ -89,7 +89,7 @@ impl Target {
             }
             None => raw.classes,
         };
-        // What does not fit is beyond the limit too.
+        // A number too large for usize is beyond the limit too.
         let size = |asked: Option<u64>, own| asked.map_or(own, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let (image_size, patch_size) =
             (size(self.image_size, raw.image_size), size(self.patch_size, raw.patch_size));
@@ -109,11 +109,11 @@ impl Target {
         self.head.as_ref().map_or_else(|| meta.labels.clone(), |head| head.labels.clone())
     }
 
-    /// Gives `entries`, those of the gene's own target, the sources and shapes of this one, whose network is `config`.
+    /// Changes `entries` from the gene's own target to this one: their sources and shapes. `config` is the network.
     pub(super) fn apply(&self, entries: &mut [Entry], meta: &GeneMeta, config: &VitConfig) {
         let schema = config.schema();
         for Entry { name, shape, source, .. } in entries {
-            // None of these tensors is in several pieces: only query, key and value are.
+            // A shared tensor is always one piece: only query, key and value have several.
             let (Some(spec), Source::Pieces(pieces)) =
                 (schema.shared().find(|spec| spec.name == *name), &*source)
             else {
@@ -127,7 +127,7 @@ impl Target {
         }
     }
 
-    /// Where the values of a parameter come from that has `piece` for the gene's own target; absent: from there.
+    /// The new source of a parameter whose source is `piece` for the gene's own target; `None` if it stays the same.
     fn source(&self, spec: &Spec, piece: &Piece, meta: &GeneMeta, config: &VitConfig) -> Option<Source> {
         let ([image, patch], [own_image, own_patch]) = (images(config), images(&meta.config));
         let resized = |resize| Some(Source::Resized { piece: piece.clone(), resize });
@@ -144,8 +144,8 @@ impl Target {
         Some(Source::Rows { piece, rows, init: spec.init, seed: head.seed })
     }
 
-    /// Adds what differs from the gene's own target. What is asked for in vain is no part of a request's name: the
-    /// gene's image size, its labels in their order, or a seed that draws nothing.
+    /// Adds what differs from the gene's own target. Leaves out values that change nothing, so that equal models have
+    /// one identity: the gene's own image size, its labels in their order, or a seed that draws nothing.
     pub(super) fn canonical(&self, form: Canonical, meta: &GeneMeta, config: &VitConfig) -> Canonical {
         let form = if images(config) == images(&meta.config) {
             form
@@ -159,7 +159,7 @@ impl Target {
         form.integer(if fresh { head.seed } else { 0 })
     }
 
-    /// The head where it is not the gene's.
+    /// The head, if its labels differ from the gene's.
     fn head(&self, meta: &GeneMeta) -> Option<&Head> {
         self.head.as_ref().filter(|head| head.labels != meta.labels)
     }

@@ -1,7 +1,7 @@
-//! Width: the prefix of every axis that grows with it.
+//! Narrower models: a prefix of every axis that grows with the width.
 //!
-//! Whole heads of query, key and value, the residual stream and the hidden units are ordered, and a narrower
-//! model keeps the first of each (nested width; Devvrit et al. 2023, arXiv 2310.07707, section 3).
+//! The heads of query, key and value, the residual stream and the hidden units are ordered. A narrower model keeps the
+//! first of each, and only whole heads (nested width; Devvrit et al. 2023, arXiv 2310.07707, section 3).
 
 use crate::{
     blueprint::{Piece, Span},
@@ -9,7 +9,7 @@ use crate::{
     tensor::{matrix_view, row_axes},
 };
 
-/// The rectangles of the stored tensor `name` that make parameter `spec` of a network of shape `target`.
+/// The rectangles of the stored tensor `name` that form parameter `spec` of a network of shape `target`.
 ///
 /// A fused axis is cut part by part: qkv at width `w` is rows `{0..w, D..D+w, 2D..2D+w}` of `3D`.
 pub fn pieces(spec: &Spec, name: &str, trained: &Dims, target: &Dims) -> Vec<Piece> {
