@@ -1,4 +1,4 @@
-//! The state of a run on disk: parameters, moments and step, in one safetensors file.
+//! The state of a run on disk: parameters, moments and step in one safetensors file.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -18,7 +18,7 @@ struct Record {
     step: u64,
 }
 
-/// Parameters and moments in the flat order of the parameters.
+/// Parameters and moments, each in the flat order of the parameters.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
     /// `θ`
@@ -29,21 +29,21 @@ pub struct State {
     pub second: Vec<f32>,
 }
 
-/// A stored state.
+/// A state read from disk.
 #[derive(Debug)]
 pub struct Checkpoint {
     step: u64,
     tensors: TensorFile,
 }
 
-/// The three values that are kept for each parameter.
+/// The three values stored for each parameter.
 const KINDS: [&str; 3] = ["param", "first", "second"];
 
 impl Checkpoint {
-    /// The state at `path`, or `None` where there is no file.
+    /// The state at `path`, or `None` if there is no file.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it belongs to another run; [`Error::Corrupt`] where it is malformed.
+    /// [`Error::Invalid`] if it belongs to another run; [`Error::Corrupt`] if it is malformed.
     pub fn open(path: &Path, run: &str) -> Result<Option<Self>> {
         if !path.exists() {
             return Ok(None);
@@ -63,10 +63,10 @@ impl Checkpoint {
         Ok(Some(Self { step: record.step, tensors }))
     }
 
-    /// The steps that were made, and the state in the flat order of `params`.
+    /// The number of steps made, and the state in the flat order of `params`.
     ///
     /// # Errors
-    /// The schema errors where parameters differ.
+    /// The schema errors if the parameters differ.
     pub fn state(&self, params: &Params) -> Result<(u64, State)> {
         let found = self.tensors.tensors().map(|(name, tensor)| (name, tensor.shape.as_slice()));
         let expected = params
@@ -88,7 +88,7 @@ impl Checkpoint {
         Ok((self.step, state))
     }
 
-    /// Writes the state whole or not at all.
+    /// Writes the state atomically.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -18,13 +18,13 @@ use super::{
 pub struct Classification {
     /// Shape of the network.
     pub config: VitConfig,
-    /// Share of the target that is spread over all classes.
+    /// Share of the target spread over all classes.
     pub label_smoothing: f64,
-    /// Stochastic depth of the last block.
+    /// Drop probability of the last block (stochastic depth).
     pub drop_path: f64,
     /// Seed of stochastic depth.
     pub seed: u64,
-    /// What the network is computed in.
+    /// Element type of the computation.
     pub dtype: DType,
 }
 

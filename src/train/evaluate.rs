@@ -18,7 +18,7 @@ use super::shard::images;
 pub struct Accuracy {
     /// Images classified correctly.
     pub correct: u64,
-    /// Images in all.
+    /// Images evaluated.
     pub images: u64,
     /// Mean cross-entropy in nats.
     pub loss: f64,
@@ -40,12 +40,12 @@ pub fn evaluate(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Acc
     Ok(score(&logits, model.config().classes(), &labels(loader)))
 }
 
-/// Classes of every image of `loader`, in its order.
+/// The class of every image of `loader`, in the loader's order.
 pub fn labels(loader: &Loader) -> Vec<usize> {
     loader.epoch(0).order().iter().map(|item| loader.dataset().label(*item as usize)).collect()
 }
 
-/// Logits of every image of `loader`, `[images, classes]` in row-major order; batches are dealt to `threads` threads.
+/// Logits of every image of `loader`, `[images, classes]` in row-major order, computed by `threads` threads.
 ///
 /// # Errors
 /// [`Error::Tensor`], and [`Error::Invalid`] for an empty loader.
@@ -53,7 +53,7 @@ pub fn logits(model: &Vit, loader: &Arc<Loader>, threads: usize) -> Result<Vec<f
     logits_unless(model, loader, threads, &AtomicBool::new(false))
 }
 
-/// As [`logits`], until `cancel` is set.
+/// As [`logits`], but stops once `cancel` is set.
 ///
 /// # Errors
 /// As [`logits`], and [`Error::Cancelled`].
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn scores_are_those_by_hand() {
-        // Right, wrong, and all equal: the first class of equal ones is the answer.
+        // Right, wrong, and a tie: the first of equal classes counts as the answer.
         let accuracy = score(&[2.0, 0.0, 0.0, 1.0, 5.0, 5.0], 2, &[0, 0, 1]);
         assert_eq!((accuracy.correct, accuracy.images), (1, 3));
         let softplus = |x: f64| x.exp().ln_1p();

@@ -1,7 +1,7 @@
 //! Brief tuning of a descendant: ordinary supervised training of untied weights.
 //!
-//! Source: Xia et al. 2024 (SWS, arXiv 2404.16897), the published tuning recipe: labels only, no warm-up, cosine
-//! decay, a learning rate far below the one from scratch (a high one throws the inheritance away).
+//! Source: Xia et al. 2024 (SWS, arXiv 2404.16897), the published tuning recipe: labels only, no warm-up, cosine decay,
+//! and a learning rate far below that of training from scratch (a high rate would destroy the inherited weights).
 
 use crate::{
     data::{Augment, DatasetPair, Split},
@@ -10,19 +10,19 @@ use crate::{
 
 use super::{Length, Optim, Recipe, measure::SPLIT_SEED};
 
-/// Changes when the same request would lead to another recipe, or the same recipe to other bits.
+/// Must change whenever the same request would give another recipe, or the same recipe other bits.
 pub const RECIPE_VERSION: u64 = 3;
-/// Most optimiser steps of a tuning on a server.
+/// Largest number of optimiser steps for tuning on a server.
 pub const MAX_STEPS: u32 = 100_000;
-/// Most epochs of a tuning on a server.
+/// Largest number of epochs for tuning on a server.
 pub const MAX_EPOCHS: u32 = 100;
-/// Peak learning rate where none is given: the best of three on held-out images (docs/results/sws).
+/// Default peak learning rate: the best of three on held-out images (docs/results/sws).
 pub const LEARNING_RATE: f64 = 1e-3;
 
-/// Images of a step, or as many as are trained on where there are fewer.
+/// Images per step; [`recipe_on`] lowers it to the number of training images.
 const BATCH: usize = 128;
 
-/// The recipe of a tuning on the data set called `data`.
+/// The recipe for tuning on the data set called `data`.
 ///
 /// # Errors
 /// [`crate::error::Error::Invalid`] for a learning rate that is not a positive number.
@@ -47,7 +47,7 @@ pub fn recipe(data: &str, length: Length, learning_rate: Option<f64>, seed: u64)
     Ok(Recipe { data: data.to_owned(), seed, model: None, start: None, optim, augment, gene: None })
 }
 
-/// The recipe of a tuning on `data`: a step has no more images than are trained on.
+/// The recipe for tuning on `data`, with a batch no larger than its training part.
 ///
 /// # Errors
 /// As [`recipe`].

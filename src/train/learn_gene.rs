@@ -1,10 +1,10 @@
-//! Learning a gene by stage-wise weight sharing (SWS).
+//! Gene learning by stage-wise weight sharing (SWS).
 //!
 //! Source: Xia et al. 2024 (arXiv 2404.16897), sections 3.1 and 3.2, and the official recipe (`α = 1`, `τ = 1`,
 //! soft).
 //!
-//! The auxiliary model has `N` layers in `M` stages; layer `l` of stage `s(l)` uses the one set of weights
-//! `θ_{s(l)}`:
+//! The auxiliary model has `N` layers in `M` stages. Layer `l` belongs to stage `s(l)`, and all layers of a stage share
+//! the weights `θ_{s(l)}`:
 //!
 //! ```text
 //! f(x) = head ∘ norm ∘ B(θ_{s(N)}) ∘ … ∘ B(θ_{s(1)}) ∘ embed (x)
@@ -18,12 +18,12 @@
 //! | `g(x)` | `teacher_logits` | `[images, classes]` |
 //! | `α`, `τ` | `alpha`, `temperature` | |
 //!
-//! The auxiliary model is the blueprint of the trained size, expanded over the gene's variables: the code that
-//! serves a model is the forward pass that learns it, and a stage's gradient is the sum over its layers.
+//! The auxiliary model is the blueprint of the trained size, expanded over the gene's variables. Serving and learning
+//! therefore use the same code, and the gradient of a stage is the sum over its layers.
 //!
-//! Differs from the official code in: the KL term is a mean over the batch, not over batch × classes. The official
-//! one is smaller by the number of classes, which AdamW hides but for its epsilon, clipping and the balance with
-//! the label term at `α < 1`. The teacher sees the same augmented images, as there.
+//! Differs from the official code in: the KL term is a mean over the batch, not over batch × classes. The official term
+//! is smaller by a factor of the number of classes. AdamW hides this factor except in its epsilon, in clipping and in
+//! the balance with the label term at `α < 1`. As in the official code, the teacher sees the same augmented images.
 
 use candle_core::{DType, Tensor};
 
@@ -40,19 +40,19 @@ use super::{
     teacher::Teacher,
 };
 
-/// What a student's logits are compared with.
+/// The distillation loss of a student.
 #[derive(Debug, Clone, Copy)]
 pub struct Distillation {
     /// Weight of the distillation term, `α`.
     pub alpha: f64,
-    /// Its temperature, `τ`.
+    /// Temperature of the distillation term, `τ`.
     pub temperature: f64,
-    /// Share of the label term's target that is spread over all classes.
+    /// Share of the label term's target spread over all classes.
     pub label_smoothing: f64,
 }
 
 impl Distillation {
-    /// That of a recipe.
+    /// The loss of a recipe.
     pub const fn new(gene: &GeneRecipe, optim: &Optim) -> Self {
         Self { alpha: gene.alpha, temperature: gene.temperature, label_smoothing: optim.label_smoothing }
     }
@@ -60,7 +60,7 @@ impl Distillation {
     /// `(1 - α) CE(y, f(x)) + α τ² KL( softmax(g(x) / τ) ‖ softmax(f(x) / τ) )`
     ///
     /// # Shapes
-    /// `logits`, `teacher_logits`: `[images, classes]`; no gradient goes to the teacher.
+    /// `logits`, `teacher_logits`: `[images, classes]`. The teacher gets no gradient.
     ///
     /// # Errors
     /// [`crate::error::Error::Tensor`].
@@ -78,17 +78,17 @@ impl Distillation {
 /// The distillation objective over a gene's variables.
 #[derive(Debug)]
 pub struct StageSharing {
-    /// Blueprint of the trained size: which stage each layer uses.
+    /// Blueprint of the trained size. It assigns a stage to each layer.
     pub auxiliary: Blueprint,
     /// The ancestor.
     pub teacher: Teacher,
     /// The loss.
     pub distillation: Distillation,
-    /// Stochastic depth of the last block.
+    /// Drop probability of the last block (stochastic depth).
     pub drop_path: f64,
     /// Seed of stochastic depth.
     pub seed: u64,
-    /// What the auxiliary model is computed in.
+    /// Element type of the auxiliary model's computation.
     pub dtype: DType,
 }
 

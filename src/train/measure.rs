@@ -1,4 +1,4 @@
-//! Accuracy of a model on a part of a data set.
+//! Accuracy of a model on one part of a data set.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,22 +16,22 @@ use super::{
 
 /// Images per batch of an evaluation.
 const EVALUATION_BATCH: usize = 250;
-/// Seed of the held-out part; one for all runs, so that no choice sees what another trained on.
+/// Seed of the held-out part. All runs share it, so that no run trains on images that another run holds out.
 pub const SPLIT_SEED: u64 = 0;
 
 /// An evaluation loader over a part of `data`.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the preprocessing has other channels.
+/// [`Error::Invalid`] if the preprocessing has other channels.
 pub fn loader_of(data: &DatasetPair, split: Split, preprocessing: &Preprocessing) -> Result<Arc<Loader>> {
     let (dataset, indices) = data.select(split, SPLIT_SEED);
     Loader::evaluation(dataset, indices, EVALUATION_BATCH, preprocessing).map(Arc::new)
 }
 
-/// Accuracy of `model`, on the device of its weights, on a part of `data`.
+/// Accuracy of `model` on a part of `data`, computed on the device of the model's weights.
 ///
 /// # Errors
-/// [`Error::Invalid`] where model and data do not fit; [`Error::Tensor`].
+/// [`Error::Invalid`] if model and data do not fit; [`Error::Tensor`].
 pub fn measure(model: &Model, data: &DatasetPair, split: Split, threads: usize) -> Result<Accuracy> {
     measure_logits(model, data, split, threads).map(|(accuracy, _)| accuracy)
 }
@@ -53,7 +53,7 @@ pub fn measure_logits(
     Ok((score(&logits, model.info.config.classes(), &labels(&loader)), logits))
 }
 
-/// Checks that images and classes of `data` are the network's.
+/// Checks that `data` has images and classes of the network's shape.
 pub(super) fn check_data(data: &Dataset, config: &VitConfig) -> Result<()> {
     let found = [data.shape().size, data.shape().channels, data.class_names().len()];
     let expected = [config.image_size(), config.channels(), config.classes()];
@@ -65,7 +65,7 @@ pub(super) fn check_data(data: &Dataset, config: &VitConfig) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a class which both know has one number.
+/// Checks that every class that both `data` and `labels` know has the same number in both.
 pub(super) fn check_labels(data: &Dataset, labels: &[String]) -> Result<()> {
     let numbers: BTreeMap<_, _> = labels.iter().enumerate().map(|(number, label)| (label, number)).collect();
     for (number, class) in data.class_names().iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Learning: the trainer and what it minimises.
+//! Training: the trainer, its objectives and whole runs.
 
 pub mod checkpoint;
 pub mod classify;

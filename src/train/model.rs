@@ -1,4 +1,4 @@
-//! A model in memory: weights, and what they are.
+//! A model in memory: its weights and its record.
 
 use std::path::Path;
 
@@ -14,17 +14,17 @@ use crate::{
 
 use super::Recipe;
 
-/// A model and what it is.
+/// Weights of a model, and the record that describes them.
 #[derive(Debug, Clone)]
 pub struct Model {
-    /// Record that goes into the file.
+    /// The record for the file.
     pub info: ModelInfo,
     /// Tensors under timm's names.
     pub weights: Weights,
 }
 
 impl Model {
-    /// Reads a model file of this program.
+    /// Reads a model file written by this program.
     ///
     /// # Errors
     /// Those of [`Ancestor::open`].
@@ -32,10 +32,10 @@ impl Model {
         Self::of(&Ancestor::open(path)?, &Device::Cpu)
     }
 
-    /// The model of a file on `device`.
+    /// The model of `ancestor` on `device`.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the device refuses.
+    /// [`Error::Tensor`] if the device refuses.
     pub fn of(ancestor: &Ancestor, device: &Device) -> Result<Self> {
         Ok(Self { info: ancestor.info().clone(), weights: ancestor.weights(device)? })
     }
@@ -43,15 +43,15 @@ impl Model {
     /// The bytes of the model file.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a tensor cannot be read.
+    /// [`Error::Tensor`] if a tensor cannot be read.
     pub fn render(&self, dtype: Dtype) -> Result<bytes::Bytes> {
         Ok(codec::render(&self.info.metadata(), &self.weights.to_bytes(dtype)?))
     }
 
-    /// Writes the model file whole or not at all.
+    /// Writes the model file atomically.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::Tensor`] where a tensor cannot be read.
+    /// [`Error::Io`], and [`Error::Tensor`] if a tensor cannot be read.
     pub fn write(&self, path: &Path) -> Result<()> {
         codec::write_atomic(path, [self.render(Dtype::F32)?.as_ref()])
     }
@@ -64,10 +64,10 @@ impl Model {
         Vit::new(self.info.config, &self.weights)
     }
 
-    /// A network that inherits nothing, for `data`, drawn from the recipe's seed.
+    /// A model for `data` that inherits nothing: values drawn from the recipe's seed.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the recipe has no model or its shape does not fit the data.
+    /// [`Error::Invalid`] if the recipe has no model, or its shape does not fit the data.
     pub fn fresh(recipe: &Recipe, data: &Dataset) -> Result<Self> {
         let info = model_info(recipe, data, preprocessing(data))?;
         let blueprint = Blueprint::fresh(info, recipe.seed);
@@ -76,7 +76,7 @@ impl Model {
     }
 }
 
-/// What a model for `data` is, in the shape of the recipe.
+/// The record of a model for `data` with the shape of the recipe.
 pub(super) fn model_info(recipe: &Recipe, data: &Dataset, preprocessing: Preprocessing) -> Result<ModelInfo> {
     let shape = recipe.model.ok_or_else(|| Error::invalid("model", "the recipe has no [model]"))?;
     let config = VitConfig::try_from(RawVitConfig {
@@ -100,7 +100,7 @@ pub(super) fn model_info(recipe: &Recipe, data: &Dataset, preprocessing: Preproc
     })
 }
 
-/// Mean and standard deviation of each channel over the whole training set, to four decimals.
+/// Mean and standard deviation of each channel over all images of `data`, to four decimals.
 fn preprocessing(data: &Dataset) -> Preprocessing {
     let channels = data.shape().channels;
     let plane = data.shape().size * data.shape().size;

@@ -1,10 +1,10 @@
-//! Learning a gene that gives every depth and every sold width: stage-wise weight sharing over nested widths.
+//! Learning a gene that serves every depth and several widths: stage-wise weight sharing over nested widths.
 //!
-//! Source: stage sharing as in [`super::learn_gene`] (Xia et al. 2024, arXiv 2404.16897); several widths of one set of
-//! weights in one step, the wider teaching the narrower, as in Zhang et al. 2024 (Scala, arXiv 2412.04786, section 3)
-//! and Yu & Huang 2019 (arXiv 1903.05134, sections 3.1 and 3.2: largest, smallest and drawn sizes).
+//! Source: stage sharing as in [`super::learn_gene`] (Xia et al. 2024, arXiv 2404.16897). Each step trains several
+//! widths of one set of weights, and wider ones teach narrower ones, as in Zhang et al. 2024 (Scala, arXiv 2412.04786,
+//! section 3) and Yu & Huang 2019 (arXiv 1903.05134, sections 3.1 and 3.2: largest, smallest and drawn sizes).
 //!
-//! In step `t` the sizes `z_1 > … > z_K` are the trained one, the smallest and `draws` drawn ones; `f_z` is the
+//! In step `t` the sizes `z_1 > … > z_K` are the trained size, the smallest size and `draws` drawn sizes. `f_z` is the
 //! blueprint of `z` over the gene's variables:
 //!
 //! ```text
@@ -14,14 +14,14 @@
 //!
 //! | symbol | here | meaning |
 //! | --- | --- | --- |
-//! | `z_k` | `Plan::sizes` | depth and width; wider first, then deeper |
+//! | `z_k` | `NestedSharing::sizes` | depth and width; wider first, then deeper |
 //! | `g` | `teacher` | the ancestor |
-//! | `β` | `ancestor_share` | 0: each size is taught by the next larger one; 1: each by the ancestor |
+//! | `β` | `ancestor_share` | 0: the next larger size teaches each size; 1: the ancestor teaches each size |
 //! | `λ_k` | `full_weight`, `smallest_weight`, 1 | weights of the sizes |
-//! | `p` | `toward_small` | a drawn depth or width is `n` in proportion to `n⁻ᵖ` |
+//! | `p` | `toward_small` | a depth or width `n` is drawn with probability proportional to `n⁻ᵖ` |
 //!
-//! No gradient goes to who teaches. Differs from Scala in: whole heads are dropped and their dimension stays, every
-//! width is a prefix, depth varies by the repeats of a stage, and the ancestor may teach every size.
+//! Teachers get no gradient. Differs from Scala in four points: whole heads are dropped and the head dimension stays,
+//! every width is a prefix, depth varies by how often a stage repeats, and the ancestor may teach every size.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +43,7 @@ use super::{
     teacher::Teacher,
 };
 
-/// The objective over a gene's variables.
+/// The nested objective over a gene's variables.
 #[derive(Debug)]
 pub struct NestedSharing {
     meta: GeneMeta,
@@ -77,7 +77,7 @@ impl NestedSharing {
             seed,
             dtype: optim.dtype(),
         };
-        // Every size lies between these: what is wrong with one is said before the first step.
+        // Every drawn size lies between these, so any error appears before the first step.
         for size in nested.widths.iter().flat_map(|&width| nested.depths.map(|depth| Size { width, depth })) {
             objective.blueprint(size)?;
         }
@@ -90,8 +90,8 @@ impl NestedSharing {
         store::blueprint(&self.meta, &request)
     }
 
-    /// The sizes of a step and their weights `λ`, largest first: widths are drawn without repetition while there are
-    /// enough.
+    /// The sizes of a step and their weights `λ`, largest first. The draws of a step repeat no width until all widths
+    /// have been drawn.
     fn sizes(&self, step: u64) -> Vec<(Size, f64)> {
         let (nested, config) = (&self.nested, &self.meta.config);
         let mut sizes = BTreeMap::from([(config.size(), nested.full_weight)]);
@@ -115,7 +115,7 @@ impl NestedSharing {
     }
 }
 
-/// The index of one of `numbers`, drawn in proportion to `n⁻ᵖ`.
+/// The index of one of `numbers`; number `n` is drawn with probability proportional to `n⁻ᵖ`.
 fn draw(numbers: &[usize], power: f64, random: &mut rng::Stream) -> usize {
     let weight = |n: &usize| libm::pow(*n as f64, -power);
     let mut rest = f64::from(random.unit_f32()) * numbers.iter().map(weight).sum::<f64>();
@@ -123,7 +123,7 @@ fn draw(numbers: &[usize], power: f64, random: &mut rng::Stream) -> usize {
         rest -= weight(n);
         rest < 0.0
     };
-    // Rounding may leave a little after the last.
+    // Rounding may leave a small rest after the last number.
     numbers.iter().position(below).unwrap_or(numbers.len() - 1)
 }
 
@@ -140,7 +140,7 @@ impl Objective for NestedSharing {
             let model = network(config, &weights, self.dtype)?;
             let gates = draw_gates(self.seed, self.drop_path, config.depth(), shard)?;
             let logits = model.forward_gated(&shard.images, &gates).context("auxiliary model")?;
-            // f_{z_0} = g: both terms of the largest size are one.
+            // f_{z_0} = g, so the two terms of the largest size are equal and one suffices.
             let beta = if k == 0 { 1.0 } else { beta };
             for (teacher, share) in [(&ancestor, beta), (&larger, 1.0 - beta)] {
                 if share > 0.0 {

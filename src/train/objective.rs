@@ -1,4 +1,4 @@
-//! What training minimises.
+//! Objectives: the losses that training minimises, and what they share.
 
 use candle_core::{DType, Tensor, backprop::GradStore};
 
@@ -10,7 +10,7 @@ use crate::{
 
 use super::Shard;
 
-/// A scalar to minimise, as a function of named weights that carry the graph.
+/// A scalar loss as a function of named weights, which carry the autograd graph.
 pub trait Objective: Sync {
     /// Mean loss over the images of `shard`.
     ///
@@ -18,18 +18,18 @@ pub trait Objective: Sync {
     /// Those of building the network, and [`crate::error::Error::Tensor`].
     fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor>;
 
-    /// Whether a step may leave parameters out, because what it trains is drawn.
+    /// Whether a step may leave some parameters without a gradient, because it trains randomly drawn sizes.
     fn samples(&self) -> bool {
         false
     }
 }
 
-/// Stack of a training thread: candle's backward pass recurses over the graph.
+/// Stack size of a training thread; large, because candle's backward pass recurses over the graph.
 pub(super) const STACK_BYTES: usize = 256 << 20;
 
-/// The share of `shard` in the mean loss over a batch of `images` images, and candle's gradients of it.
+/// What `shard` contributes to the mean loss over a batch of `images` images, with candle's gradients.
 ///
-/// Call it on a thread with a stack of [`STACK_BYTES`].
+/// Needs a thread with a stack of [`STACK_BYTES`].
 pub(super) fn backward(
     objective: &dyn Objective,
     weights: &Weights,
@@ -43,10 +43,10 @@ pub(super) fn backward(
     Ok((f64::from(loss.to_scalar::<f32>().context("loss")?), store))
 }
 
-/// The network of `weights`, computed in `dtype`: of casts, where they have another, which hand their gradients back.
+/// The network of `weights`, computed in `dtype`. Weights with another type are cast; gradients flow through the casts.
 ///
 /// # Errors
-/// The schema errors, and [`crate::error::Error::Tensor`] where a cast fails.
+/// The schema errors, and [`crate::error::Error::Tensor`] if a cast fails.
 pub fn network(config: VitConfig, weights: &Weights, dtype: DType) -> Result<Vit> {
     Vit::new(config, &weights.to_dtype(dtype)?)
 }
@@ -67,10 +67,10 @@ pub fn smooth_targets(shard: &Shard, classes: usize, smoothing: f64) -> Result<T
     Tensor::from_vec(targets, (shard.labels.len(), classes), shard.images.device()).context("targets")
 }
 
-/// Stochastic depth (Huang et al. 2016, arXiv 1603.09382): block `l` of `L` drops each branch of each image with
-/// probability `p l / (L - 1)`, `l` from 0, and scales what it keeps by the inverse of the rest.
+/// Stochastic depth (Huang et al. 2016, arXiv 1603.09382). Block `l` of `L`, counted from 0, drops each branch of each
+/// image with probability `q = p l / (L - 1)` and scales a branch that it keeps by `1 / (1 - q)`.
 ///
-/// The draw is keyed by seed, step and position in the batch: independent of shards and threads.
+/// The draw is keyed by seed, step and position in the batch, so it does not depend on shards and threads.
 ///
 /// # Errors
 /// [`crate::error::Error::Tensor`].

@@ -19,10 +19,10 @@ use crate::{
 
 use super::Optim;
 
-/// ε of the update, PyTorch's default.
+/// `ε` of the update; PyTorch's default.
 const EPSILON: f32 = 1e-8;
-/// Values of one parameter that are handled together: the unit of work, of summation, and small enough to stay in
-/// the nearest caches between the passes.
+/// Largest number of values in a segment, the unit of work and of summation. Small enough to stay in the nearest caches
+/// between the passes.
 const SEGMENT: usize = 1 << 14;
 
 /// Names of the parameters that weight decay applies to.
@@ -30,38 +30,38 @@ const SEGMENT: usize = 1 << 14;
 pub struct Decay(BTreeSet<String>);
 
 impl Decay {
-    /// Those of `specs` whose role says so.
+    /// The parameters of `specs` whose role decays.
     pub fn of(specs: impl IntoIterator<Item = Spec>) -> Self {
         Self(specs.into_iter().filter(|spec| spec.role.decays()).map(|spec| spec.name).collect())
     }
 
-    /// Whether it applies to the parameter called `name`.
+    /// Whether weight decay applies to the parameter called `name`.
     pub fn applies_to(&self, name: &str) -> bool {
         self.0.contains(name)
     }
 }
 
-/// A run of values of one parameter.
+/// Consecutive values of one parameter.
 #[derive(Debug, Clone)]
 struct Segment {
     span: Range<usize>,
     decays: bool,
 }
 
-/// The segments of one thread, and the values that they cover.
+/// The segments of one thread, and the range of values that they cover.
 struct Share<'a> {
     segments: &'a [Segment],
     values: Range<usize>,
 }
 
-/// Cuts `segments` for `threads` threads.
+/// Divides `segments` among at most `threads` threads.
 fn shares(segments: &[Segment], threads: usize) -> Vec<Share<'_>> {
     let per_thread = segments.len().div_ceil(threads.max(1)).max(1);
     let share = |segments: &'_ [Segment]| segments[0].span.start..segments[segments.len() - 1].span.end;
     segments.chunks(per_thread).map(|segments| Share { segments, values: share(segments) }).collect()
 }
 
-/// The optimiser: moments in the flat order of the parameters, and how they are cut for the threads.
+/// The optimiser: moments in the flat order of the parameters, and their division into segments.
 #[derive(Debug, Clone)]
 pub struct AdamW {
     /// `m`
@@ -73,7 +73,7 @@ pub struct AdamW {
 }
 
 impl AdamW {
-    /// Moments of zero for `params`; updates are computed by `threads` threads.
+    /// An optimiser for `params` with moments of zero. It uses `threads` threads.
     pub fn new(params: &Params, decay: &Decay, threads: usize) -> Self {
         let cut = |(name, _, span): (&str, &[usize], Range<usize>)| {
             let decays = decay.applies_to(name);
@@ -84,7 +84,7 @@ impl AdamW {
         Self { first: vec![0.0; params.len()], second: vec![0.0; params.len()], segments, threads }
     }
 
-    /// `sum ← sum + Σ others`, in the order of `others`; returns the norm of the result.
+    /// Computes `sum ← sum + Σ others`, in the order of `others`; returns the norm of the result.
     ///
     /// The result does not depend on the number of threads.
     pub fn reduce(&self, sum: &mut [f32], others: &[&[f32]]) -> f64 {
@@ -113,7 +113,7 @@ impl AdamW {
     /// One step at learning rate `eta` with gradients of norm `norm`; `step` counts from 0.
     ///
     /// # Errors
-    /// [`crate::error::Error::Tensor`] where parameters cannot be changed.
+    /// [`crate::error::Error::Tensor`] if the parameters cannot be changed.
     pub fn step(
         &mut self,
         params: &Params,
@@ -156,12 +156,12 @@ impl AdamW {
         })
     }
 }
-/// The numbers of step `step`, counted from 0, at learning rate `eta` and gradients of norm `norm`.
+/// The coefficients of step `step`, counted from 0, at learning rate `eta` and with gradients of norm `norm`.
 pub(super) fn rates(optim: &Optim, norm: f64, eta: f64, step: u64, decays: bool) -> ops::Rates {
     let [beta1, beta2] = optim.betas;
     let t = (step + 1) as f64;
     let (correct1, correct2) = (1.0 - libm::pow(beta1, t), 1.0 - libm::pow(beta2, t));
-    // η m̂ / (√v̂ + ε) = rate m / (√v + ε √correct2), with the corrections folded into two numbers.
+    // η m̂ / (√v̂ + ε) = rate m / (√v + ε √correct2): two numbers absorb both bias corrections.
     ops::Rates {
         betas: [beta1 as f32, beta2 as f32],
         rest: [(1.0 - beta1) as f32, (1.0 - beta2) as f32],
@@ -172,7 +172,7 @@ pub(super) fn rates(optim: &Optim, norm: f64, eta: f64, step: u64, decays: bool)
     }
 }
 
-/// Learning rate of `step` of `total`: linear warm-up, then half a cosine down to the minimum.
+/// Learning rate of `step` of `total`: linear warm-up, then half a cosine period down to the minimum.
 pub fn learning_rate(optim: &Optim, step: u64, total: u64) -> f64 {
     if step < optim.warmup_steps {
         return optim.learning_rate * (step + 1) as f64 / optim.warmup_steps as f64;

@@ -10,19 +10,20 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Everything that decides the result of a run, together with the data.
+/// The settings of a run. Together with the data and the initial models they determine its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// Name of the data set.
     pub data: String,
-    /// Seed of initial values, order, augmentation and stochastic depth.
+    /// Seed of initial values, data order, augmentation, stochastic depth and drawn sizes.
     #[serde(default)]
     pub seed: u64,
-    /// Shape of the network; of the auxiliary model, where a gene is learned. Absent: given by what is tuned.
+    /// Shape of the network, or of the auxiliary model when learning a gene. Absent when the run starts from a model
+    /// that has a shape already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelShape>,
-    /// Model file to go on from, relative to the recipe's folder, instead of fresh values.
+    /// Model file to start from instead of fresh values, relative to the recipe's folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
     /// Optimiser and schedule.
@@ -30,12 +31,12 @@ pub struct Recipe {
     /// Augmentation of training images.
     #[serde(default)]
     pub augment: Augment,
-    /// Gene learning; absent: ordinary classification.
+    /// Gene learning; without it, ordinary classification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gene: Option<GeneRecipe>,
 }
 
-/// The part of a network's shape that the data do not decide.
+/// The part of a network's shape that does not follow from the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelShape {
@@ -47,11 +48,11 @@ pub struct ModelShape {
     pub width: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Hidden units of the MLP per unit of width.
+    /// Hidden units of the MLP, as a multiple of the width.
     pub mlp_ratio: usize,
 }
 
-/// How long a run is.
+/// Length of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Length {
@@ -62,7 +63,7 @@ pub enum Length {
 }
 
 impl Length {
-    /// Optimiser steps, where an epoch has `per_epoch`.
+    /// Number of optimiser steps if an epoch has `per_epoch`.
     pub fn steps(self, per_epoch: u64) -> u64 {
         match self {
             Self::Epochs(epochs) => u64::from(epochs) * per_epoch,
@@ -71,11 +72,11 @@ impl Length {
     }
 }
 
-/// AdamW with warm-up and cosine decay, and what regularises the loss.
+/// AdamW with warm-up and cosine decay, and the regularisation of the loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Optim {
-    /// How long.
+    /// Length of the run.
     pub length: Length,
     /// Images per step.
     pub batch: usize,
@@ -87,26 +88,26 @@ pub struct Optim {
     /// Steps of linear warm-up.
     #[serde(default)]
     pub warmup_steps: u64,
-    /// Decoupled weight decay of matrices.
+    /// Decoupled weight decay; applies to matrices only.
     #[serde(default)]
     pub weight_decay: f64,
     /// Decay rates of the moments.
     #[serde(default = "default_betas")]
     pub betas: [f64; 2],
-    /// Largest norm of the gradient; 0: no clipping.
+    /// Largest norm of the gradient; 0 disables clipping.
     #[serde(default)]
     pub clip: f64,
-    /// Share of the target that is spread over all classes.
+    /// Share of the target spread over all classes.
     #[serde(default)]
     pub label_smoothing: f64,
-    /// Stochastic depth of the last block; grows linearly from 0 at the first.
+    /// Drop probability of the last block (stochastic depth). It grows linearly from 0 at the first block.
     #[serde(default)]
     pub drop_path: f64,
-    /// Keep only the input of each residual branch for the backward pass and compute the rest again: less memory for
-    /// activations, one more forward pass, and the same result to the bit.
+    /// Keep only the input of each residual branch for the backward pass and recompute the rest. This saves memory for
+    /// activations, costs one more forward pass, and gives the same result to the bit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recompute: bool,
-    /// Compute in bf16 with f32 parameters and moments; on a GPU only.
+    /// Compute in bf16 with f32 parameters and moments. Needs a GPU.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub bf16: bool,
 }
@@ -115,7 +116,7 @@ fn default_betas() -> [f64; 2] {
     [0.9, 0.999]
 }
 
-/// How a gene is learned (SWS).
+/// Settings of gene learning (SWS).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GeneRecipe {
@@ -123,47 +124,48 @@ pub struct GeneRecipe {
     pub name: String,
     /// Layers of each stage in the auxiliary model.
     pub stages: Vec<usize>,
-    /// Least and greatest depth that will be served.
+    /// Smallest and largest depth to serve.
     pub depth_range: [usize; 2],
     /// The ancestor's file, relative to the recipe's folder.
     pub teacher: PathBuf,
-    /// Weight of the distillation term; the paper's is 1: labels are not used.
+    /// Weight of the distillation term. The paper uses 1, so labels have no influence.
     pub alpha: f64,
-    /// Temperature of the distillation term; the paper's is 1.
+    /// Temperature of the distillation term. The paper uses 1.
     pub temperature: f64,
-    /// First values: the teacher's where true, fresh ones (as published) where false.
+    /// Whether to start from the teacher's values. The paper starts from fresh values.
     #[serde(default)]
     pub from_teacher: bool,
-    /// Every depth and width in one gene; absent: the published objective, which trains one size.
+    /// Learn several depths and widths in one gene. Without it, the published objective trains one size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nested: Option<Nested>,
 }
 
-/// How nested widths and random depths are learned; see [`super::nested`].
+/// Settings of learning nested widths and random depths; see [`super::nested`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nested {
-    /// Widths that are trained and will be served, the trained one among them.
+    /// Widths to train and serve, including the full width.
     pub widths: Vec<usize>,
-    /// Least and greatest depth that is drawn.
+    /// Smallest and largest depth to draw.
     pub depths: [usize; 2],
-    /// Sizes drawn in each step, beside the trained one and the smallest.
+    /// Sizes drawn in each step, in addition to the full size and the smallest.
     pub draws: usize,
-    /// Share of the ancestor in what a size is taught; the rest is the next larger size's of the step.
+    /// The ancestor's share in teaching each size. The rest comes from the next larger size of the step.
     pub ancestor_share: f64,
-    /// Weight of the trained size where a drawn one has 1.
+    /// Weight of the full size, relative to a drawn size.
     #[serde(default = "one")]
     pub full_weight: f64,
-    /// Weight of the smallest size where a drawn one has 1.
+    /// Weight of the smallest size, relative to a drawn size.
     #[serde(default = "one")]
     pub smallest_weight: f64,
-    /// First steps, which train the trained size alone.
+    /// Number of initial steps that train only the full size.
     #[serde(default)]
     pub full_only_steps: u64,
-    /// Power `p ≥ 0` of the draw: a depth or width `n` is drawn in proportion to `n⁻ᵖ`. 0: evenly.
+    /// Power `p ≥ 0` of the draw: a depth or width `n` is drawn with probability proportional to `n⁻ᵖ`. 0 draws
+    /// uniformly.
     #[serde(default)]
     pub toward_small: f64,
-    /// Scales and shifts of the norms of their own for each narrower width.
+    /// Give each narrower width separate scales and shifts of the norms.
     #[serde(default)]
     pub width_norms: bool,
 }
@@ -202,12 +204,12 @@ impl Recipe {
 }
 
 impl Nested {
-    /// Most sizes drawn in a step.
+    /// Largest number of sizes drawn in a step.
     pub const MAX_DRAWS: usize = 16;
-    /// Greatest power of the draw: depth 16 is then 256 times rarer than depth 4.
+    /// Largest power of the draw. With it, depth 16 is 256 times rarer than depth 4.
     pub const MAX_POWER: f64 = 4.0;
 
-    /// Checks every number; that the widths are of the gene is checked with the gene.
+    /// Checks every number. [`crate::gene::GeneMeta::check`] checks whether the widths suit the gene.
     fn check(&self, served: [usize; 2]) -> Result<()> {
         let [least, greatest] = self.depths;
         let weight = |value: f64| value.is_finite() && value > 0.0;
@@ -251,7 +253,7 @@ impl Optim {
     /// Largest batch.
     pub const MAX_BATCH: usize = 4096;
 
-    /// What networks are computed in; parameters, moments and losses are f32.
+    /// Element type of the networks' computation; parameters, moments and losses are f32.
     pub const fn dtype(&self) -> DType {
         if self.bf16 { DType::BF16 } else { DType::F32 }
     }

@@ -1,4 +1,4 @@
-//! A part of a batch: the unit of work of one thread and the unit of summation.
+//! A part of a batch: the unit of work for a thread, and the unit of summation.
 
 use std::ops::Range;
 
@@ -16,9 +16,9 @@ pub struct Shard {
     pub images: Tensor,
     /// Class of each image.
     pub labels: Vec<u32>,
-    /// Item of the data set that each image is.
+    /// Index of each image in the data set.
     pub items: Vec<u32>,
-    /// Which of its views.
+    /// Which augmented view of its item each image is.
     pub views: Vec<u8>,
     /// Optimiser step, from 0.
     pub step: u64,
@@ -27,10 +27,10 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// The items `range` of `batch` on `device`.
+    /// The images `range` of `batch` on `device`, with their labels.
     ///
     /// # Errors
-    /// [`crate::error::Error::Tensor`] where the device refuses.
+    /// [`crate::error::Error::Tensor`] if the device refuses.
     pub(super) fn of(batch: &Batch, range: Range<usize>, device: &Device, step: u64) -> Result<Self> {
         Ok(Self {
             images: images(batch, range.clone(), device)?,
@@ -43,10 +43,10 @@ impl Shard {
     }
 }
 
-/// The images `range` of `batch` on `device`, `[images, channels, height, width]`.
+/// The pixels of the images `range` of `batch` on `device`, `[images, channels, height, width]`.
 ///
 /// # Errors
-/// [`crate::error::Error::Tensor`] where the device refuses.
+/// [`crate::error::Error::Tensor`] if the device refuses.
 pub fn images(batch: &Batch, range: Range<usize>, device: &Device) -> Result<Tensor> {
     let ([channels, height, width], count) = (batch.shape, range.len());
     let values = channels * height * width;

@@ -1,4 +1,4 @@
-//! The ancestor's answers: computed with every batch, or once for every view of every image.
+//! The teacher's logits: computed with every batch, or once for every view of every image.
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -12,15 +12,15 @@ use crate::{
 
 use super::{Shard, evaluate};
 
-/// Most bytes of logits that are kept.
+/// Largest table of logits to keep in memory, bytes.
 const MAX_BYTES: usize = 1 << 30;
 
-/// Who teaches, `g` of the papers.
+/// The teacher, `g` in the papers.
 #[derive(Debug)]
 pub enum Teacher {
-    /// The network; plain weights, so no graph is recorded through it.
+    /// The network. Its weights are not variables, so no graph is recorded through it.
     Network(Box<Vit>),
-    /// Its answers.
+    /// Logits computed beforehand.
     Logits(LogitTable),
 }
 
@@ -28,15 +28,15 @@ pub enum Teacher {
 #[derive(Debug)]
 pub struct LogitTable {
     classes: usize,
-    /// For each view `[rows, classes]` in row-major order.
+    /// One table for each view, `[rows, classes]` in row-major order.
     views: Vec<Vec<f32>>,
-    /// The row of each item of the data set.
+    /// The row of each item of the data set, if the loader has it.
     rows: Vec<Option<u32>>,
 }
 
 impl Teacher {
-    /// The cheaper way for a run of `images` images from `loader`: logits are computed beforehand where augmentation
-    /// makes few views of an image, they fit in memory, and the run asks for each more than once on average.
+    /// The cheaper kind of teacher for a run of `images` images from `loader`. Logits are computed beforehand if
+    /// augmentation makes few views of an image, they fit in memory, and the run needs each more than once on average.
     ///
     /// # Errors
     /// Those of an evaluation; [`Error::Cancelled`] once `cancel` is set.
@@ -60,7 +60,7 @@ impl Teacher {
         }
     }
 
-    /// Its logits for the images of `shard`, `[images, classes]`.
+    /// The teacher's logits for the images of `shard`, `[images, classes]`.
     ///
     /// # Errors
     /// [`Error::Tensor`], and [`Error::Invalid`] for an item that was not in the loader.

@@ -1,6 +1,7 @@
 //! The training loop: epochs, events, checkpoints and exact resume.
 //!
-//! Everything random is keyed by seed, epoch, step and item, so the state of a run is its parameters, moments and step.
+//! Everything random is keyed by seed, epoch, step and item. The state of a run is therefore only its parameters,
+//! moments and step.
 
 use std::{
     path::Path,
@@ -19,49 +20,49 @@ use crate::{
 
 use super::{Decay, Engine, Objective, Optim, checkpoint::Checkpoint, optim};
 
-/// What happens during a run.
+/// An event during a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event {
-    /// The run continues from a checkpoint.
+    /// The run resumed from a checkpoint.
     Resumed {
-        /// Optimiser steps that it holds.
+        /// Optimiser steps made before the checkpoint.
         step: u64,
     },
-    /// A step was made.
+    /// A step finished.
     Step {
-        /// Steps made.
+        /// Steps made so far.
         step: u64,
-        /// Steps in all.
+        /// Steps of the whole run.
         total: u64,
         /// Mean loss over the batch.
         loss: f64,
         /// Norm of the gradient before clipping.
         norm: f64,
     },
-    /// An epoch, or the run, was finished.
+    /// An epoch or the run finished.
     Epoch {
         /// Epochs finished.
         epoch: u64,
-        /// Mean loss over the epoch's steps of this process.
+        /// Mean loss over those steps of the epoch that this process made.
         loss: f64,
-        /// Time that the epoch took in this process.
+        /// Time that this process spent on the epoch.
         elapsed: Duration,
     },
 }
 
-/// How a run is watched and stopped.
+/// Watches and stops a run.
 #[expect(missing_debug_implementations, reason = "holds a closure")]
 pub struct Control<'a> {
-    /// Ends the run with [`Error::Cancelled`] after the step in progress.
+    /// When set, ends the run with [`Error::Cancelled`] after the step in progress.
     pub cancel: &'a AtomicBool,
-    /// Called from the training thread.
+    /// Called for every event, on the training thread.
     pub on_event: &'a mut dyn FnMut(Event, &Params) -> Result<()>,
 }
 
-/// A run.
+/// The settings of a training loop.
 #[expect(missing_debug_implementations, reason = "holds an objective")]
 pub struct Trainer<'a> {
-    /// What is minimised.
+    /// The loss to minimise.
     pub objective: &'a dyn Objective,
     /// Training images.
     pub loader: &'a Arc<Loader>,
@@ -69,16 +70,16 @@ pub struct Trainer<'a> {
     pub decay: &'a Decay,
     /// Optimiser and schedule.
     pub optim: &'a Optim,
-    /// Threads; more than [`super::engine::SHARDS`] are not used.
+    /// Number of threads; at most [`super::engine::SHARDS`] are used.
     pub threads: usize,
-    /// Where the state is kept after every epoch, and what identifies the run.
+    /// File for the state after every epoch, and the identity of the run.
     pub checkpoint: Option<(&'a Path, &'a str)>,
 }
 
 impl Trainer<'_> {
-    /// Trains from `initial`, or from the checkpoint where there is one, and returns detached weights.
+    /// Trains from `initial`, or from the checkpoint if there is one, and returns detached weights.
     ///
-    /// `initial` is copied and given up before the first step.
+    /// Takes `initial` by value and drops it before the first step, because training works on a copy.
     ///
     /// # Errors
     /// [`Error::Cancelled`]; [`Error::Diverged`] at a loss or gradient that is not finite; those of the objective,

@@ -1,7 +1,7 @@
-//! The same step on a device: the whole batch at once, candle's own gradients, and AdamW in tensors.
+//! The step on a device: the whole batch at once, candle's own gradients, and AdamW as tensor operations.
 //!
-//! Parameters and moments are f32. An objective in half precision computes with casts of them, which hand their
-//! gradients back in f32; norms, softmax and losses are computed in f32 as well.
+//! Parameters and moments are f32. An objective in half precision computes with casts of the parameters; the casts
+//! return gradients in f32. Norms, softmax and losses are f32 too.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Gradients and moments on a device, by name of the parameter.
+/// Gradients and moments on a device, by parameter name.
 #[derive(Debug)]
 pub(super) struct OnDevice {
     device: Device,
@@ -82,7 +82,7 @@ impl OnDevice {
         Ok(loss)
     }
 
-    /// Norm of all gradients together.
+    /// Norm over all gradients.
     pub(super) fn norm(&self) -> Result<f64> {
         let squares = self.gradients.values().map(|gradient| gradient.sqr()?.sum_all());
         let norm = || {

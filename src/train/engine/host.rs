@@ -1,4 +1,4 @@
-//! The step on the CPU: shards on threads, tapes, and sums in shard order.
+//! The step on the CPU: shards on threads, one tape per shard, and sums in shard order.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Shards of a batch, whatever the number of threads.
+/// Shards of a batch on the CPU. The number is fixed, so that results do not depend on the number of threads.
 pub const SHARDS: usize = 4;
 
 /// The optimiser and the tapes of the shards.
@@ -24,7 +24,7 @@ pub(super) struct Host {
     pub(super) adamw: AdamW,
     pub(super) tapes: Vec<Arc<Tape>>,
     threads: usize,
-    /// Of each parameter: whether a step has added to its gradient.
+    /// Whether any step has added to the gradient, for each parameter.
     pub(super) alive: Vec<bool>,
 }
 
@@ -93,7 +93,7 @@ impl Host {
     }
 }
 
-/// Refuses a parameter to which nothing was added: it would only decay.
+/// Refuses a parameter without a gradient, because weight decay alone would change it.
 pub(super) fn check_alive(params: &Params, touched: &[bool]) -> Result<()> {
     match params.iter().zip(touched).find(|(_, touched)| !**touched) {
         Some(((name, ..), _)) => Err(Error::MissingTensor { name: format!("gradient of {name}") }),

@@ -1,7 +1,8 @@
-//! One optimiser step: shards, threads, and sums in a fixed order.
+//! One optimiser step, on the CPU or on a device.
 //!
-//! A batch is always cut into [`SHARDS`] shards whose gradients are added in shard order, so the result does not
-//! depend on the number of threads. Each shard has a tape; the shards of one thread use the same memory one after the other.
+//! On the CPU a batch is always cut into [`SHARDS`] shards, and their gradients are added in shard order, so the result
+//! does not depend on the number of threads. Each shard has a tape; the shards of one thread take turns with the same
+//! memory. A device computes the whole batch at once.
 
 mod device;
 mod host;
@@ -19,10 +20,10 @@ use host::{Host, check_alive};
 
 pub use host::SHARDS;
 
-/// Parameters, optimiser and the memory of the steps.
+/// Parameters, optimiser, and the memory that steps reuse.
 #[derive(Debug)]
 pub struct Engine {
-    /// What is trained.
+    /// The trained parameters.
     pub params: Params,
     executor: Executor,
 }
@@ -34,16 +35,15 @@ enum Executor {
 }
 
 impl Engine {
-    /// Parameters with the values of `initial`, on their device, and moments of zero. More than [`SHARDS`] threads
-    /// are not used.
+    /// An engine with a copy of `initial` on the same device, and moments of zero. It uses at most [`SHARDS`] threads.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a copy fails; [`Error::Invalid`] for half precision on the CPU.
+    /// [`Error::Tensor`] if a copy fails; [`Error::Invalid`] for half precision on the CPU.
     pub fn new(initial: &Weights, decay: &Decay, optim: &Optim, threads: usize) -> Result<Self> {
         Self::of(Params::new(initial)?, decay, optim, threads)
     }
 
-    /// An engine for these parameters: variables are trained by candle's graph, a flat store by the fused operations.
+    /// An engine for these parameters. Variables use candle's graph; a flat store uses the fused operations.
     ///
     /// # Errors
     /// As [`Engine::new`].
@@ -60,10 +60,10 @@ impl Engine {
         Ok(Self { params, executor })
     }
 
-    /// The parameters, without the optimiser's memory.
+    /// The parameters. Frees the optimiser's memory.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] for a parameter that no step of this engine has read.
+    /// [`Error::MissingTensor`] for a parameter that got no gradient in any step of this engine.
     pub fn into_params(self) -> Result<Params> {
         match &self.executor {
             Executor::Host(host) => check_alive(&self.params, &host.alive)?,
@@ -86,7 +86,7 @@ impl Engine {
     /// Adds the gradients of the shards; returns the norm of the sum.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a device cannot be read.
+    /// [`Error::Tensor`] if a device cannot be read.
     pub fn reduce(&self) -> Result<f64> {
         match &self.executor {
             Executor::Host(host) => Ok(host.reduce()),
@@ -97,7 +97,7 @@ impl Engine {
     /// The sum of [`Engine::reduce`] in the flat order of the parameters.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a device cannot be read.
+    /// [`Error::Tensor`] if a device cannot be read.
     pub fn gradient(&self) -> Result<Vec<f32>> {
         match &self.executor {
             Executor::Host(host) => Ok(host.tapes[0].gradients().to_vec()),
@@ -105,10 +105,10 @@ impl Engine {
         }
     }
 
-    /// One step of the optimiser at learning rate `eta`, with the sum of [`Engine::reduce`], whose norm is `norm`.
+    /// One optimiser step at learning rate `eta` with the sum of [`Engine::reduce`]; `norm` is its norm.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the parameters cannot be changed.
+    /// [`Error::Tensor`] if the parameters cannot be changed.
     pub fn update(&mut self, optim: &Optim, norm: f64, eta: f64, step: u64) -> Result<()> {
         match &mut self.executor {
             Executor::Host(Host { adamw, tapes, .. }) => {
@@ -118,10 +118,10 @@ impl Engine {
         }
     }
 
-    /// What a checkpoint keeps.
+    /// The state for a checkpoint.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a device cannot be read.
+    /// [`Error::Tensor`] if a device cannot be read.
     pub fn state(&self) -> Result<State> {
         let [first, second] = match &self.executor {
             Executor::Host(host) => [host.adamw.first.clone(), host.adamw.second.clone()],
@@ -130,10 +130,10 @@ impl Engine {
         Ok(State { values: self.params.values()?, first, second })
     }
 
-    /// Goes back to `state`, which has as many values as there are parameters.
+    /// Restores `state`, which must have as many values as the parameters.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another number, [`Error::Tensor`] where a device refuses.
+    /// [`Error::Invalid`] if the number differs, [`Error::Tensor`] if a device refuses.
     pub fn restore(&mut self, state: &State) -> Result<()> {
         self.params.set(&state.values)?;
         match &mut self.executor {

@@ -1,4 +1,4 @@
-//! Training a model as it is: an ancestor, a control or a descendant.
+//! Trains a model with untied weights: an ancestor, a control or a descendant.
 
 use std::sync::atomic::AtomicBool;
 
@@ -17,7 +17,7 @@ use crate::{
 use super::{Run, RunEvent, Task};
 
 impl Run<'_> {
-    /// Trains `model` as it is: an ancestor, a scratch control or a descendant.
+    /// Trains `model` untied, by ordinary classification: an ancestor, a scratch control or a descendant.
     ///
     /// # Errors
     /// Those of [`crate::train::Trainer::run`].
@@ -47,11 +47,11 @@ impl Run<'_> {
         Ok(Model { info, weights })
     }
 
-    /// Trains `model` as it is on labels and `teacher`'s answers, `α` of them (`τ = 1`): the control of a learned gene, with
-    /// no stage shared.
+    /// Trains `model` untied, by distillation from `teacher` with weight `α` (`τ = 1`): a control for a learned gene
+    /// that shares no stage.
     ///
     /// # Errors
-    /// [`crate::error::Error::Invalid`] where teacher and data do not fit; those of [`crate::train::Trainer::run`].
+    /// [`crate::error::Error::Invalid`] if teacher and data do not fit; those of [`crate::train::Trainer::run`].
     pub fn distil(
         &self,
         model: Model,

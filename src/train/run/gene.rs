@@ -1,4 +1,4 @@
-//! Learning a gene from a teacher.
+//! Learns a gene from a teacher.
 
 use std::sync::atomic::AtomicBool;
 
@@ -18,10 +18,10 @@ use crate::{
 use super::{Run, RunEvent, Task};
 
 impl Run<'_> {
-    /// Learns the gene of the recipe from `teacher`, by SWS.
+    /// Learns the gene `recipe` from `teacher` by SWS; returns the gene and its file.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where teacher, recipe and data do not fit; those of [`crate::train::Trainer::run`].
+    /// [`Error::Invalid`] if teacher, recipe and data do not fit; those of [`crate::train::Trainer::run`].
     pub fn learn(
         &self,
         recipe: &GeneRecipe,

@@ -25,10 +25,10 @@ use super::{
     teacher::Teacher,
 };
 
-/// What a run reports.
+/// An event of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RunEvent {
-    /// The trainer's event.
+    /// An event of the trainer.
     Trainer(Event),
     /// Accuracy on the held-out part after an epoch.
     HeldOut {
@@ -39,37 +39,37 @@ pub enum RunEvent {
     },
 }
 
-/// Data, recipe and means of a run.
+/// Recipe, data and resources of a run.
 #[derive(Debug)]
 pub struct Run<'a> {
-    /// What is asked for.
+    /// The settings.
     pub recipe: &'a Recipe,
     /// Training and test images.
     pub data: &'a DatasetPair,
-    /// Threads of computation on the CPU.
+    /// Threads for computation on the CPU.
     pub threads: usize,
-    /// Where is computed.
+    /// The device that computes.
     pub device: Device,
-    /// Where the state is kept; absent: nowhere.
+    /// File for the state after every epoch; without it no state is saved.
     pub checkpoint: Option<&'a Path>,
-    /// Measure the held-out part after every epoch.
+    /// Whether to measure the held-out part after every epoch.
     pub watch_held_out: bool,
 }
 
-/// What is trained, and how a network is made of it.
+/// What to train, and how to build a network from it.
 struct Task<'a> {
     objective: &'a dyn Objective,
     network: &'a dyn Fn(&Weights) -> Result<Vit>,
     initial: Weights,
     decay: Decay,
-    /// Changes with everything that the result depends on.
+    /// Identifies the run: changes with everything that the result depends on.
     identity: String,
     preprocessing: &'a Preprocessing,
     config: VitConfig,
 }
 
 impl Run<'_> {
-    /// `teacher` for the images of this run.
+    /// The teacher for the images of this run, made of the model `teacher`.
     fn teacher(&self, teacher: &Model, student: &VitConfig, cancel: &AtomicBool) -> Result<Teacher> {
         let network = Vit::new(teacher.info.config, &teacher.weights.to_device(&self.device)?)?;
         let loader = self.loader(&teacher.info.preprocessing, student)?;
@@ -86,7 +86,7 @@ impl Run<'_> {
         Loader::new(dataset, indices, recipe.optim.batch, recipe.seed, recipe.augment, preprocessing)
     }
 
-    /// Trains and reports the held-out accuracy of the network after every epoch.
+    /// Trains; reports the accuracy on the held-out part after every epoch if the run watches it.
     fn train(
         &self,
         task: Task<'_>,
@@ -116,7 +116,7 @@ impl Run<'_> {
         trainer.run(initial, &mut Control { cancel, on_event: &mut on_event })
     }
 
-    /// What the result depends on: recipe, data, and what is trained.
+    /// Digest of what the result depends on: recipe, data, `what` is trained, and `weights`.
     fn identity(&self, what: &str, weights: &Weights) -> Result<String> {
         let recipe = serde_json::to_string(self.recipe).expect("a recipe of finite numbers serialises");
         let tensors = weights.to_bytes(Dtype::F32)?;
