@@ -1,7 +1,7 @@
-//! Models of a gene that lies on a device: time of a warm expansion, beside a plain copy of as many bytes there.
+//! Time of a warm expansion of a gene in device memory, compared with a plain copy of the same number of bytes there.
 //!
-//! `cargo bench --bench expand -- --device cuda:0` with `--features cuda`; on the CPU the same code is measured.
-//! Without other arguments the gene has the shape of DeiT-B in four stages, and models of depth 12 are made.
+//! Run with `cargo bench --features cuda --bench expand -- --device cuda:0`; without arguments the same code runs on
+//! the CPU. The gene has the shape of DeiT-B in four stages, and the default model has depth 12.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
@@ -17,7 +17,7 @@ use genebank::{
 
 #[derive(Debug, Parser)]
 struct Options {
-    /// Where: cpu or cuda:N.
+    /// Device: cpu or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: String,
     #[arg(long, default_value_t = 12)]
@@ -29,12 +29,12 @@ struct Options {
     dtype: Dtype,
     #[arg(long, default_value_t = 30)]
     runs: usize,
-    /// Given by cargo.
+    /// Passed by cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// Median milliseconds of `work`, after two runs that do not count.
+/// Median milliseconds of `work`, after two warm-up runs.
 fn median(
     runs: usize,
     device: &Device,

@@ -1,7 +1,8 @@
-//! First byte of a depth that was never asked for, and resident memory after every depth.
+//! Time to the first byte of a depth that nobody has requested before, and resident memory after all depths.
 //!
-//! Starts the release program on loopback, asks for each depth 1..=24 of a gene once over a fresh connection, and
-//! does that with several fresh servers. Prints medians; run with `cargo bench --bench first_byte`.
+//! Starts the release program on loopback and requests each depth 1..=24 of a gene once: over HTTP with a fresh
+//! connection each time, and over gRPC. Repeats this with several fresh servers and prints medians. Run with
+//! `cargo bench --bench first_byte`.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
@@ -27,12 +28,12 @@ const SERVERS: usize = 5;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// The release program over the bundled genes.
+/// The release program, serving the bundled genes.
 fn start() -> Outcome<Server> {
     Server::start(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/models")), &[])
 }
 
-/// Time from the request to the first byte of the answer, and the bytes of the answer.
+/// Time from the request to the first byte of the response, and the length of the response.
 fn get(server: &Server, depth: u32) -> Outcome<(Duration, u64)> {
     let mut stream = TcpStream::connect(&server.address)?;
     stream.set_nodelay(true)?;
@@ -46,7 +47,7 @@ fn get(server: &Server, depth: u32) -> Outcome<(Duration, u64)> {
     Ok((elapsed, rest + 1))
 }
 
-/// Time from the call to the first message, and to the first whole chunk of weights.
+/// Time from the call to the first message, and to the first complete chunk of weights.
 async fn init_model(
     client: &mut GeneBankClient<tonic::transport::Channel>,
     depth: u32,
@@ -83,7 +84,7 @@ fn main() -> Outcome<()> {
     let (mut growth, mut later, mut largest) = (Vec::new(), Vec::new(), 0);
     for _ in 0..SERVERS {
         let server = start()?;
-        // A warm process, but no depth of the range: the path to an error runs through all but the rendering.
+        // An error warms the process up without rendering a depth of the range.
         get(&server, 1000)?;
         let before = server.resident()?;
         let mut after_first = before;

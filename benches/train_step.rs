@@ -1,11 +1,11 @@
 //! Images per second and memory of this program's trainer and of its forward pass, on the CPU.
 //!
-//! Prints one line of JSON; `benches/compare_pytorch.py` sets it beside PyTorch, run by run. Run alone with
-//! `cargo bench --bench train_step -- --shape a192 --mode train`. A run that is not the comparison of speed:
+//! Prints one line of JSON; `benches/compare_pytorch.py` compares it with PyTorch, run by run. To run it alone:
+//! `cargo bench --bench train_step -- --shape a192 --mode train`. Three modes do something else:
 //!
-//! - `curve`: every loss of a run; `--dump DIR` writes what another program needs to run the same.
-//! - `flat`: resident memory of a small model every tenth of 10,000 steps.
-//! - `end-to-end`: Fashion-MNIST from its files, with random crop and flip.
+//! - `curve`: prints every loss of a run; `--dump DIR` writes all that another program needs for the same run.
+//! - `flat`: prints resident memory after each tenth of the steps, 10,000 by default; meant for `--shape tiny`.
+//! - `end-to-end`: measures speed on Fashion-MNIST, read from its files, with random crop and flip.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
@@ -29,40 +29,40 @@ use genebank::{
 };
 use serde_json::json;
 
-/// As in the program.
+/// The program uses the same allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SEED: u64 = 1;
-/// Batches of a data set that is made here: enough that an epoch's end is not what is measured.
+/// Batches in a generated data set: enough to keep the end of an epoch from dominating the measurement.
 const BATCHES: usize = 20;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 #[derive(Debug, Parser)]
 struct Options {
-    /// Letter: images of 28x28x1 in patches of 7 (a), 32x32x3 in patches of 4 (b). Number: width.
+    /// Shape of images and model. Letter: 28x28x1 with patches of 7 (a), 32x32x3 with patches of 4 (b). Number: width.
     #[arg(long, value_enum, default_value = "a192")]
     shape: Shape,
-    /// What is measured.
+    /// What to measure.
     #[arg(long, value_enum, default_value = "train")]
     mode: Mode,
-    /// Measured steps; 12, or 200 of a curve, or 10,000 of flat, where absent.
+    /// Measured steps; by default 12, for curve 200, for flat 10,000.
     #[arg(long)]
     steps: Option<u32>,
     /// Steps before the measured ones.
     #[arg(long, default_value_t = 3)]
     warmup: u32,
-    /// Threads of computation.
+    /// Threads for computation.
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Folder of the data sets: Fashion-MNIST instead of images that are made here.
+    /// Folder of data sets: use Fashion-MNIST instead of generated images.
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Where a curve leaves its first values, its data and its batches.
+    /// Folder where mode curve writes its initial values, data and batches.
     #[arg(long)]
     dump: Option<PathBuf>,
-    /// Given by cargo.
+    /// Passed by cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -112,7 +112,7 @@ impl Shape {
         }
     }
 
-    /// Noise over a pattern of the class, so that there is something to learn.
+    /// Each image is noise added to a pattern of its class, so that there is something to learn.
     fn dataset(self) -> Outcome<Dataset> {
         let (shape, classes) = self.images();
         let mut random = rng::stream(SEED, "bench");
@@ -145,7 +145,7 @@ struct Bench {
     recipe: Recipe,
     loader: Arc<Loader>,
     model: Model,
-    /// Resident memory once data are read, before there is a model.
+    /// Resident memory after reading the data and before making the model.
     resident_before: u64,
 }
 
@@ -191,7 +191,7 @@ impl Bench {
         let data = dataset.name().to_owned();
         let recipe = Recipe { data, seed: SEED, model, start: None, optim, augment, gene: None };
         let model = Model::fresh(&recipe, &dataset)?;
-        // A curve's data are written to a file: no more of them than it needs.
+        // Mode curve may write its data to a file, so it keeps only what it needs.
         let mut items = dataset.indices();
         if curve {
             items.truncate(BATCHES * shape.batch());
@@ -201,8 +201,8 @@ impl Bench {
         Ok(Self { options, steps, recipe, loader, model, resident_before })
     }
 
-    /// Trains; calls `watch` with the number of steps made, and the last one's loss, after each.
-    /// It takes the model's weights: whoever wants them afterwards reads them before.
+    /// Trains; after each step, calls `watch` with the number of steps made and the loss of the last one.
+    /// Takes the weights out of the model, so anyone who needs them must read them before.
     fn train(&mut self, watch: &mut dyn FnMut(u64, f64)) -> Outcome<()> {
         let initial = std::mem::take(&mut self.model.weights);
         let config = self.model.info.config;
@@ -226,7 +226,7 @@ impl Bench {
         Ok(())
     }
 
-    /// The model in use: every batch is cut into one part for each thread.
+    /// Runs forward passes only. Every batch is cut into one part for each thread.
     fn forward(&self, watch: &mut dyn FnMut(u64, f64)) -> Outcome<()> {
         let (vit, plan) = (self.model.vit()?, self.loader.epoch(0));
         let total = u64::from(self.steps + self.options.warmup);
@@ -240,7 +240,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Images per second, from the end of the last step of the warm-up on.
+    /// Images per second, measured from the end of the last warm-up step.
     fn speed(&mut self) -> Outcome<serde_json::Value> {
         let mut times = Vec::new();
         let (warmup, mode) = (u64::from(self.options.warmup), self.options.mode);
@@ -275,7 +275,7 @@ impl Bench {
         Ok(json!({ "losses": losses }))
     }
 
-    /// First values, pixels, labels and the items of every step.
+    /// Writes initial values, pixels, labels and the items of every step.
     fn dump(&self, folder: &Path) -> Outcome<()> {
         std::fs::create_dir_all(folder)?;
         self.model.write(&folder.join("model.safetensors"))?;
@@ -312,7 +312,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Resident memory after every tenth of the steps, and the last in units of the first.
+    /// Resident memory after every tenth of the steps, and the ratio of the last figure to the first.
     fn flat(&mut self) -> Outcome<serde_json::Value> {
         let tenth = u64::from(self.steps / 10).max(1);
         let mut found = Vec::new();
@@ -380,7 +380,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// What the program sets for itself before it trains: see src/main.rs.
+/// Sets the environment that the program sets for itself before it trains; see src/main.rs.
 fn set_environment() {
     #[cfg(unix)]
     {

@@ -1,5 +1,5 @@
-//! The least that a server can do: it writes one answer from memory, on a thread for each connection. What it reaches is the
-//! limit of the loopback and of the client.
+//! The simplest possible server: it writes one response from memory, with a thread for each connection. Its speed is
+//! the limit of loopback and client.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -10,10 +10,10 @@ use std::{
 
 use crate::Outcome;
 
-/// Bytes that are written at a time.
+/// Bytes per write.
 const CHUNK: usize = 256 << 10;
 
-/// Answers every request with `body` until the process ends; the address.
+/// Answers every request with `body` until the process ends; returns the address.
 pub(crate) fn serve(body: Vec<u8>) -> Outcome<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?.to_string();
@@ -21,7 +21,7 @@ pub(crate) fn serve(body: Vec<u8>) -> Outcome<String> {
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let body = body.clone();
-            // A client that leaves ends its thread.
+            // An error means that the client has left, and only its own thread ends.
             thread::spawn(move || answer(stream, &body));
         }
     });

@@ -1,4 +1,4 @@
-//! Programs and sockets that ask.
+//! Clients: external programs and plain sockets.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -10,10 +10,10 @@ use std::{
 
 use crate::Outcome;
 
-/// Bytes per second of `times` transfers of `url` in one process of curl, over one connection.
+/// Bytes per second when one curl process transfers `url` `times` times over one connection.
 pub(crate) fn curl(url: &str, bytes: u64, times: u64) -> Outcome<f64> {
     let mut command = Command::new("curl");
-    // One protocol for all: it is HTTP/1.1 that is compared.
+    // Every server must use HTTP/1.1, so that the comparison is fair.
     command.args(["--silent", "--show-error", "--fail", "--insecure", "--http1.1"]);
     command.args(["--write-out", "%{size_download}\\n"]);
     for _ in 0..times {
@@ -29,18 +29,18 @@ pub(crate) fn curl(url: &str, bytes: u64, times: u64) -> Outcome<f64> {
     Ok((bytes * times) as f64 / elapsed.as_secs_f64())
 }
 
-/// A gRPC call as h2load sends it.
+/// A gRPC call for h2load.
 pub(crate) struct Call<'a> {
     pub(crate) url: &'a str,
-    /// File of the framed message.
+    /// File with the framed request message.
     pub(crate) message: &'a Path,
-    /// Largest HTTP/2 frame that the client takes, bytes.
+    /// Largest HTTP/2 frame that the client accepts, bytes.
     pub(crate) frame: u32,
-    /// The service that the generated code gives, which copies.
+    /// Whether to call the generated service, which copies the data.
     pub(crate) generated: bool,
 }
 
-/// Bytes of a file per second over `times` calls that stream it, by h2load on one connection.
+/// Bytes per second over `times` calls that stream a file of `bytes` bytes, with h2load on one connection.
 pub(crate) fn h2load_grpc(call: &Call<'_>, bytes: u64, times: u64) -> Outcome<f64> {
     let mut command = Command::new("h2load");
     command.args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
@@ -51,7 +51,7 @@ pub(crate) fn h2load_grpc(call: &Call<'_>, bytes: u64, times: u64) -> Outcome<f6
     h2load(command, call.url, bytes, times)
 }
 
-/// Bytes per second over HTTP/1.1, by h2load on one connection.
+/// Bytes per second over HTTP/1.1, with h2load on one connection.
 pub(crate) fn h2load_http(url: &str, bytes: u64, times: u64) -> Outcome<f64> {
     let mut command = Command::new("h2load");
     command.arg("--h1");
@@ -69,24 +69,24 @@ fn h2load(mut command: Command, url: &str, bytes: u64, times: u64) -> Outcome<f6
         data.split(['(', ')']).nth(1)?.parse::<u64>().ok()
     });
     let served = text.contains(&format!("{times} 2xx, 0 3xx, 0 4xx, 0 5xx"));
-    // An error of a call is status 200 with little data.
+    // A failed gRPC call also has HTTP status 200, but little data.
     if !served || data.is_none_or(|data| data < bytes * times) {
         return Err(format!("h2load {url}: {text}").into());
     }
     Ok((bytes * times) as f64 / elapsed.as_secs_f64())
 }
 
-/// One request over a fresh connection of HTTP/1.1.
+/// Timings of one request over a fresh HTTP/1.1 connection.
 pub(crate) struct Answer {
-    /// From the request to the first byte of the answer.
+    /// Time from the request to the first byte of the response.
     pub(crate) first: Duration,
-    /// To the last byte that was read.
+    /// Time from the request to the last byte read.
     pub(crate) last: Duration,
-    /// Of the body, as announced.
+    /// Announced length of the body, bytes.
     pub(crate) length: u64,
 }
 
-/// Asks for `path`, and reads the head alone, or all of it.
+/// Requests `path`; reads the whole response if `all` is set, otherwise only the head.
 pub(crate) fn ask(address: &str, method: &str, path: &str, all: bool) -> Outcome<Answer> {
     let mut connection = Connection::open(address)?;
     let start = Instant::now();
@@ -103,7 +103,7 @@ pub(crate) fn ask(address: &str, method: &str, path: &str, all: bool) -> Outcome
     Ok(Answer { first, last: start.elapsed(), length })
 }
 
-/// A connection of HTTP/1.1.
+/// An HTTP/1.1 connection.
 pub(crate) struct Connection {
     reader: BufReader<TcpStream>,
 }
@@ -115,14 +115,14 @@ impl Connection {
         Ok(Self { reader: BufReader::with_capacity(1 << 18, stream) })
     }
 
-    /// Reads the answer to a GET into `body`.
+    /// Reads the response to a GET into `body`.
     pub(crate) fn get(&mut self, path: &str, body: &mut Vec<u8>) -> Outcome<()> {
         self.send("GET", path, "")?;
         body.resize(usize::try_from(self.head(path)?)?, 0);
         Ok(self.reader.read_exact(body)?)
     }
 
-    /// The gene called `name` as the server describes it, and the bytes of all gene files.
+    /// The server's description of the gene `name`, and the total size of all gene files in bytes.
     pub(crate) fn gene(&mut self, name: &str) -> Outcome<(serde_json::Value, u64)> {
         let mut body = Vec::new();
         self.get("/v1/genes", &mut body)?;
@@ -136,7 +136,7 @@ impl Connection {
         Ok(write!(self.reader.get_mut(), "{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n")?)
     }
 
-    /// Length of the body behind the head of a success.
+    /// Reads the head of a response; returns the length of the body, or an error unless the status is 200.
     fn head(&mut self, path: &str) -> Outcome<u64> {
         let (mut status, mut line, mut length) = (String::new(), String::new(), 0);
         self.reader.read_line(&mut status)?;

@@ -6,15 +6,16 @@ use crate::{Gene, Outcome, clients::Connection, server::Server};
 pub(crate) struct Options {
     #[command(flatten)]
     gene: Gene,
-    /// Requests.
+    /// Number of requests.
     #[arg(long, default_value_t = 10_000)]
     requests: usize,
-    /// Cache of the server, MiB.
+    /// Size of the server's cache, MiB.
     #[arg(long, default_value_t = 64)]
     cache_mib: u64,
 }
 
-/// Depth, width, element type, layout and classes of request `index`: a mixed-radix number, so none comes twice.
+/// The path of request `index`. Depth, width, element type, layout and classes are the digits of a mixed-radix number,
+/// so no request repeats.
 fn request(gene: &serde_json::Value, index: usize) -> Outcome<String> {
     let number = |name: &str| gene[name].as_u64().ok_or_else(|| format!("no {name}"));
     let widths = gene["trained_widths"].as_array().ok_or("no widths")?;
@@ -30,7 +31,7 @@ fn request(gene: &serde_json::Value, index: usize) -> Outcome<String> {
     let dtype = ["f32", "f16", "bf16"][digit(3) as usize];
     let layout = ["timm", "transformers"][digit(2) as usize];
     let name = gene["name"].as_str().ok_or("no name")?;
-    // What is left over is a set of the gene's classes, at least one of them.
+    // The last digit encodes a non-empty set of the gene's classes.
     let known = gene["labels"].as_array().ok_or("no labels")?;
     let set = rest + 1;
     if set >> known.len() != 0 {

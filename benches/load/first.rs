@@ -1,4 +1,4 @@
-//! First bytes of models that nobody asked for before, HEAD, and the list of files with digests.
+//! Time to the first byte of models that nobody has requested before, of HEAD, and of the list of files with digests.
 
 use crate::{
     Gene, Outcome, SizeRequest,
@@ -11,16 +11,16 @@ use crate::{
 pub(crate) struct Options {
     #[command(flatten)]
     gene: Gene,
-    /// The stored width.
+    /// The gene's full width.
     #[arg(long)]
     width: u32,
-    /// Narrower widths.
+    /// Narrower widths to measure.
     #[arg(long, value_delimiter = ',')]
     widths: Vec<u32>,
-    /// Depths to ask for, from 1 on.
+    /// Largest depth to request; all depths from 1 are requested.
     #[arg(long, default_value_t = 40)]
     depths: u32,
-    /// Fresh servers for each narrower width.
+    /// Number of fresh servers for each narrower width.
     #[arg(long, default_value_t = 5)]
     servers: usize,
 }
@@ -29,12 +29,12 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     let (gene, models) = (&options.gene, &options.gene.models);
     let (mut heads, mut bytes) = (Vec::new(), Vec::new());
     let server = Server::start(models, &[])?;
-    // The path to an error runs through all but a model.
+    // The list of genes warms the server up without making a model.
     let warm = |server: &Server| ask(&server.address, "GET", "/v1/genes", true).map(drop);
     warm(&server)?;
     for depth in 1..=options.depths {
         let path = gene.path(&SizeRequest { depth, width: options.width });
-        // Each depth is new for one of the two.
+        // Each depth gets only one request, HEAD or GET, so it is always new.
         if depth % 2 == 0 {
             heads.push(ask(&server.address, "HEAD", &path, false)?.last.as_secs_f64() * 1e3);
         } else {
@@ -55,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
             let stages = u32::try_from(facts["stages"].as_array().ok_or("no stages")?.len())?;
             let answer = ask(&server.address, "GET", &size(stages), false)?;
             times.push(answer.first.as_secs_f64() * 1e3);
-            // A model of as many layers as stages holds each new slice once.
+            // A model with as many layers as stages holds each new slice once.
             made = answer.length;
         }
         let limit = 50.0 + 1.5 * made as f64 / 1e6;

@@ -1,5 +1,5 @@
-//! What a server does under load: bytes per second beside nginx and beside the generated gRPC service, first bytes of
-//! models that nobody asked for before, and memory under many and under slow clients.
+//! The server under load: throughput compared with nginx and with the generated gRPC service, time to the first byte of
+//! models that nobody has requested before, and memory under many different requests and under slow clients.
 //!
 //! ```text
 //! genebank synthesize MODELS/big.safetensors --widths 192,384,576
@@ -9,8 +9,8 @@
 //! cargo bench --bench load -- distinct --models models --gene fashion-any
 //! ```
 //!
-//! Needs curl; `wire` needs nginx, h2load (nghttp2) and openssl too. Two programs are compared in turns, and the ratio is
-//! what counts. Everything listens on loopback, and client and server share the cores.
+//! Needs curl; `wire` also needs nginx, h2load (nghttp2) and openssl. Compared programs run in turns, and only their
+//! ratio is meaningful: everything runs on loopback, and client and server share the cores.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
@@ -33,24 +33,24 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 struct Cli {
     #[command(subcommand)]
     what: What,
-    /// Given by cargo.
+    /// Passed by cargo.
     #[arg(long, hide = true, global = true)]
     bench: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Bytes per second beside others.
+    /// Throughput compared with other servers.
     Wire(wire::Options),
-    /// First bytes of what was never asked for.
+    /// Time to the first byte of models that nobody has requested before.
     First(first::Options),
-    /// Slow clients beside a fast one.
+    /// Memory under slow clients, and throughput of a fast client beside them.
     Slow(slow::Options),
-    /// Resident memory over distinct requests.
+    /// Resident memory over many different requests.
     Distinct(distinct::Options),
 }
 
-/// Genes to serve, and one of them.
+/// The genes to serve, and the gene to request.
 #[derive(Debug, Args)]
 struct Gene {
     /// Folder of gene files.
@@ -61,7 +61,7 @@ struct Gene {
     gene: String,
 }
 
-/// One size.
+/// The size to request.
 #[derive(Debug, Args)]
 struct SizeRequest {
     #[arg(long)]

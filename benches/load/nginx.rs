@@ -1,4 +1,4 @@
-//! nginx as a process.
+//! nginx as a child process.
 
 use std::{net::TcpStream, path::Path, process::Command, thread::sleep, time::Duration};
 
@@ -6,7 +6,7 @@ use genebank::tensor::codec::write_atomic;
 
 use crate::{Outcome, server::Server};
 
-/// nginx over the files of `www`; `directives` are those of its one server beside address and root.
+/// Starts nginx for the files in `www`. `directives` are added to its one server block, after address and root.
 pub(crate) fn serve(www: &Path, name: &str, directives: &str) -> Outcome<Server> {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let (folder, address) = (www.display(), format!("127.0.0.1:{port}"));

@@ -1,4 +1,4 @@
-//! The release program as a process; `first_byte` starts it too.
+//! The release program as a child process; `first_byte` uses it too.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -10,7 +10,7 @@ use std::{
 
 use crate::Outcome;
 
-/// A server that ends when this is dropped.
+/// A server process. Dropping this ends it.
 pub(crate) struct Server {
     process: Child,
     /// `127.0.0.1:PORT`.
@@ -18,7 +18,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// `genebank serve` over `models`, with further arguments.
+    /// Starts `genebank serve` for the genes in `models`, with further arguments.
     pub(crate) fn start(models: &Path, more: &[&str]) -> Outcome<Self> {
         let mut process = Command::new(env!("CARGO_BIN_EXE_genebank"))
             .args(["serve", "--listen", "127.0.0.1:0", "--models"])
@@ -34,7 +34,7 @@ impl Server {
         Ok(Self::of(process, address.to_owned()))
     }
 
-    /// A process that listens on `address`.
+    /// Takes over a process that listens on `address`.
     pub(crate) const fn of(process: Child, address: String) -> Self {
         Self { process, address }
     }
@@ -49,7 +49,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // SIGTERM, by which nginx ends its workers too. What has ended already needs none of it.
+        // On SIGTERM nginx stops its workers too. If the process has already ended, failure does no harm.
         let _ = Command::new("kill").arg(self.process.id().to_string()).status();
         for _ in 0..50 {
             if matches!(self.process.try_wait(), Ok(Some(_))) {

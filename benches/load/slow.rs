@@ -1,4 +1,4 @@
-//! Many slow clients: memory, and what a fast one beside them gets.
+//! Many slow clients: memory of the server, and throughput of a fast client beside them.
 
 use std::{
     io::{Read as _, Write as _},
@@ -24,21 +24,21 @@ pub(crate) struct Options {
     gene: Gene,
     #[command(flatten)]
     size: SizeRequest,
-    /// Slow clients.
+    /// Number of slow clients.
     #[arg(long, default_value_t = 200)]
     clients: usize,
-    /// Bytes per second of each.
+    /// Bytes per second that each slow client reads.
     #[arg(long, default_value_t = 64 << 10)]
     rate: usize,
-    /// Pairs of a fast client alone and beside them.
+    /// Number of pairs of measurements: a fast client alone, and beside the slow ones.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
-    /// Transfers of the fast client.
+    /// Transfers of the fast client per measurement.
     #[arg(long, default_value_t = 6)]
     times: u64,
 }
 
-/// Clients that read `rate` bytes a second, until they are told to stop.
+/// Clients that read `rate` bytes per second until `stop` is set.
 struct Slow {
     stop: Arc<AtomicBool>,
     read: Arc<AtomicU64>,
@@ -68,11 +68,11 @@ impl Slow {
         Ok(Self { stop, read, threads })
     }
 
-    /// Bytes that they have read.
+    /// Stops the clients; returns the number of bytes that they read.
     fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
-            // A client that panicked has read less, which the count shows.
+            // The count of bytes reveals a client that panicked.
             let _ = thread.join();
         }
         self.read.load(Ordering::Relaxed)

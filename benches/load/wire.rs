@@ -1,4 +1,5 @@
-//! Bytes per second of one artifact, beside nginx with the same file, and gRPC beside itself.
+//! Throughput for one artifact: HTTP compared with nginx serving the same file, and gRPC compared with the generated
+//! service.
 
 use std::{path::Path, process::Command};
 
@@ -18,18 +19,18 @@ pub(crate) struct Options {
     gene: Gene,
     #[command(flatten)]
     size: SizeRequest,
-    /// Alternating pairs of each row.
+    /// Alternating pairs of measurements for each row.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
-    /// Bytes of each measurement, GiB: whole transfers, at least as many.
+    /// Data per measurement, GiB; rounded up to whole transfers.
     #[arg(long, default_value_t = 4)]
     gib: u64,
-    /// Rows whose name holds this.
+    /// Measure only the rows whose name contains this text.
     #[arg(long, default_value = "")]
     only: String,
 }
 
-/// One way of a transfer: bytes per second.
+/// Measures one kind of transfer; returns bytes per second.
 type Way<'a> = Box<dyn Fn() -> Outcome<f64> + 'a>;
 
 pub(crate) fn run(options: &Options) -> Outcome<()> {
@@ -112,7 +113,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     println!("| pair | first, GB/s | second, GB/s | ratio: lower quartile | median | upper quartile |");
     println!("| --- | ---: | ---: | ---: | ---: | ---: |");
     for (name, first, second) in rows.iter().filter(|(name, ..)| name.contains(&options.only)) {
-        // Digests and page caches are warm in every measurement that counts.
+        // One uncounted measurement each warms up digests and page caches.
         first()?;
         second()?;
         let (mut ratios, mut rates) = (Vec::new(), [Vec::new(), Vec::new()]);
@@ -142,7 +143,7 @@ fn framed(message: &InitModelRequest) -> Outcome<Vec<u8>> {
     Ok([&[0], length.as_slice(), body.as_slice()].concat())
 }
 
-/// A certificate that signs itself, and its key.
+/// Paths of a self-signed certificate and its key.
 fn certificate(folder: &Path) -> Outcome<(String, String)> {
     let path = |name: &str| folder.join(name).display().to_string();
     let (certificate, key) = (path("certificate.pem"), path("key.pem"));

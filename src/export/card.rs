@@ -12,22 +12,22 @@ use super::{
     task::{AUTO_CLASS, PIPELINE_TAG},
 };
 
-/// What a card says.
+/// The content of a card.
 #[derive(Debug, Clone)]
 pub struct Card<'a> {
     /// Owner and name of the repository.
     pub repository: &'a str,
     /// The model.
     pub blueprint: &'a Blueprint,
-    /// How its tensors are laid out.
+    /// Layout of its tensors.
     pub layout: Layout,
     /// Element type of its file.
     pub dtype: Dtype,
     /// Length of its file, bytes.
     pub size_bytes: u64,
-    /// Measured share of test images classified correctly, where there is one.
+    /// Measured share of test images classified correctly, if there is one.
     pub accuracy: Option<f64>,
-    /// Who taught the gene.
+    /// The teacher of the gene.
     pub teacher: &'a str,
     /// How the gene was learned.
     pub recipe: &'a str,
@@ -49,7 +49,7 @@ impl Card<'_> {
         sections.join("\n")
     }
 
-    /// A JSON string is a YAML string, whatever a gene's author wrote into it.
+    /// The YAML front matter. Values are JSON strings, which are valid YAML whatever the author of a gene wrote.
     fn front_matter(&self) -> String {
         let info = &self.blueprint.info;
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
@@ -104,7 +104,7 @@ impl Card<'_> {
             self.repository
         );
         for (name, value) in rows {
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = writeln!(text, "| {name} | {value} |");
         }
         text
@@ -184,12 +184,12 @@ impl Card<'_> {
     }
 }
 
-/// The first word of what a gene says about its data: the name of the set.
+/// The name of the data set: the first word of a gene's text about its data.
 fn data_name(data: &str) -> &str {
     data.split_whitespace().next().unwrap_or("unknown")
 }
 
-/// Text for a code span, which ends at a line's end or a backtick.
+/// `text` made safe for a code span, which a line break or a backtick would end.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || c == '`' { ' ' } else { c }).collect()
 }

@@ -1,7 +1,7 @@
-//! What other programs expect of a model: names of tensors, configuration files, a model card.
+//! What other programs expect of a model: tensor names, configuration files and a model card.
 //!
-//! A layout is a view of a blueprint: entries get other names, and a fused one becomes slices of itself. No value
-//! changes, so the layouts of one model compute the same function.
+//! A layout is a view of a blueprint. It renames entries and splits a fused entry into slices. No value changes, so all
+//! layouts of a model compute the same function.
 
 pub mod card;
 mod json;
@@ -19,7 +19,7 @@ use crate::{
     tensor::Dtype,
 };
 
-/// For whom tensors are named and laid out.
+/// The library that tensors are named and laid out for.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Display, EnumString, VariantArray,
 )]
@@ -33,10 +33,10 @@ pub enum Layout {
 }
 
 impl Layout {
-    /// `blueprint`, which is in timm's layout, in this one. Its identity and record change with the layout.
+    /// Converts `blueprint` from timm's layout to this one. Identity and record change with the layout.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where values are drawn: their streams are keyed by timm's names.
+    /// [`Error::Invalid`] if any value is drawn, because timm's names key the random streams.
     pub fn of(self, mut blueprint: Blueprint) -> Result<Blueprint> {
         if self == Self::Timm {
             return Ok(blueprint);

@@ -1,7 +1,7 @@
-//! timm's `config.json`. Names of tensors are timm's already ([`crate::nn::vit::schema`]).
+//! timm's `config.json`. Tensors have timm's names already ([`crate::nn::vit::schema`]).
 //!
-//! The architecture is only a factory: `model_args` gives it any depth, width, image and patch, so that no name has to
-//! be registered. transformers reads the same file through its timm wrapper.
+//! The architecture names only a factory function. `model_args` sets depth, width, image and patch size, so no new
+//! name has to be registered. transformers reads the same file through its timm wrapper.
 
 use serde_json::{Value, json};
 
@@ -34,8 +34,8 @@ pub(super) fn config(info: &ModelInfo) -> Value {
     })
 }
 
-/// `preprocessor_config.json`: transformers' processor for timm models. Versions before 5 take its configuration from
-/// this file, later ones from `config.json`.
+/// `preprocessor_config.json` for transformers' processor of timm models. Versions before 5 read its configuration from
+/// this file, later versions from `config.json`.
 pub(super) fn preprocessor(info: &ModelInfo) -> Value {
     json!({
         "image_processor_type": "TimmWrapperImageProcessor",
@@ -44,7 +44,7 @@ pub(super) fn preprocessor(info: &ModelInfo) -> Value {
     })
 }
 
-/// What the weights expect of their input, and where the first and last layer are.
+/// The input that the weights expect, and the names of the first and last layer.
 fn pretrained_cfg(info: &ModelInfo) -> Value {
     let (config, preprocessing) = (&info.config, &info.preprocessing);
     json!({

@@ -1,7 +1,7 @@
-//! transformers' `ViTForImageClassification`: names of tensors and configuration files.
+//! Tensor names and configuration files for transformers' `ViTForImageClassification`.
 //!
-//! The names are those of its checkpoints, which every version reads; versions from 5 on rename them while loading.
-//! timm's fused projection becomes three, which are slices of its rows.
+//! The names are those of its published checkpoints, which every version reads; version 5 and later rename them while
+//! loading. timm's fused projection is split by rows into query, key and value.
 
 use std::collections::BTreeMap;
 
@@ -33,11 +33,11 @@ const LAYER: [(&str, &str); 5] = [
     (FC1, "intermediate.dense"),
     (FC2, "output.dense"),
 ];
-/// Parts of the fused projection of a block, in its order.
+/// Parts of the fused projection of a block, in storage order.
 const PARTS: [&str; 3] =
     ["attention.attention.query", "attention.attention.key", "attention.attention.value"];
 
-/// The entries of `blueprint` under their names here.
+/// The entries of `blueprint` under transformers' names.
 pub(super) fn entries(blueprint: &Blueprint) -> Result<Vec<Entry>> {
     let mut entries = Vec::with_capacity(blueprint.entries.len() + 4 * blueprint.info.config.depth());
     for entry in &blueprint.entries {
@@ -50,7 +50,7 @@ pub(super) fn entries(blueprint: &Blueprint) -> Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// The names of timm's tensor `name`: one, or those of the parts of a fused one.
+/// The names for timm's tensor `name`: one name, or one for each part of a fused tensor.
 fn names(name: &str) -> Option<Vec<String>> {
     let known = |list: &[(&str, &'static str)], of: &str| {
         list.iter().find(|(timm, _)| *timm == of).map(|(_, here)| *here)
@@ -69,7 +69,7 @@ fn names(name: &str) -> Option<Vec<String>> {
     Some(vec![full(known(&LAYER, module)?)])
 }
 
-/// `entry`, cut along its rows into as many equal parts as there are `names`.
+/// Cuts `entry` along its rows into equal parts, one for each of `names`.
 fn parts(entry: &Entry, names: &[String]) -> Result<Vec<Entry>> {
     let rows = matrix_view(&entry.shape)[0] / names.len();
     let part = |(index, name): (usize, &String)| {
@@ -123,7 +123,7 @@ pub(super) fn preprocessor(info: &ModelInfo) -> Value {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": true,
         "size": { "height": side, "width": side },
-        // Bilinear, in Pillow's numbering.
+        // Pillow's number for bilinear.
         "resample": 2,
         "do_rescale": true,
         "rescale_factor": 1.0 / 255.0,
@@ -154,7 +154,7 @@ mod tests {
         let here: Vec<_> =
             config.schema().specs().iter().flat_map(|spec| names(&spec.name).unwrap()).collect();
         let distinct: std::collections::BTreeSet<_> = here.iter().collect();
-        // 4 + 4 around the blocks; 12 of a block, of which 2 are fused.
+        // 8 tensors around the blocks, and 12 in each block, 2 of them fused from 3.
         assert_eq!((here.len(), distinct.len()), (8 + 2 * 16, here.len()));
         for name in ["blocks.x.norm1.weight", "blocks.0.norm3.weight", "fc_norm.weight", "pos"] {
             assert_eq!(names(name), None, "{name}");
