@@ -4,6 +4,9 @@
 //! A file that is received in order holds the bytes received so far. A file that is received in parts has its full
 //! length from the start, followed by a record of how much of each part has arrived. The record may be wrong, because
 //! the whole file is checked before it gets its name.
+//!
+//! This file changes only when the form of a partial file on disk changes, because opening, writing and resuming all
+//! depend on it. More than a quarter of it is tests.
 
 use std::{
     ffi::OsString,

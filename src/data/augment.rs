@@ -1,7 +1,7 @@
-//! From the bytes of one image to its normalised values, with random crop, flip and erasing.
+//! Turns the bytes of one image into normalised values, with random crop, flip and erasing.
 //!
-//! *Sources:* crop and flip as in He et al. 2016 (arXiv 1512.03385, section 4.2); random erasing, Zhong et al. 2020
-//! (arXiv 1708.04896), with timm's `mode="pixel"`. *Differs from timm in:* halves round away from zero, not to even.
+//! *Sources:* He et al. 2016 (arXiv 1512.03385, section 4.2) for crop and flip; Zhong et al. 2020 (arXiv 1708.04896)
+//! for random erasing, with timm's `mode="pixel"`. *Differs from timm in:* halves round away from zero, not to even.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,24 +15,24 @@ const ERASE_ATTEMPTS: u32 = 10;
 /// ln(1/0.3): aspect ratios are log-uniform in 0.3..1/0.3.
 const LOG_ASPECT: f32 = 1.203_972_8;
 
-/// Random changes of a training image. The default changes nothing.
+/// Random changes to a training image. The default changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {
-    /// Black border, pixels, from which a crop of the original size is taken; 0 = no crop.
+    /// Width of the black border that is added before a random crop to the original size, pixels; 0 = no crop.
     pub crop_padding: u32,
     /// Mirrors left and right with probability 1/2.
     pub flip: bool,
-    /// Replaces one rectangle by noise.
+    /// Replaces one rectangle with noise.
     pub erase: Option<Erase>,
 }
 
-/// Random erasing: one rectangle becomes standard normal noise, per pixel and channel, after normalisation.
+/// Random erasing. After normalisation, one rectangle becomes standard normal noise, drawn per pixel and channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::struct_field_names, reason = "the unit belongs to the key that a recipe writes")]
 pub struct Erase {
-    /// Share of the images that are changed, per mille.
+    /// Probability that an image is changed, per mille.
     pub probability_per_mille: u16,
     /// Smallest rectangle, per mille of the image's area.
     pub min_area_per_mille: u16,
@@ -44,7 +44,8 @@ impl Augment {
     /// Checks the settings for images of `size` x `size` pixels.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a border wider than the image, a probability above 1000 or an area range that is empty.
+    /// [`Error::Invalid`] for a border wider than the image, a probability above 1000, or areas that are not an
+    /// ascending range within 1..=1000.
     pub fn validate(&self, size: usize) -> Result<()> {
         let Self { crop_padding, flip: _, erase } = *self;
         if crop_padding as usize > size {
@@ -70,17 +71,17 @@ impl Augment {
         Ok(())
     }
 
-    /// How many different images it makes of one, where they are few: unchanged, and mirrored.
+    /// How many different images this makes of one, if they are few: the unchanged one, and the mirrored one.
     pub(super) fn views(&self) -> Option<u8> {
         let few = self.crop_padding == 0 && self.erase.is_none();
         few.then_some(if self.flip { 2 } else { 1 })
     }
 
-    /// Writes the changed and normalised image into `out`; returns which of [`Augment::views`] it is, 0 where they are
-    /// not counted. An option that is off draws nothing from `random`.
+    /// Writes the augmented and normalised image into `out`. Returns which of the [`Augment::views`] it is, or 0 if
+    /// views are not counted. An option that is off draws nothing from `random`.
     ///
     /// # Shapes
-    /// - `pixels`, `out`: `[channels, size, size]`; `table`: made for the same channels.
+    /// - `pixels`, `out`: `[channels, size, size]`; `table`: for the same channels.
     pub(super) fn apply(
         &self,
         pixels: &[u8],
@@ -112,7 +113,7 @@ impl Augment {
     }
 }
 
-/// One value for each pixel, without a branch.
+/// Maps each pixel to its value, without a branch.
 fn look_up<'a>(values: &[f32; 256], pixels: impl IntoIterator<Item = &'a u8>, out: &mut [f32]) {
     for (&pixel, out) in pixels.into_iter().zip(out) {
         *out = values[usize::from(pixel)];
@@ -146,7 +147,7 @@ impl Erase {
     }
 }
 
-/// Where a crop lies in the image with its border.
+/// Position of a crop in the bordered image.
 #[derive(Clone, Copy)]
 struct Shift {
     padding: usize,
@@ -182,7 +183,7 @@ impl Table {
         }
     }
 
-    /// As [`Table::normalise`], mirrored or not; returns the number of the view.
+    /// Like [`Table::normalise`], mirrored on request. Returns the number of the view.
     pub(super) fn view(&self, pixels: &[u8], shape: ImageShape, mirrored: bool, out: &mut [f32]) -> u8 {
         if mirrored {
             self.shift(pixels, shape, Shift { padding: 0, top: 0, left: 0, mirrored }, out);
@@ -192,13 +193,13 @@ impl Table {
         u8::from(mirrored)
     }
 
-    /// As [`Table::normalise`], moved over a black border and mirrored.
+    /// Like [`Table::normalise`], but shifted over a black border and mirrored on request.
     fn shift(&self, pixels: &[u8], shape: ImageShape, shift: Shift, out: &mut [f32]) {
         let (size, Shift { padding, top, left, mirrored }) = (shape.size, shift);
-        // The part of a row that the image covers, and where in the image that part begins.
+        // The part of an output row that the image covers, and the image column where that part begins.
         let covered = padding.saturating_sub(left)..(size + padding - left).min(size);
         let from = covered.start + left - padding;
-        // A mirrored row is covered from the other end.
+        // In a mirrored row, the covered part is counted from the other end.
         let covered = if mirrored { size - covered.end..size - covered.start } else { covered };
         let planes = pixels.chunks_exact(size * size).zip(out.chunks_exact_mut(size * size));
         for ((plane, out), values) in planes.zip(&self.channels) {
@@ -232,7 +233,7 @@ mod tests {
         Preprocessing { mean: vec![0.5, 0.25, 0.125], std: vec![0.5, 0.25, 2.0] }
     }
 
-    /// Every pixel of a plane has its own value, none black.
+    /// Every pixel of a plane has a different value, and none is black.
     fn pixels() -> Vec<u8> {
         (0..SHAPE.values()).map(|i| (i + 1) as u8).collect()
     }

@@ -1,7 +1,8 @@
-//! CIFAR's binary files: records of label bytes and one 3x32x32 image, nothing else.
+//! CIFAR's binary files: records of label bytes followed by one 3x32x32 image.
 //!
-//! *Source:* Krizhevsky 2009, <https://www.cs.toronto.edu/~kriz/cifar.html>. CIFAR-10 has one label byte, CIFAR-100 a
-//! coarse and a fine one; the last is read. A file has no header: its length is all that can be checked.
+//! *Source:* Krizhevsky 2009, <https://www.cs.toronto.edu/~kriz/cifar.html>. A CIFAR-10 record has one label byte. A
+//! CIFAR-100 record has a coarse and a fine label, and the fine label is read. The files have no header, so only their
+//! length can be checked.
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
@@ -13,10 +14,10 @@ use crate::error::{Error, Result};
 /// Shape of every image.
 pub(super) const SHAPE: ImageShape = ImageShape { channels: 3, size: 32 };
 
-/// Largest file that is read, bytes; the largest official one has 153,700,000.
+/// Size limit of a file, bytes. The largest official file has 153,700,000.
 pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Pixels and labels of some files, in order.
+/// Pixels and labels of one or more files, in order.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Records {
     /// `[items, 3, 32, 32]`.
@@ -26,10 +27,11 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Appends the records of the file at `path`, each with `label_bytes` bytes before its image.
+    /// Appends the records of the file at `path`. Each record has `label_bytes` bytes before its image.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::Corrupt`] when it is not a number of whole records.
+    /// [`Error::Io`] if the file cannot be read; [`Error::Corrupt`] if it is too long, or is not a sequence of whole
+    /// records.
     pub(super) fn append(&mut self, path: &Path, label_bytes: usize) -> Result<()> {
         let file = File::open(path).map_err(Error::io(path))?;
         let bytes = file.metadata().map_err(Error::io(path))?.len();
@@ -69,7 +71,7 @@ pub(super) mod tests {
     use super::*;
     use crate::tensor::codec::write_atomic;
 
-    /// A file of records whose pixels are 0, 1, 2, … after their item number.
+    /// A file of records. The pixels of each record count up by one from its item number.
     pub(in crate::data) fn file(labels: &[&[u8]]) -> Vec<u8> {
         let image = |item: usize| (0..SHAPE.values()).map(move |at| (item + at) as u8);
         labels

@@ -1,4 +1,4 @@
-//! Labelled square images in memory, and how they are split.
+//! Labelled square images in memory, and their split into parts.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::tensor::rng;
 
-/// Items that are held out of a training set of at least [`SMALL_SET_ITEMS`].
+/// Number of items held out of a training set that has at least [`SMALL_SET_ITEMS`].
 pub const HELD_OUT_ITEMS: usize = 5_000;
 
-/// A training set with fewer items holds out one in twenty.
+/// In a training set with fewer items than this, one item in twenty is held out.
 pub const SMALL_SET_ITEMS: usize = 20_000;
 
-/// Largest height and width of the images of a data set that is not known by name, pixels.
+/// Limit on the height and width of images in the user's own data sets, pixels.
 pub(super) const MAX_SIZE: usize = 1024;
 
-/// Most classes of a data set: labels are u16.
+/// Limit on the classes of a data set, because labels are u16.
 pub(super) const MAX_CLASSES: usize = 1 << 16;
 
 /// Shape of one square image, `[channels, size, size]`.
@@ -37,18 +37,18 @@ impl ImageShape {
     }
 }
 
-/// Which items of a data set.
+/// A part of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Display, EnumString)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case", parse_err_ty = Error, parse_err_fn = unknown)]
 pub enum Split {
     /// The training set without its held-out part.
     Train,
-    /// The seeded part of the training set on which every choice is made.
+    /// The part of the training set on which every choice is made, drawn with a seed.
     HeldOut,
     /// The whole training set.
     TrainFull,
-    /// The test set: read once, for the table.
+    /// The test set, for final results only.
     Test,
 }
 
@@ -68,15 +68,15 @@ pub struct Dataset {
     digest: String,
 }
 
-/// Licence of a data set that states none.
+/// Licence of a data set that does not state one.
 pub const NO_LICENCE: &str = "unknown";
 
 impl Dataset {
-    /// Checks and takes images `[items, channels, size, size]` and their labels.
+    /// Checks images of shape `[items, channels, size, size]` and their labels, and makes a data set of them.
     ///
     /// # Errors
-    /// [`Error::Corrupt`], with `name` as the source, when the lengths do not agree, the set is empty, or a label has
-    /// no class.
+    /// [`Error::Corrupt`], with `name` as the source, if the shape cannot be read, the lengths do not agree, the set is
+    /// empty or too long, or a label has no class.
     pub fn new(
         name: &str,
         shape: ImageShape,
@@ -92,7 +92,7 @@ impl Dataset {
                 format!("images are {channels}x{size}x{size}, 1 or 3 channels are read"),
             ));
         }
-        // Items are numbered in u32.
+        // Item numbers are u32.
         if items == 0 || u32::try_from(items).is_err() {
             return Err(Error::corrupt(name, format!("holds {items} items, 1..={} are read", u32::MAX)));
         }
@@ -120,7 +120,7 @@ impl Dataset {
         Ok(Self { name, shape, images, labels, classes, licence, digest })
     }
 
-    /// With the SPDX identifier of the data's licence, which is no part of the content.
+    /// Sets the SPDX identifier of the data's licence. It does not enter the digest.
     pub(super) fn with_licence(self, licence: &str) -> Self {
         Self { licence: licence.to_owned(), ..self }
     }
@@ -163,12 +163,12 @@ impl Dataset {
         &self.classes
     }
 
-    /// SPDX identifier of the data's licence; `unknown` where none is stated.
+    /// SPDX identifier of the data's licence; `unknown` if none is stated.
     pub fn licence(&self) -> &str {
         &self.licence
     }
 
-    /// Lower-case hexadecimal SHA-256 of shape, pixels and labels: the content's name, whatever its file format.
+    /// SHA-256 of shape, pixels and labels as lower-case hex. It names the content, independently of the file format.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -181,7 +181,7 @@ impl Dataset {
     /// Divides the items into a training and a held-out part, each in ascending order.
     ///
     /// # Determinism
-    /// The parts depend on `seed` and the number of items alone.
+    /// The parts depend only on `seed` and the number of items.
     pub fn held_out_split(&self, seed: u64) -> (Vec<u32>, Vec<u32>) {
         let items = self.len();
         let held = if items < SMALL_SET_ITEMS { items.div_ceil(20).min(items - 1) } else { HELD_OUT_ITEMS };
@@ -215,7 +215,7 @@ pub struct DatasetPair {
 }
 
 impl DatasetPair {
-    /// The set that `split` reads, and its item numbers in ascending order; `seed` chooses the held-out part.
+    /// The data set that holds `split`, and the item numbers in ascending order. `seed` chooses the held-out part.
     pub fn select(&self, split: Split, seed: u64) -> (Arc<Dataset>, Vec<u32>) {
         match split {
             Split::Train => (Arc::clone(&self.train), self.train.held_out_split(seed).0),
@@ -226,7 +226,7 @@ impl DatasetPair {
     }
 }
 
-/// SHA-256 over length-prefixed fields, so that no two contents share one input.
+/// SHA-256 over length-prefixed fields, so that different contents never give the same input.
 fn digest(shape: ImageShape, images: &[u8], labels: &[u16]) -> Digest {
     let numbers = [labels.len(), shape.channels, shape.size, shape.size];
     let numbers: Vec<u8> = numbers.iter().flat_map(|&n| (n as u64).to_le_bytes()).collect();
@@ -267,7 +267,7 @@ pub(super) mod tests {
         assert_eq!((0..10).map(|i| train.label(i)).collect::<Vec<_>>(), [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]);
         assert_eq!((0..10).map(|i| test.label(i)).collect::<Vec<_>>(), [9, 2, 1, 1, 6, 1, 4, 6, 5, 7]);
         assert_eq!(train.class_names()[train.label(0)], "Ankle boot");
-        // Computed from the unpacked files in Python: pins the canonical form.
+        // Computed in Python from the unpacked files. This pins the canonical form.
         assert_eq!(train.digest(), "2d7f9da93b24217e1ec5745ccf726cf578368fc590309200cd2582a18463f32a");
         assert_eq!(test.digest(), "8d2b833aaf61e5911839ae01e61e9a94e3b0a809de528e860122f95ddcaeeab2");
     }

@@ -1,7 +1,8 @@
 //! Folders of images, as torchvision's `ImageFolder` reads them: `train/CLASS/IMAGE` and `test/CLASS/IMAGE`.
 //!
-//! Classes are the folders of the training part in the order of their names, images follow in the order of theirs.
-//! Nothing is passed over silently but names that begin with a dot.
+//! Classes are the folders of the training part, sorted by name. Images are sorted by name within their class. Inside
+//! the two parts, names that begin with a dot are skipped, and anything else that is not an image of a class is an
+//! error.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,10 +14,10 @@ use crate::error::{Error, Result};
 
 /// Folder of the training images.
 const TRAIN: &str = "train";
-/// Folders of the test images; the first that is there is read.
+/// Folders of the test images; the first one that exists is read.
 const TEST: [&str; 3] = ["test", "val", "validation"];
 const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
-/// Largest file that is read, bytes.
+/// Size limit of an image file, bytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// An image and its class.
@@ -25,7 +26,7 @@ struct Labelled {
     label: u16,
 }
 
-/// Whether `folder` has a part of such a data set.
+/// Whether `folder` holds a training or a test part.
 pub(super) fn is_one(folder: &Path) -> bool {
     [TRAIN].iter().chain(&TEST).any(|part| folder.join(part).is_dir())
 }
@@ -33,7 +34,7 @@ pub(super) fn is_one(folder: &Path) -> bool {
 /// Reads both parts of the data set in `folder`.
 ///
 /// # Errors
-/// [`Error::Invalid`] where a folder or a size is missing, [`Error::Corrupt`] naming the image that cannot be read.
+/// [`Error::Invalid`] if a folder or a size is missing; [`Error::Corrupt`], naming the image, if one cannot be read.
 pub(super) fn open(name: &str, folder: &Path, settings: &Settings) -> Result<DatasetPair> {
     let part = |names: &[&str]| {
         names.iter().map(|name| folder.join(name)).find(|path| path.is_dir()).ok_or_else(|| {
@@ -119,7 +120,7 @@ mod tests {
     use super::*;
     use crate::data;
 
-    /// A root with the data set `set` of these files.
+    /// A data root whose data set `set` has these files.
     fn root(files: &[(&str, &[u8])]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, bytes) in files {

@@ -1,8 +1,9 @@
-//! IDX files of bytes, plain or gzip: the container of the MNIST family.
+//! IDX files of bytes, plain or compressed with gzip: the file format of the MNIST family.
 //!
-//! Big-endian header: two zero bytes, the element type (8 = u8), the number of dimensions, each dimension as u32;
-//! then the elements, last index fastest. The header is checked before memory is asked for, and memory grows with
-//! the bytes that are really there: neither a lying header nor a gzip bomb can claim more.
+//! The header is big-endian: two zero bytes, the element type (8 = u8), the number of dimensions, and each dimension as
+//! u32. The elements follow, last index fastest. The header is checked before memory is allocated, and memory grows
+//! with the bytes that are actually read. So neither a false header nor a gzip bomb can use more memory than the file
+//! justifies.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
@@ -12,7 +13,7 @@ use flate2::bufread::GzDecoder;
 
 use crate::error::{Error, Result};
 
-/// Largest payload that is read, bytes.
+/// Size limit of the elements, bytes.
 pub const MAX_PAYLOAD_BYTES: u64 = 2 << 30;
 
 /// Largest number of dimensions.
@@ -30,16 +31,16 @@ pub struct Idx {
 }
 
 impl Idx {
-    /// Reads the file at `path`; its first bytes tell whether it is gzip, its name does not.
+    /// Reads the file at `path`. Gzip is recognised by the first bytes, not by the name.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read, [`Error::Corrupt`] when it is not exactly one IDX array of bytes.
+    /// [`Error::Io`] if the file cannot be read; [`Error::Corrupt`] if it is not exactly one IDX array of bytes.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         Self::decode(BufReader::new(file), path)
     }
 
-    /// Reads from `source`, plain or gzip; `path` names it in errors.
+    /// Reads from `source`, plain or gzip. Errors name it by `path`.
     ///
     /// # Errors
     /// As [`Idx::open`].
@@ -91,7 +92,7 @@ impl Idx {
             })?;
 
         let mut bytes = Vec::with_capacity(declared.min(FIRST_CAPACITY) as usize);
-        // One byte more than declared shows trailing data, and makes gzip check its own checksum at the end.
+        // Reading one byte beyond the declared length detects trailing data, and makes gzip verify its checksum.
         source
             .take(declared + 1)
             .read_to_end(&mut bytes)
@@ -110,7 +111,7 @@ impl Idx {
         }
     }
 
-    /// Sizes, outermost first; between 1 and [`MAX_RANK`] of them, none 0.
+    /// Between 1 and [`MAX_RANK`] dimensions, outermost first. None of them is 0.
     pub fn dims(&self) -> &[usize] {
         &self.dims
     }
@@ -136,7 +137,7 @@ fn corrupt(path: &Path, reason: impl Into<String>) -> Error {
     Error::corrupt(path.display().to_string(), reason)
 }
 
-/// Separates what the file says (corrupt) from what the system refuses (io).
+/// Tells errors in the file's content (corrupt) from failures of the system (io).
 fn unreadable(path: &Path, error: std::io::Error, part: &str) -> Error {
     let kind = error.kind();
     if kind == ErrorKind::UnexpectedEof {

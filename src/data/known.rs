@@ -1,4 +1,4 @@
-//! The data sets that are known by name, and where their files are found.
+//! The data sets that are known by name, and where to find their files.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use super::dataset::{Dataset, DatasetPair, ImageShape};
 use super::idx::Idx;
 use crate::error::{Error, Result};
 
-/// Environment variable that names the folder of the data sets.
+/// Environment variable with the folder of the data sets.
 pub const DATA_ENV: &str = "GENEBANK_DATA";
 
 /// Every data set that [`open`](super::open()) knows by name.
@@ -92,23 +92,23 @@ const CIFAR_100: [&str; 100] = [
 /// A data set that can be opened by name.
 #[derive(Debug, Clone, Copy)]
 pub struct Known {
-    /// Name, and folder under the data root.
+    /// Name of the data set and of its folder under the data root.
     pub name: &'static str,
     /// Shape of every image.
     pub shape: ImageShape,
     /// Class names in label order.
     pub classes: &'static [&'static str],
-    /// SPDX identifier of the data's licence; `unknown` where its authors state none.
+    /// SPDX identifier of the data's licence; `unknown` if the authors state none.
     pub licence: &'static str,
     files: Published,
 }
 
-/// The files that a data set is published as.
+/// The files in which a data set is published.
 #[derive(Debug, Clone, Copy)]
 enum Published {
     /// The MNIST family.
     Idx { train: IdxFiles, test: IdxFiles },
-    /// The binary version of CIFAR; `folder` is the one in its archive.
+    /// The binary version of CIFAR. `folder` is the folder inside the published archive.
     Cifar {
         folder: &'static str,
         label_bytes: usize,
@@ -130,7 +130,7 @@ impl Known {
         KNOWN.iter().find(|known| known.name == name)
     }
 
-    /// Reads both parts from `root/name`, the folder of the archive, or `root` itself.
+    /// Reads both parts. The files may be in `root/name`, in the archive's own folder, or in `root` itself.
     pub(super) fn open(&self, root: &Path) -> Result<DatasetPair> {
         let (train, test) = match self.files {
             Published::Idx { train, test } => (self.read_idx(train, root)?, self.read_idx(test, root)?),
@@ -184,7 +184,7 @@ impl Known {
     }
 }
 
-/// The first of `folders` that holds one of `names`.
+/// The first file found under one of `names`, in the order of `folders`.
 fn find(names: &[&str], folders: &[PathBuf]) -> Result<PathBuf> {
     let mut paths = folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name)));
     paths.find(|path| path.is_file()).ok_or_else(|| {
@@ -193,10 +193,10 @@ fn find(names: &[&str], folders: &[PathBuf]) -> Result<PathBuf> {
     })
 }
 
-/// The folder of the data sets: `flag` (`--data`), else the environment variable [`DATA_ENV`].
+/// The folder of the data sets: `flag` (`--data`) if given, otherwise the environment variable [`DATA_ENV`].
 ///
 /// # Errors
-/// [`Error::Invalid`] when neither is given or the folder does not exist.
+/// [`Error::Invalid`] if neither is given or the folder does not exist.
 pub fn data_root(flag: Option<&Path>) -> Result<PathBuf> {
     root_from(flag, std::env::var_os(DATA_ENV))
 }
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(direct.train.digest(), sample().train.digest());
     }
 
-    /// CIFAR's files with two records each, in a folder of the archive's name.
+    /// Writes CIFAR files with these records into a folder named as in the archive.
     fn cifar_files(files: Published, root: &Path, labels: &[&[u8]]) {
         let Published::Cifar { folder, train, test, .. } = files else { panic!("{files:?}") };
         fs::create_dir_all(root.join(folder)).unwrap();

@@ -1,4 +1,8 @@
-//! Batches of a data set, by number: a training that was stopped resumes at any (epoch, batch) with the same bytes.
+//! Batches of a data set, by number. A training run that was stopped can resume at any (epoch, batch) with the same
+//! bytes.
+//!
+//! This file changes when the order or the content of batches changes; reading ahead must follow the same order. Almost
+//! a third of it is tests.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -19,9 +23,9 @@ pub struct Batch {
     pub shape: [usize; 3],
     /// Classes, `[n]`.
     pub labels: Vec<u32>,
-    /// Item numbers in the data set, `[n]`: what a teacher's stored logits are found by.
+    /// Item numbers in the data set, `[n]`. A teacher's stored logits are looked up by them.
     pub items: Vec<u32>,
-    /// Which of [`Loader::views`] each image is, `[n]`; 0 where they are not counted.
+    /// Which of the [`Loader::views`] each image is, `[n]`; 0 if views are not counted.
     pub views: Vec<u8>,
     /// Number of images.
     pub n: usize,
@@ -46,20 +50,20 @@ impl Epoch {
     }
 }
 
-/// What differs between a training and an evaluation pass.
+/// The kind of a pass, with its settings.
 #[derive(Debug, Clone, Copy)]
 enum Pass {
-    /// Shuffled and augmented from `seed`; a last partial batch is dropped.
+    /// Items are shuffled and augmented from `seed`. A last partial batch is dropped.
     Train { seed: u64, augment: Augment },
-    /// In order, all mirrored or none; a last partial batch is kept.
+    /// Items come in order, and all or none are mirrored. A last partial batch is kept.
     Evaluate { mirrored: bool },
 }
 
-/// Makes batches of chosen items of a data set.
+/// Makes batches from chosen items of a data set.
 ///
 /// # Determinism
-/// A batch depends on the items, the seed, the epoch and its number alone: neither on threads nor on what was asked
-/// for before. The changes of an item depend on (seed, epoch, item), not on its place.
+/// A batch depends only on the items, the seed, the epoch and its number. It does not depend on threads or on earlier
+/// calls. The augmentation of an item depends on (seed, epoch, item), not on its position.
 pub struct Loader {
     dataset: Arc<Dataset>,
     indices: Vec<u32>,
@@ -72,7 +76,7 @@ impl Loader {
     /// A training loader over the items `indices`, `batch` at a time.
     ///
     /// # Errors
-    /// [`Error::Invalid`] or [`Error::OutOfRange`] when a setting does not fit the data set.
+    /// [`Error::Invalid`] or [`Error::OutOfRange`] if a setting does not fit the data set.
     pub fn new(
         dataset: Arc<Dataset>,
         indices: Vec<u32>,
@@ -93,7 +97,7 @@ impl Loader {
         Self::checked(dataset, indices, batch, Pass::Train { seed, augment }, normalize)
     }
 
-    /// An evaluation loader: the items in the order of `indices`, unchanged, the last partial batch kept.
+    /// An evaluation loader: the items in the order of `indices`, without augmentation, with the last partial batch.
     ///
     /// # Errors
     /// As [`Loader::new`].
@@ -106,7 +110,7 @@ impl Loader {
         Self::checked(dataset, indices, batch, Pass::Evaluate { mirrored: false }, normalize)
     }
 
-    /// How many different images this loader makes of one item, where they are few enough to be counted.
+    /// How many different images this loader can make of one item, if they are few enough to count.
     pub fn views(&self) -> Option<u8> {
         match self.pass {
             Pass::Train { augment, .. } => augment.views(),
@@ -114,7 +118,7 @@ impl Loader {
         }
     }
 
-    /// An evaluation loader of view `view` of the same items, in the order of the numbers given to this one.
+    /// An evaluation loader of the same items in the order of `indices`, each as view `view`.
     #[must_use]
     pub fn view(&self, view: u8) -> Self {
         Self {
@@ -148,7 +152,7 @@ impl Loader {
         &self.dataset
     }
 
-    /// Number of items in one epoch, before a last partial batch is dropped.
+    /// Number of items in one epoch, including those of a last partial batch.
     pub fn items(&self) -> usize {
         self.indices.len()
     }
@@ -174,7 +178,8 @@ impl Loader {
     /// Batch number `b` of `epoch`, from 0.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] when `b` is not below [`Loader::batches_per_epoch`], or `epoch` is of another data set.
+    /// [`Error::OutOfRange`] if `b` is not below [`Loader::batches_per_epoch`], or if the data set does not have an
+    /// item of `epoch`.
     pub fn batch(&self, epoch: &Epoch, b: usize) -> Result<Batch> {
         let start = b.saturating_mul(self.batch).min(epoch.order.len());
         let end = start.saturating_add(self.batch).min(epoch.order.len());
@@ -194,7 +199,7 @@ impl Loader {
         Ok(self.assemble(epoch.epoch, items))
     }
 
-    /// `items` are numbers of the data set.
+    /// Every number in `items` must be below the length of the data set.
     fn assemble(&self, epoch: u64, items: &[u32]) -> Batch {
         let shape = self.dataset.shape();
         let mut images = vec![0.0; items.len() * shape.values()];
@@ -226,14 +231,15 @@ impl Loader {
         }
     }
 
-    /// The batches of epoch `epoch` from number `from_batch` on, made by one thread up to `depth` batches ahead.
+    /// The batches of epoch `epoch`, starting at number `from_batch`. One thread makes them up to `depth` batches
+    /// ahead.
     ///
     /// # Errors
-    /// [`Error::Io`] when the system refuses a thread.
+    /// [`Error::Io`] if the system cannot start a thread.
     pub fn prefetch(self: &Arc<Self>, epoch: u64, from_batch: usize, depth: usize) -> Result<Prefetch> {
         let loader = Arc::clone(self);
         let batches = self.batches_per_epoch().saturating_sub(from_batch);
-        // The channel reserves its places at once, and more than the rest of the epoch never waits.
+        // The channel allocates all its slots at once, and no more than the rest of the epoch can ever wait in it.
         let (sender, receiver) = sync_channel(depth.min(batches));
         let work = move || {
             for items in loader.epoch(epoch).order.chunks(loader.batch).skip(from_batch).take(batches) {
@@ -273,7 +279,7 @@ fn check_item(dataset: &Dataset, item: u32) -> Result<()> {
     })
 }
 
-/// Batches that a thread makes ahead of their use; dropping it stops the thread.
+/// Batches that a thread makes ahead of their use. Dropping this stops the thread.
 #[derive(Debug)]
 pub struct Prefetch {
     batches: Option<Receiver<Batch>>,
@@ -298,7 +304,7 @@ impl Iterator for Prefetch {
 
 impl Drop for Prefetch {
     fn drop(&mut self) {
-        // Closing the channel ends the thread at its next batch; its result is no longer of interest.
+        // Closing the channel ends the thread at its next batch. Its result no longer matters.
         self.batches = None;
         if let Some(worker) = self.worker.take() {
             let _ = worker.join();

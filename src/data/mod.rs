@@ -1,4 +1,4 @@
-//! Image data: reading, splitting, augmenting and batching. Yields plain `Vec<f32>`, no tensors.
+//! Image data: reading, splitting, augmenting and batching. Batches hold plain `Vec<f32>`, not tensors.
 
 pub mod augment;
 mod cifar;

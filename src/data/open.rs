@@ -1,4 +1,4 @@
-//! Opening a data set by name: a known one, or the user's own in the folder of that name.
+//! Opens a data set by name: a known one, or the user's own in the folder of that name.
 
 use std::path::{Path, PathBuf};
 
@@ -10,20 +10,21 @@ use super::settings::{Settings, entries};
 use crate::error::{Error, Result};
 
 const MAX_NAME_BYTES: usize = 64;
-/// Names that an error lists.
+/// How many of the user's data sets an error lists at most.
 const LISTED_NAMES: usize = 32;
 
-/// How the images of a folder are stored.
+/// How the images in a folder are stored.
 enum Form {
     Parquet(parquet::Files),
     Folder,
 }
 
-/// Opens the known data set `name`, or the own one in the folder `root/name`: Parquet files or a folder of images.
+/// Opens the data set `name`. It is a known one, or the user's own in the folder `root/name`, stored as Parquet files
+/// or as folders of images.
 ///
 /// # Errors
-/// [`Error::NotFound`] for an unknown name, [`Error::Invalid`] when files are absent or need settings,
-/// [`Error::Corrupt`] when the files are not that data set.
+/// [`Error::NotFound`] for an unknown name; [`Error::Invalid`] if files are absent or need settings; [`Error::Corrupt`]
+/// if the files do not hold that data set.
 pub fn open(name: &str, root: &Path) -> Result<DatasetPair> {
     if let Some(known) = Known::named(name) {
         return known.open(root);
@@ -40,7 +41,8 @@ pub fn open(name: &str, root: &Path) -> Result<DatasetPair> {
     }
 }
 
-/// The folder of the data set `name` and how it is stored. Names come from clients: only a plain one becomes a path.
+/// The folder of the data set `name`, and how its images are stored. Names come from clients, so only plain names
+/// become paths.
 fn find(name: &str, root: &Path) -> Result<Option<(PathBuf, Form)>> {
     if !is_plain(name) {
         return Ok(None);
@@ -57,15 +59,16 @@ fn find(name: &str, root: &Path) -> Result<Option<(PathBuf, Form)>> {
     Ok(folder::is_one(&folder).then_some((folder, Form::Folder)))
 }
 
-/// Letters, digits, `.`, `_` and `-`, beginning with a letter or digit: never a path out of the root.
+/// Whether `name` has only letters, digits, `.`, `_` and `-`, and begins with a letter or digit. Such a name cannot
+/// lead out of the root.
 fn is_plain(name: &str) -> bool {
     name.len() <= MAX_NAME_BYTES
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
 }
 
-/// Names of the data sets in `root`, sorted; an error lists no more than a reader wants, and looks into no more
-/// folders than that takes, because clients ask for names that are not there.
+/// Names of the user's data sets in `root`, sorted. The search stops after [`LISTED_NAMES`], because any client can
+/// trigger it with an unknown name.
 fn names(root: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for name in entries(root)?.into_iter().filter(|name| !KNOWN.iter().any(|known| known.name == name)) {

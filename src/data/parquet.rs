@@ -1,8 +1,10 @@
-//! Parquet files of images, as the Hugging Face Hub has them: `train-*.parquet` and `test-*.parquet`.
+//! Parquet files of images, as on the Hugging Face Hub: `train-*.parquet` and `test-*.parquet`.
 //!
-//! *Source:* the `datasets` library: an image is a struct with the encoded file in `bytes`, a label is an integer, and
-//! the key `huggingface` of the file's metadata holds the features as JSON, class names among them. A plain binary
+//! *Source:* the `datasets` library. An image is a struct with the encoded file in `bytes`, and a label is an integer.
+//! The key `huggingface` of the file's metadata holds the features as JSON, including the class names. A plain binary
 //! column of encoded images is read too.
+//!
+//! This file changes only when the layout of the Parquet files that are read changes. Two fifths of it are tests.
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,14 +23,14 @@ use super::settings::{Settings, entries};
 use crate::error::{Error, Result};
 
 const TRAIN: &str = "train";
-/// Names of the test part; the first that has files is read.
+/// Names of the test part; the first one that has files is read.
 const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
 const IMAGES: [&str; 4] = ["image.bytes", "img.bytes", "image", "img"];
 const LABELS: [&str; 4] = ["label", "labels", "fine_label", "fine_labels"];
-/// Key of the file's metadata with the features.
+/// Key of the features in the file's metadata.
 const FEATURES: &str = "huggingface";
 
-/// The files of both parts, each in the order of their names.
+/// The files of both parts, each sorted by name.
 pub(super) struct Files {
     folder: PathBuf,
     train: Vec<PathBuf>,
@@ -36,7 +38,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// The Parquet files in `folder`, if it has some of a part.
+    /// The Parquet files in `folder`, if it has any for either part.
     pub(super) fn find(folder: &Path) -> Result<Option<Self>> {
         if !folder.is_dir() {
             return Ok(None);
@@ -56,7 +58,7 @@ impl Files {
     }
 }
 
-/// One file, its columns found.
+/// One open file, and where its columns are.
 struct Table {
     path: PathBuf,
     reader: SerializedFileReader<File>,
@@ -70,8 +72,8 @@ struct Table {
 /// Reads both parts of the data set.
 ///
 /// # Errors
-/// [`Error::Invalid`] where a part or a size is missing, [`Error::Corrupt`] naming the file, and the row where an image
-/// cannot be read.
+/// [`Error::Invalid`] if a part or a size is missing; [`Error::Corrupt`], naming the file, if one is damaged, and also
+/// the row if an image cannot be read.
 pub(super) fn open(name: &str, files: &Files, settings: &Settings) -> Result<DatasetPair> {
     let Files { folder, train, test } = files;
     for (part, files) in [(TRAIN, train), ("test", test)] {
@@ -169,7 +171,7 @@ impl Table {
     }
 }
 
-/// A call of the library, which takes some things for granted where a file is damaged.
+/// Calls the library. Its panics become errors too, because it can panic on damaged files.
 fn library<T>(path: &Path, call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T> {
     let reason = match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => return Ok(value),
@@ -179,7 +181,7 @@ fn library<T>(path: &Path, call: impl FnOnce() -> Result<T, ParquetError>) -> Re
     Err(Error::corrupt(path.display().to_string(), format!("cannot be read as Parquet: {reason}")))
 }
 
-/// Names of the `ClassLabel` called `label`; none where the features have no such.
+/// The class names of the `ClassLabel` feature called `label`, or `None` if there is no such feature.
 fn class_names(json: &str, label: &str) -> Result<Option<Vec<String>>, String> {
     let features: Value = serde_json::from_str(json)
         .map_err(|error| format!("its metadata {FEATURES} are not JSON: {error}"))?;
@@ -202,7 +204,7 @@ struct Columns {
 impl Columns {
     fn open(table: &Table, group: &dyn RowGroupReader) -> Result<Self> {
         let column = |i: usize| {
-            // What is asked for is there, before it is asked for.
+            // Check that the file holds the column's bytes before asking the library for them.
             let column = group.metadata().column(i);
             let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
             let (start, length) = (u64::try_from(start), u64::try_from(column.compressed_size()));
@@ -216,7 +218,7 @@ impl Columns {
         Ok(Self { images: column(table.image)?, labels: column(table.label)? })
     }
 
-    /// The next images and labels, none at the end of the group; `row` is the number of the first in the file.
+    /// The next images and labels, or `None` at the end of the group. `row` is the number of the first one in the file.
     fn next(&mut self, table: &Table, row: usize) -> Result<Option<(Vec<ByteArray>, Vec<u16>)>> {
         let ColumnReader::ByteArrayColumnReader(images) = &mut self.images else {
             return Err(table.corrupt("its images are not bytes".to_owned()));
@@ -248,7 +250,7 @@ impl Columns {
     }
 }
 
-/// Up to [`CHUNK`] values, none of them null.
+/// Up to [`CHUNK`] values. A null is an error.
 fn values<T: DataType>(
     reader: &mut ColumnReaderImpl<T>,
     what: &str,
@@ -282,7 +284,7 @@ mod tests {
 
     const PLAIN: &str = "message set { optional binary image; required int64 label; }";
 
-    /// A file with the columns of `schema`; an absent image is null.
+    /// A file with the columns of `schema`. An image of `None` is written as null.
     fn file(schema: &str, images: &[Option<&[u8]>], labels: &[i64], features: Option<&str>) -> Vec<u8> {
         let pairs = features.map(|json| vec![KeyValue::new(FEATURES.to_owned(), json.to_owned())]);
         let properties = WriterProperties::builder().set_key_value_metadata(pairs).build();
@@ -441,7 +443,7 @@ mod tests {
         for cut in (0..good.len()).step_by(97) {
             read(&good[..cut]).unwrap_err();
         }
-        // Every byte of the footer, which holds the counts, offsets and sizes; a share of the rest.
+        // Change every byte of the footer, which holds the counts, offsets and sizes, and some bytes of the rest.
         let footer = good.len() - 1200;
         for at in (0..footer).step_by(41).chain(footer..good.len()) {
             for flip in [0x01, 0x80] {

@@ -1,10 +1,13 @@
-//! From an encoded image to the pixels of a data set: decoded within limits, and fitted to one size.
+//! Decodes images within limits, and fits them to the one size of a data set.
 //!
-//! *Source:* torchvision's `Resize(size)` (bilinear, antialiased) and `CenterCrop(size)` on 8-bit images, that is
-//! Pillow's `Resample.c`: the columns, then the rows, each with weights in 22-bit fixed point. The same decoded image
-//! gives the same bytes, on every machine. Colour becomes grey as in Pillow's `convert("L")` (ITU-R 601-2), and an
-//! alpha channel is dropped. *Differs from torchvision in:* JPEG decoders may disagree by a level; 16-bit samples are
-//! scaled to 8 bits, not cut.
+//! *Source:* torchvision's `Resize(size)` (bilinear, antialiased) and `CenterCrop(size)` on 8-bit images, which is
+//! Pillow's `Resample.c`: first the columns, then the rows, each with weights in 22-bit fixed point. The same decoded
+//! image gives the same bytes on every machine. Colour becomes grey as in Pillow's `convert("L")` (ITU-R 601-2), and an
+//! alpha channel is dropped. *Differs from torchvision in:* JPEG decoders may differ by one level; 16-bit samples are
+//! scaled to 8 bits, not truncated.
+//!
+//! The decoder's limits and the fit to one size change together, with what an image of a data set may be. Two fifths of
+//! this file are tests.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -17,16 +20,16 @@ use super::dataset::{Dataset, DatasetPair, ImageShape, MAX_SIZE};
 use super::settings::{SETTINGS, Settings};
 use crate::error::{Error, Result};
 
-/// Largest width and height of an encoded image, pixels.
+/// Limit on the width and height of an encoded image, pixels.
 pub(super) const MAX_SIDE: u32 = 16_384;
-/// Most memory for decoding one image, bytes.
+/// Limit on the memory for decoding one image, bytes.
 pub(super) const MAX_DECODED_BYTES: u64 = 512 << 20;
-/// Most pixel bytes of a training or test set.
+/// Limit on the pixel bytes of a training or test set.
 pub(super) const MAX_SET_BYTES: u64 = 8 << 30;
-/// Images that are decoded together.
+/// Number of images that are decoded together.
 pub(super) const CHUNK: usize = 128;
 
-/// Bits after the point of a resampling weight.
+/// Fractional bits of a resampling weight.
 const PRECISION: u32 = 22;
 
 /// A decoded image, `[channels, size, size]`.
@@ -36,7 +39,7 @@ pub(super) struct Picture {
     pixels: Vec<u8>,
 }
 
-/// Pixels as they were decoded, `[channels, height, width]`.
+/// Pixels before they are fitted, `[channels, height, width]`.
 struct Raw {
     channels: usize,
     width: usize,
@@ -45,8 +48,8 @@ struct Raw {
 }
 
 impl Picture {
-    /// Decodes a PNG or JPEG, as `settings` say; without a size, an image that is not square is refused. `source` names
-    /// it in errors.
+    /// Decodes a PNG or JPEG and fits it to `settings`. Without a size in the settings, the image must be square and
+    /// not larger than [`MAX_SIZE`]. Errors name the image by `source`.
     pub(super) fn decode(encoded: &[u8], source: &str, settings: &Settings) -> Result<Self> {
         let raw = Raw::decode(encoded, source)?.with_channels(settings.channels);
         let Raw { channels, width, height, .. } = raw;
@@ -80,7 +83,7 @@ impl Raw {
         let mut limits = Limits::default();
         limits.max_alloc = Some(MAX_DECODED_BYTES);
         reader.limits(limits);
-        // The header alone is read before the limits are checked.
+        // This reads only the header, so the limits are checked before any pixel is decoded.
         let decoder = reader.into_decoder().map_err(undecodable)?;
         let ((width, height), bytes) = (decoder.dimensions(), decoder.total_bytes());
         if width == 0 || height == 0 || width.max(height) > MAX_SIDE {
@@ -120,7 +123,7 @@ impl Raw {
         }
     }
 
-    /// The shorter side becomes `size`, and the middle `size` of the longer one is kept.
+    /// Scales the shorter side to `size`, and keeps the middle `size` pixels of the longer side.
     ///
     /// # Shapes
     /// - returns `[channels, size, size]`.
@@ -136,7 +139,7 @@ impl Raw {
         let mut out = Vec::with_capacity(self.channels * size * size);
         let mut narrow = Vec::new();
         for plane in planes {
-            // [height, size], then its columns are read down.
+            // `narrow` is [height, size]. The second step reads down its columns.
             narrow.clear();
             for row in plane.chunks_exact(width) {
                 narrow.extend(columns.iter().map(|tap| tap.weigh(|i| row[i])));
@@ -149,7 +152,7 @@ impl Raw {
     }
 }
 
-/// Half of `spare`; halves go to even, as in Python.
+/// Half of `spare`. Halves round to even, as in Python.
 const fn centre(spare: usize) -> usize {
     let half = spare / 2;
     half + (spare % 2) * (half % 2)
@@ -170,10 +173,10 @@ impl Tap {
     }
 }
 
-/// Taps of the outputs `from..from + count` of a side of `side` pixels that becomes `scaled`.
+/// Taps for the output pixels `from..from + count`, when a side of `side` pixels is scaled to `scaled`.
 fn taps(side: usize, scaled: usize, from: usize, count: usize) -> Vec<Tap> {
     let scale = side as f64 / scaled as f64;
-    // Wide enough that no input pixel is passed over, which is what antialiases.
+    // Antialiasing: each tap is wide enough that no input pixel is skipped.
     let support = scale.max(1.0);
     let tap = |out: usize| {
         let middle = (out as f64 + 0.5) * scale;
@@ -190,7 +193,7 @@ fn taps(side: usize, scaled: usize, from: usize, count: usize) -> Vec<Tap> {
     (from..from + count).map(tap).collect()
 }
 
-/// Decodes `sources` on every processor, in order.
+/// Decodes `sources` on all processors. The results keep the order of `sources`.
 pub(super) fn decode_all<T: Sync>(
     sources: &[T],
     decode: impl Fn(&T) -> Result<Picture> + Sync,
@@ -215,7 +218,7 @@ pub(super) fn decode_all<T: Sync>(
     })
 }
 
-/// The images of one part of a data set, as they come.
+/// The images of one part of a data set, collected one by one.
 #[derive(Debug)]
 pub(super) struct Gathered {
     items: usize,
@@ -225,7 +228,7 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Room for `items` images of the set that is read from `path`.
+    /// Prepares to collect `items` images of the set at `path`.
     pub(super) fn new(items: u64, path: &Path) -> Result<Self> {
         if items == 0 || items > u64::from(u32::MAX) {
             let reason = format!("holds {items} images, 1..={} are read", u32::MAX);
@@ -234,7 +237,8 @@ impl Gathered {
         Ok(Self { items: items as usize, shape: None, pixels: Vec::new(), labels: Vec::new() })
     }
 
-    /// Appends an image, which must have the size of those before it. Once one has colour, all have.
+    /// Appends an image, which must have the same size as those before it. Once one image has colour, all are stored in
+    /// colour.
     pub(super) fn push(&mut self, picture: Picture, label: u16, source: &str) -> Result<()> {
         let shape = match self.shape {
             Some(shape) => agree(shape, picture.shape, source)?,
@@ -250,7 +254,7 @@ impl Gathered {
         Ok(())
     }
 
-    /// Takes the shape `shape`, for which grey pixels are repeated where it has colour.
+    /// Changes the shape to `shape`. If it has colour and the collected images are grey, their pixels are repeated.
     fn colour(&mut self, shape: ImageShape, source: &str) -> Result<()> {
         if self.shape == Some(shape) {
             return Ok(());
@@ -264,7 +268,7 @@ impl Gathered {
         Ok(())
     }
 
-    /// Both parts as data sets of one shape.
+    /// Makes two data sets of one shape from both parts.
     pub(super) fn pair(
         name: &str,
         mut train: Self,
@@ -321,7 +325,7 @@ pub(super) mod tests {
         file.into_inner()
     }
 
-    /// A colour PNG of another pixel everywhere.
+    /// A colour PNG with varied pixels.
     pub(in crate::data) fn colour(width: u32, height: u32) -> Vec<u8> {
         png(RgbImage::from_fn(width, height, |x, y| {
             Rgb([(x * 7 + y * 13) as u8, (x * x + 3 * y) as u8, (x * y + 17) as u8])
@@ -332,7 +336,7 @@ pub(super) mod tests {
         png(GrayImage::from_fn(width, height, |x, y| Luma([(x * 7 + y * 13) as u8])))
     }
 
-    /// The head of a PNG that says to be this large; nothing follows.
+    /// A PNG whose header announces this size, without pixel data.
     pub(in crate::data) fn bomb(width: u32, height: u32) -> Vec<u8> {
         let chunk = |kind: &[u8; 4], data: &[u8]| {
             let mut crc = flate2::Crc::new();
@@ -382,14 +386,15 @@ pub(super) mod tests {
         assert_eq!((picture.shape.channels, &picture.pixels[..]), (1, &[0, 7, 13, 20][..]));
         assert_eq!(decode(&grey(2, 2), None, Some(3)).unwrap().pixels, [0, 7, 13, 20].repeat(3));
         let red = RgbImage::from_pixel(1, 1, Rgb([255, 0, 0]));
-        // Pillow's convert("L") of red.
+        // The value of red in Pillow's convert("L").
         assert_eq!(decode(&png(red), None, Some(1)).unwrap().pixels, [76]);
     }
 
     #[test]
     fn resized_and_cropped_bytes_are_pillows() {
-        // First 8 bytes of the SHA-256 of the planes that Pillow 13.0.0 gives: Image.resize with BILINEAR to
-        // (size, int(size * long / short)), crop with int(round((side - size) / 2)); then the same after convert("L").
+        // First 8 bytes of the SHA-256 of the planes from Pillow 13.0.0: Image.resize with BILINEAR to (size, int(size
+        // * long / short)), then a crop at int(round((side - size) / 2)). The second column is the same after
+        // convert("L").
         for (width, height, size, colours, greys) in [
             (50, 37, 16, "c2113a948dfb975d", "aaf0b337a7d78720"),
             (37, 50, 16, "b604476a93dad4ea", "14b8af783df01208"),
@@ -436,7 +441,7 @@ pub(super) mod tests {
             for at in 0..encoded.len() {
                 let mut changed = encoded.clone();
                 changed[at] ^= 0x55;
-                // Another image or an error, never a panic.
+                // The result may be another image or an error, but never a panic.
                 let _ = decode(&changed, Some(4), None);
             }
         }

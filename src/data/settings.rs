@@ -1,4 +1,4 @@
-//! What a folder of images says of itself: its names, and the few things that images do not say.
+//! The settings file of a data set, and the sorted names in a folder. The settings state what the images do not.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -9,21 +9,21 @@ use serde::Deserialize;
 use super::dataset::{MAX_SIZE, NO_LICENCE};
 use crate::error::{Error, Result};
 
-/// Settings of a data set, in its folder.
+/// Name of the settings file in a data set's folder.
 pub(super) const SETTINGS: &str = "dataset.toml";
 
 const MAX_SETTINGS_BYTES: u64 = 64 << 10;
 const MAX_LICENCE_BYTES: usize = 128;
 
-/// What `dataset.toml` may say.
+/// The contents of `dataset.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Settings {
-    /// Height and width that every image is fitted to; absent: all have one square size.
+    /// Height and width to which every image is fitted. If absent, all images must be square and of one size.
     pub(super) size: Option<usize>,
-    /// 1 (grey) or 3 (red, green, blue); absent: grey where every image is.
+    /// 1 (grey) or 3 (red, green, blue). If absent: 1 if every image is grey, otherwise 3.
     pub(super) channels: Option<usize>,
-    /// SPDX identifier of the data's licence, which goes into what is trained on them.
+    /// SPDX identifier of the data's licence. Models trained on the data carry it.
     pub(super) licence: String,
 }
 
@@ -34,7 +34,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads and checks the settings of the data set in `folder`; without a file, the default.
+    /// Reads and checks the settings of the data set in `folder`. Returns the defaults if there is no settings file.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         let path = folder.join(SETTINGS);
         if !path.exists() {
@@ -67,7 +67,7 @@ impl Settings {
     }
 }
 
-/// Names in a folder, sorted; those that begin with a dot are passed over.
+/// The sorted names in a folder. Names that begin with a dot are skipped.
 pub(super) fn entries(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
