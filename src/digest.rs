@@ -1,4 +1,4 @@
-//! SHA-256 digests of contents, and the canonical form from which names of requests are made.
+//! SHA-256 digests of contents, and the canonical form that gives requests their names.
 
 use std::{fmt, str::FromStr};
 
@@ -6,26 +6,27 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 
-/// A SHA-256 digest; shown as 64 lower-case hex digits.
+/// A SHA-256 digest. It is displayed as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// The digest of `content`: a file, a tensor, a token.
+    /// The digest of `content`, for example of a file, a tensor or a token.
     pub fn of(content: &[u8]) -> Self {
         Self(sha256(content))
     }
 
-    /// The digest of `parts` one after another.
+    /// The digest of the concatenated `parts`.
     pub fn of_parts(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
         let hash = parts.into_iter().fold(Sha256::new(), Sha256::chain_update);
         Self(hash.finalize().into())
     }
 
-    /// The digest of a name that is written as text.
+    /// The digest of a name in the form of text.
     ///
-    /// Finished cells of a study and checkpoints of a run are found by digests of texts that hold a recipe as JSON, with
-    /// its floats. Those names must not change, or results on disk would be lost. Every new name is a [`Canonical`].
+    /// The finished cells of a study and the checkpoints of a run are found by the digest of a text that holds a recipe
+    /// as JSON, including floats. Those names must not change, or results on disk would be lost. Every new name must
+    /// use [`Canonical`].
     pub fn of_text(text: &str) -> Self {
         Self(sha256(text.as_bytes()))
     }
@@ -57,7 +58,7 @@ impl fmt::Debug for Digest {
 impl FromStr for Digest {
     type Err = Error;
 
-    /// Reads what [`Digest`] is shown as, and nothing else: one content has one name.
+    /// Parses only the form in which a [`Digest`] is displayed, so that each digest has exactly one spelling.
     fn from_str(text: &str) -> Result<Self> {
         let digit = |byte: u8| match byte {
             b'0'..=b'9' => Some(byte - b'0'),
@@ -82,13 +83,14 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// Builds the name of a request field by field. Every field is tagged with its kind and length, so that no two
-/// different requests share a form.
+/// Builds the name of a request, field by field. Every field is tagged with its kind, and text also with its length, so
+/// that different requests never have the same form.
 #[derive(Debug, Clone)]
 pub struct Canonical(Sha256);
 
 impl Canonical {
-    /// Starts a form of this kind; `version` changes whenever the same fields come to mean other bytes.
+    /// Starts the form of a request of this kind. `version` must change whenever the same fields begin to mean
+    /// different bytes.
     pub fn new(kind: &str, version: u64) -> Self {
         Self(Sha256::new()).text(kind).integer(version)
     }

@@ -1,14 +1,15 @@
-//! The one error type, its kinds, and the one table from kind to gRPC code, HTTP status, Hub code and exit code.
+//! The error type of the crate, its kinds, and the one table that maps a kind to gRPC code, HTTP status, Hub code and
+//! exit code.
 //!
-//! A variant exists where a caller would act differently; each carries data, and its message names the value
-//! and the limit.
+//! There is a variant wherever a caller would act differently. Each variant carries data, and its message names the
+//! value and the limit.
 
 use std::path::PathBuf;
 
 /// A result with this crate's [`enum@Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong, with the data that a caller or a reader needs.
+/// Everything that can go wrong, with the data that a caller or a user needs.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -30,7 +31,7 @@ pub enum Error {
         /// Why not, and which exist.
         reason: String,
     },
-    /// A repository of the Hub protocol has no such revision. The Hub's own words come first.
+    /// A repository of the Hub protocol has no such revision. The message begins with the Hub's own words.
     #[error("Invalid rev id: {name} (known: {known})")]
     NoRevision {
         /// The revision that was asked for.
@@ -38,7 +39,7 @@ pub enum Error {
         /// Revisions that exist.
         known: String,
     },
-    /// What is private was asked for without a token.
+    /// A private thing was requested without a token.
     #[error("{what} \"{name}\" is private: give a token")]
     NoToken {
         /// Sort of thing, for example `gene`.
@@ -46,7 +47,7 @@ pub enum Error {
         /// Its name.
         name: String,
     },
-    /// A token that this server does not know. In the Hub's own words.
+    /// The server does not know the token. The message is the Hub's own.
     #[error("Invalid credentials in Authorization header")]
     BadToken,
     /// A number is outside its limits.
@@ -81,7 +82,7 @@ pub enum Error {
         /// Name of the tensor.
         name: String,
     },
-    /// A tensor has another shape than the schema's.
+    /// The shape of a tensor differs from the schema.
     #[error("tensor \"{name}\" has shape {found:?}, expected {expected:?}")]
     ShapeMismatch {
         /// Name of the tensor.
@@ -99,14 +100,14 @@ pub enum Error {
         /// Which invariant is broken, with value and limit.
         reason: String,
     },
-    /// The service is at its limit; the same call may succeed later.
+    /// The service is at its limit. The same call may succeed later.
     #[error("at the limit of {limit} concurrent {what}; retry in {retry_after_s} s")]
     Overloaded {
         /// What is limited.
         what: &'static str,
         /// The limit.
         limit: usize,
-        /// When a retry is worth it, seconds.
+        /// Seconds to wait before a retry.
         retry_after_s: u64,
     },
     /// The caller went away or asked to stop.
@@ -125,7 +126,7 @@ pub enum Error {
     /// A tensor operation failed.
     #[error("{context}: {source}")]
     Tensor {
-        /// What was being computed.
+        /// The computation that failed.
         context: String,
         /// candle's error.
         #[source]
@@ -140,16 +141,16 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A task of this program panicked: a bug.
+    /// A task of this program panicked, which is a bug.
     #[error("{what} panicked")]
     Panicked {
-        /// What the task did.
+        /// What the task was doing.
         what: &'static str,
     },
-    /// A failure that several waiters share.
+    /// A failure that is reported to several waiting callers.
     #[error(transparent)]
     Shared(#[from] std::sync::Arc<Self>),
-    /// Another genebank refused or failed; its kind is kept.
+    /// Another genebank server refused the request or failed. The kind is the one that it reported.
     #[error("{server}: {message}")]
     Remote {
         /// Address of the other side.
@@ -166,11 +167,11 @@ pub enum Error {
 pub enum Kind {
     /// Change the request.
     Invalid,
-    /// Ask for something that exists.
+    /// Request something that exists.
     NotFound,
-    /// Ask for a repository that exists.
+    /// Request a repository that exists.
     NoRepository,
-    /// Ask for a revision that exists.
+    /// Request a revision that exists.
     NoRevision,
     /// Give a token.
     NoToken,
@@ -178,11 +179,11 @@ pub enum Kind {
     BadToken,
     /// Wait and repeat.
     Overloaded,
-    /// Nothing: the caller ended it.
+    /// Nothing, because the caller ended the request.
     Cancelled,
     /// Restore the stored file.
     DataLoss,
-    /// Report it.
+    /// Report the error.
     Internal,
 }
 
@@ -193,11 +194,12 @@ pub struct Codes {
     pub grpc: i32,
     /// HTTP status.
     pub http: u16,
-    /// `X-Error-Code` of the Hub protocol: what its clients tell apart. Others go by the status alone.
+    /// `X-Error-Code` of the Hub protocol, for the errors that its clients tell apart by it. For others they use only
+    /// the status.
     pub hub: Option<&'static str>,
     /// Exit code of the program.
     pub exit: u8,
-    /// Stable word in `problem+json`, gRPC metadata and logs.
+    /// Stable name of the kind in `problem+json`, gRPC metadata and logs.
     pub word: &'static str,
 }
 
@@ -216,7 +218,7 @@ impl Kind {
         Self::Internal,
     ];
 
-    /// The one table: kind to gRPC code, HTTP status, Hub code, exit code.
+    /// The row of this kind in the table: gRPC code, HTTP status, Hub code, exit code.
     pub const fn codes(self) -> Codes {
         const fn row(grpc: i32, http: u16, hub: Option<&'static str>, exit: u8, word: &'static str) -> Codes {
             Codes { grpc, http, hub, exit, word }
@@ -235,17 +237,17 @@ impl Kind {
         }
     }
 
-    /// The first kind whose gRPC code is `code`; unknown codes are [`Kind::Internal`].
+    /// The first kind whose gRPC code is `code`, or [`Kind::Internal`] for an unknown code.
     pub fn from_grpc(code: i32) -> Self {
         Self::ALL.into_iter().find(|kind| kind.codes().grpc == code).unwrap_or(Self::Internal)
     }
 
-    /// The first kind whose HTTP status is `status`; unknown ones are [`Kind::Internal`].
+    /// The first kind whose HTTP status is `status`, or [`Kind::Internal`] for an unknown status.
     pub fn from_http(status: u16) -> Self {
         Self::ALL.into_iter().find(|kind| kind.codes().http == status).unwrap_or(Self::Internal)
     }
 
-    /// The kind of this word.
+    /// The kind with this word in the table.
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.codes().word == word)
     }
@@ -275,34 +277,34 @@ impl Error {
         }
     }
 
-    /// A text that names no member of the closed set `T`.
+    /// The error for a text that does not name a member of the closed set `T`.
     pub fn not_one_of<T: strum::VariantArray + std::fmt::Display>(what: &str, text: &str) -> Self {
-        // A client's text comes back to it; a limit keeps messages short.
+        // The message repeats the client's text, so a limit keeps it short.
         let shown: String = text.chars().take(80).collect();
         let known: Vec<_> = T::VARIANTS.iter().map(ToString::to_string).collect();
         Self::invalid(what, format!("\"{shown}\" is not one of {}", known.join(", ")))
     }
 
-    /// An [`Error::Invalid`].
+    /// Makes an [`Error::Invalid`].
     pub fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), reason: reason.into() }
     }
 
-    /// An [`Error::Corrupt`].
+    /// Makes an [`Error::Corrupt`].
     pub fn corrupt(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Corrupt { path: path.into(), reason: reason.into() }
     }
 
-    /// A closure for `map_err` that names the file.
+    /// A closure for `map_err` that makes an [`Error::Io`] with the file's path.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
     }
 }
 
-/// Adds what was being computed to an error of a tensor operation.
+/// Adds the failed computation to the error of a tensor operation.
 pub trait Context<T> {
-    /// Converts into [`Error::Tensor`] with `context`.
+    /// Converts an error into [`Error::Tensor`] with `context`.
     ///
     /// # Errors
     /// The same failure, with `context`.

@@ -1,6 +1,6 @@
 //! genebank: initialised transformers of any depth and width from compact learngenes.
 //!
-//! Layers, lowest first; imports point down only (`tests/layering.rs`).
+//! The modules form layers, and imports point only downwards. `tests/layering.rs` lists the layers and checks this.
 
 pub mod bank;
 pub mod blueprint;

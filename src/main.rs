@@ -1,4 +1,4 @@
-//! The program.
+//! The `genebank` program.
 
 use std::{io::IsTerminal as _, process::ExitCode};
 
@@ -16,13 +16,14 @@ fn main() -> ExitCode {
     genebank::cli::run(std::env::args_os())
 }
 
-/// Starts this program again with an environment that libraries read at their first use, where it is not set
-/// already: setting a variable of a running process is not sound in general.
+/// Starts this program again with environment variables that libraries read at their first use. A new start is needed,
+/// because setting a variable in a running process is unsound in general. If `CANDLE_NUM_THREADS` is already set,
+/// nothing happens.
 ///
-/// - candle 0.11 runs element-wise operations on one spinning pool behind one lock, so that two training threads
-///   wait for each other most of the time (docs/adr/0008-candle-pool-is-off.md).
-/// - mimalloc gives memory back late, which makes training 2.7 times as fast and lets a server that only serves hold
-///   several models' worth of memory that it no longer needs.
+/// - `CANDLE_NUM_THREADS`: candle 0.11 runs element-wise operations on one spinning pool behind one lock, so two
+///   training threads would wait for each other most of the time (docs/adr/0008-candle-pool-is-off.md).
+/// - `MIMALLOC_PURGE_DELAY`: mimalloc returns memory to the system late. This makes training 2.7 times as fast, but a
+///   server that only serves would hold several models' worth of memory that it no longer needs.
 fn set_environment() {
     #[cfg(unix)]
     {
@@ -39,7 +40,7 @@ fn set_environment() {
             if serves && !tunes && std::env::var_os(PURGE).is_none() {
                 again.env(PURGE, "0");
             }
-            // Returns only if it failed. Then this process continues, more slowly.
+            // This returns only if it fails. Then this process continues, more slowly.
             let _ = again.exec();
         }
     }

@@ -1,4 +1,4 @@
-//! What the arguments mean: typed and checked.
+//! Turns the arguments into typed and checked settings.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,25 +19,25 @@ use crate::{
 
 use super::args;
 
-/// Most pieces of work of one kind at the same time.
+/// Limit on the renders, and on the tuning jobs, that run at the same time.
 const MAX_PERMITS: usize = 1024;
 
-/// Largest file of labels that is read, bytes.
+/// Size limit of a file of labels, bytes.
 const MAX_LABEL_FILE_BYTES: u64 = (MAX_LABELS * (MAX_LABEL_BYTES + 2)) as u64;
 
-/// Where the genes are.
+/// The folder of the genes.
 pub(super) fn models(models: &args::Models) -> PathBuf {
     let here = Path::new("models");
     let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("share/genebank/models"));
     match &models.models {
         Some(folder) => folder.clone(),
         None if here.is_dir() => here.to_owned(),
-        // Named in the error where it is absent too.
+        // If neither folder exists, the error names this one.
         None => beside().filter(|folder| folder.is_dir()).unwrap_or_else(|| here.to_owned()),
     }
 }
 
-/// What a bank needs to open.
+/// The settings of a bank.
 pub(super) fn bank(options: args::BankOptions, default_gene: Option<String>) -> Result<bank::Config> {
     for (flag, number) in [("--renders", options.renders), ("--tunings", options.tunings)] {
         if !(1..=MAX_PERMITS).contains(&number) {
@@ -56,11 +56,11 @@ pub(super) fn bank(options: args::BankOptions, default_gene: Option<String>) -> 
     })
 }
 
-/// Environment variable of the token that opens a server's private genes. Not a flag: every process of a machine can
-/// read another's arguments.
+/// Environment variable with the token for a server's private genes. There is no flag for it, because every process on
+/// a machine can read the arguments of the others.
 const TOKEN_ENV: &str = "GENEBANK_TOKEN";
 
-/// A connection to the server at `url`, with the token of the environment.
+/// Connects to the server at `url`, with the token from the environment.
 pub(super) async fn connect(url: &str, transport: Transport) -> Result<Client> {
     let client = Client::connect_by(url, transport).await?;
     match std::env::var(TOKEN_ENV) {
@@ -70,7 +70,7 @@ pub(super) async fn connect(url: &str, transport: Transport) -> Result<Client> {
     }
 }
 
-/// What a server needs to start.
+/// The settings of a server.
 pub(super) fn server(options: args::Serve) -> Result<server::Config> {
     let args::Serve {
         listen,
@@ -98,7 +98,7 @@ pub(super) fn server(options: args::Serve) -> Result<server::Config> {
     })
 }
 
-/// Threads of computation.
+/// The number of threads to compute with.
 pub(super) fn threads(options: &args::RunOptions) -> Result<usize> {
     match options.threads {
         Some(0) => Err(Error::invalid("--threads", "0 threads do nothing; give at least 1")),
@@ -109,7 +109,7 @@ pub(super) fn threads(options: &args::RunOptions) -> Result<usize> {
     }
 }
 
-/// The size that is asked for.
+/// The requested size.
 pub(super) const fn size(options: &args::SizeOptions) -> SizeRequest {
     let args::SizeOptions { depth, width, dtype, rule, allow_untrained_width } = options;
     SizeRequest {
@@ -121,7 +121,7 @@ pub(super) const fn size(options: &args::SizeOptions) -> SizeRequest {
     }
 }
 
-/// What is asked for beside the size; `classes` are those of the data, where the command has some.
+/// The requested images and classes. `classes` are those of the data set, if the command has one.
 pub(super) fn target(options: &args::TargetOptions, classes: Option<&[String]>) -> Result<Target> {
     let args::TargetOptions { image_size, patch_size, labels: names, head_seed } = options;
     let labels = names.as_deref().map(|names| labels(names, classes)).transpose()?;
@@ -129,7 +129,7 @@ pub(super) fn target(options: &args::TargetOptions, classes: Option<&[String]>) 
     Ok(Target { image_size: *image_size, patch_size: *patch_size, head })
 }
 
-/// `a,b,c`, `@FILE` or `dataset` as labels.
+/// Reads labels from `a,b,c`, `@FILE` or `dataset`.
 fn labels(text: &str, classes: Option<&[String]>) -> Result<Vec<String>> {
     if text == "dataset" {
         let none =
@@ -148,7 +148,7 @@ fn labels(text: &str, classes: Option<&[String]>) -> Result<Vec<String>> {
     Ok(file.lines().map(ToOwned::to_owned).collect())
 }
 
-/// The model that is asked for.
+/// The requested model.
 pub(super) fn request(options: &args::Init) -> Result<ModelRequest> {
     let length = match options.length {
         args::Length { tune_epochs: Some(epochs), .. } => Some(Length::Epochs(epochs)),
@@ -168,7 +168,7 @@ pub(super) fn request(options: &args::Init) -> Result<ModelRequest> {
     Ok(ModelRequest { gene, size, target, start, layout, tune })
 }
 
-/// A learning rate in units of 1e-9: a float is in no key.
+/// A learning rate in units of 1e-9, because keys hold no floats.
 fn rate_e9(rate: f64) -> Result<u64> {
     let scaled = (rate * 1e9).round();
     if (1.0..=1e9).contains(&scaled) {

@@ -1,4 +1,4 @@
-//! The lock file of `init`: what each output was, so that another run writes the same bytes or fails.
+//! The lock file of `init`. It records each output, so that a later run writes the same bytes or fails.
 
 use std::path::Path;
 
@@ -10,11 +10,11 @@ use crate::{
     tensor::codec,
 };
 
-/// Where nothing is said.
+/// Path of the lock file if the user gives none.
 pub(super) const DEFAULT: &str = "genebank.lock";
-/// Version of the file.
+/// Version of the file format.
 const VERSION: u32 = 1;
-/// Longest file that is read, bytes.
+/// Size limit of a lock file, bytes.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// A lock file.
@@ -22,12 +22,12 @@ const MAX_BYTES: u64 = 4 << 20;
 #[serde(deny_unknown_fields)]
 pub(super) struct Lock {
     version: u32,
-    /// By output.
+    /// One record for each output.
     #[serde(default, rename = "model", skip_serializing_if = "Vec::is_empty")]
     models: Vec<Locked>,
 }
 
-/// One output.
+/// The record of one output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Locked {
     output: String,
@@ -41,10 +41,10 @@ struct Locked {
 }
 
 impl Lock {
-    /// Reads the file at `path`. Without a file, nothing is locked.
+    /// Reads the file at `path`. If there is no file, nothing is locked.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Invalid`] where it is no lock file of this version.
+    /// [`Error::Io`]; [`Error::Invalid`] if the file is not a lock file of this version.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::invalid(path.display().to_string(), reason);
         let length = match std::fs::metadata(path) {
@@ -65,10 +65,10 @@ impl Lock {
         Ok(lock)
     }
 
-    /// What `output` must be.
+    /// The expected identity and digest of `output`.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where it is not locked.
+    /// [`Error::NotFound`] if `output` is not locked.
     pub(super) fn expected(&self, output: &Path) -> Result<&Expected> {
         let name = output.display().to_string();
         let locked = self.models.iter().find(|locked| locked.output == name);
@@ -78,7 +78,7 @@ impl Lock {
         })
     }
 
-    /// Locks `output` to what was written.
+    /// Records what was written to `output`.
     pub(super) fn put(&mut self, output: &Path, summary: &Summary) {
         let Summary { model, manifest, sha256 } = summary;
         let output = output.display().to_string();

@@ -1,4 +1,4 @@
-//! The map of a gene: accuracy over depth and width, the edge of a budget, and the size that was chosen.
+//! The map of a gene: accuracy over depth and width, the edge of a budget, and the chosen size.
 
 use std::fmt::Write as _;
 
@@ -14,22 +14,21 @@ use crate::{
     gene::{Forecast, Forecasts},
 };
 
-/// Width of the picture, pixels.
+/// Width of the map, pixels.
 const WIDTH: i32 = 960;
-/// Room of the colour legend, pixels.
+/// Width of the legend, pixels.
 const LEGEND: i32 = 110;
-/// Most columns and rows together; a gene with more sizes would make a file of gigabytes.
+/// Limit on the number of cells. A gene with very many sizes would make a file of gigabytes.
 const MAX_CELLS: usize = 20_000;
 
-/// Colours of the scale from its low to its high end: viridis in five steps, even to the eye and told apart by
-/// everyone.
+/// The colour scale from low to high: five steps of viridis, which looks even and works for colour-blind readers.
 const SCALE: [[u8; 3]; 5] = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-/// Of the edge of the budget and of the chosen size: in no part of the scale.
+/// Colour of the budget's edge and of the chosen size. The scale does not contain it.
 const EDGE: RGBColor = RGBColor(213, 30, 30);
 
 type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
 
-/// The map as SVG. `budget` says in words what the edge is.
+/// Draws the map as SVG. `budget` describes the edge in words.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a gene with too many sizes to draw.
@@ -40,15 +39,15 @@ pub(super) fn draw(gene: &GeneSummary, choices: &Choices, budget: &str) -> Resul
     Ok(svg)
 }
 
-/// What is drawn.
+/// The data of the map.
 struct Map<'a> {
     gene: &'a GeneSummary,
     choices: &'a Choices,
     budget: &'a str,
-    /// Served widths, narrow first: one row each, because they are no even steps.
+    /// Served widths, narrowest first. Each has one row, because widths are not evenly spaced.
     widths: Vec<u32>,
     forecasts: Option<Forecasts>,
-    /// Ends of the colour scale, shares.
+    /// Accuracies at the ends of the colour scale, as shares.
     ends: [f64; 2],
 }
 
@@ -66,7 +65,7 @@ impl<'a> Map<'a> {
         let mut map = Self { gene, choices, budget, widths, forecasts, ends: [0.0, 1.0] };
         let values = map.cells().filter_map(|(_, _, forecast)| Some(forecast?.value));
         let ends = values.fold([f64::INFINITY, f64::NEG_INFINITY], |[a, b], y| [a.min(y), b.max(y)]);
-        // Whole points, at least one.
+        // The ends are whole percentage points, and at least one point apart.
         let [low, high] = [(ends[0] * 100.0).floor() / 100.0, (ends[1] * 100.0).ceil() / 100.0];
         if low.is_finite() && high.is_finite() {
             map.ends = [low, high.max(low + 0.01)];
@@ -106,7 +105,7 @@ impl<'a> Map<'a> {
             .x_label_area_size(46)
             .y_label_area_size(64)
             .build_cartesian_2d(left..right, -0.5..rows as f64 - 0.5)?;
-        // Labels are drawn by hand below: the axes' own fall between the cells.
+        // The chart would put its labels between the cells, so `labels` draws them instead.
         chart
             .configure_mesh()
             .disable_mesh()
@@ -121,7 +120,7 @@ impl<'a> Map<'a> {
             let fill = forecast.map_or(RGBColor(225, 225, 225), |f| self.colour(f.value));
             Rectangle::new([(x - 0.5, y - 0.5), (x + 0.5, y + 0.5)], fill.filled())
         }))?;
-        // A dot is a measurement; pale cells are a guess.
+        // Extrapolated cells are pale; measured cells have a dot.
         let extrapolated = self.cells().filter(|(_, _, f)| f.is_some_and(|f| f.extrapolated));
         chart.draw_series(extrapolated.map(|(depth, row, _)| {
             let (x, y) = (f64::from(depth), row as f64);
@@ -169,7 +168,8 @@ impl<'a> Map<'a> {
         Ok(())
     }
 
-    /// The line of the greatest depths: a step at every width, from the left edge where a width has none.
+    /// The line along the greatest depth within the budget at each width. A width without one has its step at the left
+    /// edge.
     fn edge(&self, left: f64) -> Vec<Vec<(f64, f64)>> {
         let reach = |width: u32| self.choices.reach.iter().find(|reach| reach.width == width);
         let mut line = Vec::new();
@@ -180,7 +180,7 @@ impl<'a> Map<'a> {
         vec![line]
     }
 
-    /// Depths below the cells and widths beside them.
+    /// Draws the depths below the cells, and the widths beside them.
     fn labels(
         &self,
         root: &DrawingArea<SVGBackend<'_>, Shift>,
@@ -188,7 +188,7 @@ impl<'a> Map<'a> {
     ) -> Drawn {
         let style = |h, v| TextStyle::from(("sans-serif", 14)).pos(Pos::new(h, v));
         let depths = self.gene.max_depth - self.gene.min_depth + 1;
-        // Two labels are at least 28 pixels apart.
+        // Labels are at least 28 pixels apart.
         let every = (depths * 28).div_ceil((xs.end - xs.start).max(1) as u32).max(1);
         for depth in (self.gene.min_depth..=self.gene.max_depth).filter(|depth| depth.is_multiple_of(every)) {
             let share = (f64::from(depth - self.gene.min_depth) + 0.5) / f64::from(depths);
@@ -205,7 +205,7 @@ impl<'a> Map<'a> {
         Ok(())
     }
 
-    /// The colour scale with its numbers, and what the marks mean.
+    /// Draws the colour scale with its numbers, and explains the marks.
     fn legend(&self, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Drawn {
         let (_, ys) = area.get_pixel_range();
         let (top, bottom) = (24, ys.end - ys.start - 118);

@@ -1,4 +1,5 @@
-//! The program: what was typed ([`args`]), what it means (`config`), and one file for each command.
+//! The command line: the arguments as typed ([`args`]), the settings they stand for (`config`), and one file for each
+//! command.
 
 pub mod args;
 mod commands;
@@ -16,19 +17,19 @@ use crate::error::{Error, Result};
 
 use args::{Arguments, Command};
 
-/// Runs the program with `arguments`, its own name first.
+/// Runs the program with `arguments`. The first one is the name of the program.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(usage) => {
-            // Nobody is left to tell where this fails.
+            // If printing fails, there is nowhere to report it.
             let _ = usage.print();
             return ExitCode::from(usage.exit_code() as u8);
         }
     };
     match command(arguments.command) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has seen enough, as `head` does.
+        // The reader has closed the pipe because it has read enough, as `head` does.
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             output::talk(format_args!("error: {error}"));

@@ -1,4 +1,4 @@
-//! Data on standard output, talk on standard error.
+//! Writes data to standard output, and messages to standard error.
 
 use std::{fmt::Display, io::Write as _};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 
-/// Writes one line of data and hands it over at once.
+/// Writes one line of data and flushes it.
 pub(super) fn line(text: impl Display) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).map_err(Error::io("standard output"))
@@ -17,7 +17,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<()> {
     line(serde_json::to_string_pretty(value).map_err(|e| Error::invalid("json", e.to_string()))?)
 }
 
-/// Writes bytes as they are.
+/// Writes raw bytes.
 pub(super) fn bytes<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let mut parts = parts.into_iter();
@@ -27,12 +27,12 @@ pub(super) fn bytes<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Result<()>
         .map_err(Error::io("standard output"))
 }
 
-/// Says something to a person. Where nobody listens, that is no failure.
+/// Writes a message for the user. A failure to write it is ignored.
 pub(super) fn talk(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
-/// Writes rows as columns: the first cell of each to the left, the others to the right.
+/// Writes rows in columns. The first column is left-aligned, the others are right-aligned.
 pub(super) fn table(rows: &[Vec<String>]) -> Result<()> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max();
@@ -48,12 +48,12 @@ pub(super) fn table(rows: &[Vec<String>]) -> Result<()> {
     Ok(())
 }
 
-/// A share as a percentage, or a dash.
+/// A share as a percentage, or a dash if there is none.
 pub(super) fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", share * 100.0))
 }
 
-/// Numbers with commas between.
+/// Numbers separated by commas.
 pub(super) fn list<T: Display>(numbers: &[T]) -> String {
     numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }

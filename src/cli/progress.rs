@@ -1,5 +1,5 @@
-//! How runs and downloads show: a bar on a terminal, plain lines otherwise. Ctrl-c cancels a run after the step in
-//! progress.
+//! Shows the progress of runs and downloads, as a bar on a terminal and as plain lines otherwise. Ctrl-C cancels a run
+//! after the current step.
 
 use std::sync::{
     Arc,
@@ -16,7 +16,7 @@ use crate::{
 
 use super::output;
 
-/// Watches a run and can cancel it.
+/// Shows the progress of a run, and cancels it on Ctrl-C.
 #[derive(Debug)]
 pub(super) struct Watch {
     bar: ProgressBar,
@@ -30,7 +30,7 @@ impl Watch {
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let cancel = Arc::new(AtomicBool::new(false));
         let flag = cancel.clone();
-        // In another thread, because the run blocks this one. It ends with the process.
+        // The run blocks this thread, so another one waits for Ctrl-C. It ends with the process.
         std::thread::spawn(move || {
             let Ok(runtime) = super::commands::small_runtime() else { return };
             if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
@@ -40,12 +40,12 @@ impl Watch {
         Self { bar, cancel }
     }
 
-    /// Set by ctrl-c.
+    /// The flag that Ctrl-C sets.
     pub(super) fn cancel(&self) -> Arc<AtomicBool> {
         self.cancel.clone()
     }
 
-    /// Shows a report.
+    /// Shows an event of the run.
     pub(super) fn report(&self, report: RunEvent) {
         match report {
             RunEvent::Trainer(Event::Resumed { step }) => self.line(format!("resumed at step {step}")),
@@ -65,20 +65,20 @@ impl Watch {
         }
     }
 
-    /// Says `text` without tearing the bar.
+    /// Prints `text` without breaking the bar.
     pub(super) fn line(&self, text: String) {
         self.bar.suspend(|| output::talk(text));
     }
 }
 
-/// Watches a model arrive.
+/// Shows the progress of a download.
 #[derive(Debug)]
 pub(super) struct Transfer {
     bar: ProgressBar,
 }
 
 impl Transfer {
-    /// With a bar, where standard error is a terminal.
+    /// Shows a bar if `bar` is true and standard error is a terminal.
     pub(super) fn new(bar: bool) -> Self {
         let target = if bar { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         Self::on(target)
@@ -93,7 +93,7 @@ impl Transfer {
         Self { bar }
     }
 
-    /// Shows what happened.
+    /// Shows an event of the download.
     pub(super) fn report(&mut self, event: client::Event) {
         match event {
             client::Event::Header(_) => {}
@@ -106,7 +106,7 @@ impl Transfer {
             client::Event::Resumed { bytes, of } => {
                 self.bar.set_length(of);
                 self.bar.set_position(bytes);
-                // The rate is that of what comes now.
+                // The rate should count only the bytes that arrive now.
                 self.bar.reset_eta();
             }
             client::Event::Received { bytes, of } => {
@@ -123,7 +123,7 @@ impl Transfer {
 
 impl Drop for Transfer {
     fn drop(&mut self) {
-        // What follows is a sentence or an error, and is no place for a bar.
+        // A summary or an error follows, so the bar must go.
         self.bar.finish_and_clear();
     }
 }
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!((transfer.bar.position(), transfer.bar.length()), (30, Some(100)));
         transfer.report(client::Event::Received { bytes: 70, of: 100 });
         assert_eq!(transfer.bar.position(), 70);
-        // Before tuning the size of the file is not known.
+        // The size of the file is not known before tuning, so the total may change.
         transfer.report(client::Event::Received { bytes: 70, of: 80 });
         assert_eq!(transfer.bar.length(), Some(80));
         assert!(transfer.bar.is_hidden() && Transfer::new(false).bar.is_hidden());

@@ -1,4 +1,4 @@
-//! Cells: one run each, finished once, found again by what they depend on.
+//! Cells of a study. Each cell is one run that is finished once, and is found again by a key of all that it depends on.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::atomic::AtomicBool, time::Duration};
 
@@ -24,7 +24,7 @@ use super::{Arm, Study, plan::TaughtBy};
 /// One run of an arm.
 #[derive(Debug, Clone, Copy)]
 pub struct Cell<'a> {
-    /// How the model is made.
+    /// The way in which the model is made.
     pub arm: &'a Arm,
     /// Transformer blocks.
     pub depth: usize,
@@ -32,29 +32,29 @@ pub struct Cell<'a> {
     pub width: usize,
     /// Epochs of training.
     pub epochs: u32,
-    /// Peak learning rate, 1e-9; 0 without training.
+    /// Peak learning rate in units of 1e-9; 0 without training.
     pub learning_rate_e9: u64,
-    /// Seed of fresh values, order and augmentation.
+    /// Seed of fresh values, data order and augmentation.
     pub seed: u64,
 }
 
-/// What is known of a cell.
+/// The results of a finished cell.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finished {
     /// Accuracy on held-out training images.
     pub held_out: f64,
-    /// Accuracy on the test set, for cells of the table.
+    /// Accuracy on the test set, for cells in the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<f64>,
-    /// SHA-256 of that test set's content, hex.
+    /// SHA-256 of the content of that test set, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_digest: Option<String>,
     /// Parameters of the model.
     pub parameters: u64,
-    /// Multiply-accumulates of one image.
+    /// Multiply-accumulates for one image.
     pub macs: u64,
-    /// Time of training of the process that finished it, without that of earlier ones; seconds.
+    /// Training time in the process that finished the cell, seconds. Time in earlier processes is not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
 }
@@ -63,14 +63,14 @@ pub struct Finished {
 #[derive(Debug)]
 pub(super) struct Cells<'a> {
     study: Study<'a>,
-    /// Of each gene and of the ancestor, by name: SHA-256 of the tensors, whatever the record beside them says.
+    /// SHA-256 of the tensors of each gene and of the ancestor, by name. The metadata does not count.
     tensors: BTreeMap<String, String>,
     recipes: BTreeMap<PathBuf, Recipe>,
     path: PathBuf,
     finished: BTreeMap<String, Finished>,
 }
 
-/// Name of the ancestor among what cells depend on; no gene can have it.
+/// Name of the ancestor in [`Cells::tensors`]. No gene can have this name.
 const ANCESTOR: &str = "/ancestor";
 
 impl<'a> Cells<'a> {
@@ -96,7 +96,7 @@ impl<'a> Cells<'a> {
         Ok(self.finished.get(&self.key(cell)?))
     }
 
-    /// Runs `cell` where it is not finished, and reads the test set where it is wanted.
+    /// Runs `cell` if it is not finished, and measures it on the test set if `test` is true.
     pub(super) fn finish(
         &mut self,
         cell: Cell<'_>,
@@ -137,8 +137,8 @@ impl<'a> Cells<'a> {
         Ok(finished)
     }
 
-    /// The model of `cell`, and how long this process trained it: from the cache, or by a run that continues where
-    /// an earlier one stopped.
+    /// The model of `cell`, and how long this process trained it. The model comes from the cache, or from a run that
+    /// continues where an earlier one stopped.
     fn model(
         &self,
         cell: &Cell<'_>,
@@ -189,7 +189,8 @@ impl<'a> Cells<'a> {
         Model::of(self.study.ancestor, &Device::Cpu)
     }
 
-    /// The classes of the data: the gene's own, or a new head that keeps the rows of classes the gene knows.
+    /// The target for the classes of the data: the gene's own head, or a new head that keeps the rows of the classes
+    /// that the gene knows.
     fn target(&self, cell: &Cell<'_>) -> Target {
         let labels = self.study.data.train.class_names();
         let other = labels != self.gene(cell).meta().labels;
@@ -199,7 +200,7 @@ impl<'a> Cells<'a> {
 
     /// The model before training.
     fn start(&self, cell: &Cell<'_>) -> Result<Model> {
-        // Whether a width that was not trained is of use is what a study may ask.
+        // A study may measure whether an untrained width is of use.
         let (depth, width) = (Some(cell.depth as u64), Some(cell.width as u64));
         let size = SizeRequest { depth, width, allow_untrained_width: true, ..SizeRequest::default() };
         let (gene, ancestor, target) = (self.gene(cell), self.study.ancestor, self.target(cell));
@@ -236,7 +237,7 @@ impl<'a> Cells<'a> {
         Ok(Recipe { data, seed: cell.seed, model: None, start: None, gene: None, optim, ..base.clone() })
     }
 
-    /// Readable, and different wherever the trained model may be.
+    /// The key of a cell. It is readable, and differs wherever the trained model may differ.
     pub(super) fn key(&self, cell: &Cell<'_>) -> Result<String> {
         let Cell { arm, depth, width, epochs, learning_rate_e9, seed } = *cell;
         let gene = arm.gene.as_ref().unwrap_or(&self.study.plan.gene);

@@ -1,4 +1,4 @@
-//! What a study reads, and where it writes.
+//! The inputs of a study, and where it writes.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -8,23 +8,23 @@ use crate::{blueprint::Ancestor, data::DatasetPair, gene::Learngene};
 
 use super::Plan;
 
-/// Where a study reads and writes.
+/// A study: its plan, its inputs and its folders.
 #[derive(Debug, Clone, Copy)]
 pub struct Study<'a> {
-    /// What is measured.
+    /// What to measure.
     pub plan: &'a Plan,
-    /// The genes of the plan by name.
+    /// The genes of the plan, by name.
     pub genes: &'a BTreeMap<String, Learngene>,
     /// The ancestor.
     pub ancestor: &'a Ancestor,
-    /// Its data.
+    /// The data that the plan names.
     pub data: &'a DatasetPair,
-    /// Folder of the table, the plot and the finished cells.
+    /// Folder for the table, the plot and the finished cells.
     pub output: &'a Path,
-    /// Folder of trained models and of the states of runs.
+    /// Folder for trained models and for checkpoints.
     pub cache: &'a Path,
-    /// Threads of computation on the CPU.
+    /// Number of CPU threads.
     pub threads: usize,
-    /// Where is computed.
+    /// Device that trains the models.
     pub device: &'a Device,
 }

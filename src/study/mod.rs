@@ -1,8 +1,8 @@
-//! Studies: ways to a model, by size, epochs of training and seed.
+//! Studies compare ways to make a model, over sizes, epochs of training and seeds.
 //!
-//! Rules that every study keeps: learning rates are picked on held-out training images, separately for each arm and
-//! length; the test set is read for the chosen cells alone; arms that are compared name the same recipe, and so have
-//! the same data, augmentation and batch.
+//! Every study keeps these rules. Learning rates are picked on held-out training images, separately for each arm and
+//! length. The test set is read only for the chosen cells. Arms that are compared name the same recipe, and so have the
+//! same data, augmentation and batch size.
 
 mod cell;
 mod inputs;
@@ -31,7 +31,7 @@ impl<'a> Study<'a> {
     /// Runs every cell that is not finished, then writes the table and the plot.
     ///
     /// # Errors
-    /// Those of training; [`Error::Cancelled`], after which the next run continues where this one stopped.
+    /// Those of training. After [`Error::Cancelled`], the next run continues where this one stopped.
     pub fn run(&self, cancel: &AtomicBool, say: &mut dyn FnMut(&str, Option<RunEvent>)) -> Result<Vec<Row>> {
         let mut cells = cell::Cells::open(*self)?;
         let mut rows = Vec::new();
@@ -51,7 +51,8 @@ impl<'a> Study<'a> {
         Ok(rows)
     }
 
-    /// Names of the cells that are known before a learning rate is picked, and whether each is finished.
+    /// The names of all cells that may run, and whether each is finished. Where a learning rate has yet to be picked,
+    /// the cells of every rate are listed.
     ///
     /// # Errors
     /// Those of opening the finished cells.
@@ -74,7 +75,7 @@ impl<'a> Study<'a> {
         Ok(names)
     }
 
-    /// The cells of an arm at one length and rate.
+    /// The cells of an arm for one number of epochs and one learning rate.
     fn cells(&self, arm: &'a Arm, epochs: u32, learning_rate_e9: u64) -> impl Iterator<Item = Cell<'a>> {
         let width = self.genes[&self.plan.gene].meta().config.width();
         let seeds = arm.seeds.as_ref().unwrap_or(&self.plan.seeds);
@@ -83,14 +84,15 @@ impl<'a> Study<'a> {
         })
     }
 
-    /// The cell at which a learning rate is tried.
+    /// The cell in which a learning rate is tried.
     fn pick_cell(&self, arm: &'a Arm, epochs: u32, learning_rate_e9: u64) -> Option<Cell<'a>> {
         let [depth, width] = arm.pick?;
         let seed = *arm.seeds.as_ref().unwrap_or(&self.plan.seeds).first()?;
         Some(Cell { arm, depth, width, epochs, learning_rate_e9, seed })
     }
 
-    /// The learning rate with the best held-out accuracy at the arm's pick size; the only one where there is one.
+    /// The learning rate with the best held-out accuracy at the arm's pick size. A single rate is taken without a
+    /// trial.
     fn pick(
         &self,
         cells: &mut cell::Cells<'_>,
@@ -120,8 +122,8 @@ impl<'a> Study<'a> {
     }
 }
 
-/// Writes the figures of the gene's models, untuned and tuned, that `rows` holds into the gene file at `path`: means
-/// over seeds. Where two arms measured a size, the first counts.
+/// Writes the accuracies in `rows` of the gene's models, untuned and tuned, into the gene file at `path`. Each is the
+/// mean over seeds. If two arms measured the same size and epochs, the first arm counts.
 ///
 /// # Errors
 /// [`Error::Io`], and those of [`Learngene::from_file`].

@@ -1,4 +1,4 @@
-//! Plans of studies: one TOML file each.
+//! The plan of a study, read from a TOML file.
 
 use std::{
     collections::BTreeSet,
@@ -13,23 +13,24 @@ use crate::{
     nn::Size,
 };
 
-/// Most cells of a study.
+/// Limit on the cells of one arm.
 const MAX_CELLS: usize = 100_000;
 
-/// What is measured.
+/// The plan of a study.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// Name of the data set.
     pub data: String,
-    /// Name of the gene whose figures can be stored.
+    /// Name of the gene in whose file the accuracies can be stored.
     pub gene: String,
-    /// Model file of the ancestor, relative to the plan's folder: the measure, who teaches, and what is selected from.
+    /// Model file of the ancestor, relative to the plan's folder. It is the reference for accuracies, the teacher, and
+    /// the model from which baselines select.
     pub ancestor: PathBuf,
-    /// Seeds of arms that name none.
+    /// Seeds for arms that name none.
     #[serde(default = "one_seed")]
     pub seeds: Vec<u64>,
-    /// What is compared.
+    /// The ways to make a model that are compared.
     pub arms: Vec<Arm>,
 }
 
@@ -37,62 +38,62 @@ fn one_seed() -> Vec<u64> {
     vec![0]
 }
 
-/// Models that are made in one way.
+/// Models that are made in the same way.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Arm {
     /// Name in tables and plots.
     pub name: String,
-    /// Where first values come from.
+    /// Where the initial values come from.
     #[serde(default)]
     pub method: Method,
-    /// The gene of method `gene`, where it is not the plan's.
+    /// The gene for method `gene`, if it is not the plan's.
     #[serde(default)]
     pub gene: Option<String>,
     /// Sizes, `[depth, width]`.
     #[serde(default)]
     pub sizes: Vec<[usize; 2]>,
-    /// Depths; each of them with each of `widths` is a size too.
+    /// Depths. Each of them with each of `widths` is a size too.
     #[serde(default)]
     pub depths: Vec<usize>,
-    /// See `depths`; empty: the gene's trained width.
+    /// Widths for `depths`. If empty: the gene's trained width.
     #[serde(default)]
     pub widths: Vec<usize>,
-    /// Epochs of training; 0 is the model as it starts.
+    /// Numbers of epochs of training; 0 measures the initial model.
     pub epochs: Vec<u32>,
-    /// What is learned from.
+    /// The targets of training.
     #[serde(default)]
     pub taught_by: TaughtBy,
-    /// Recipe whose optimiser and augmentation are used, relative to the plan's folder; its length, learning rate and
-    /// seed are replaced by the cells'. Absent: the recipe of tuning.
+    /// Recipe with the optimiser and the augmentation, relative to the plan's folder. The length, learning rate and
+    /// seed of each cell replace those of the recipe. If absent: the recipe of tuning.
     #[serde(default)]
     pub recipe: Option<PathBuf>,
-    /// Learning rates to pick from, for each number of epochs.
+    /// Learning rates to pick from, separately for each number of epochs.
     #[serde(default)]
     pub learning_rates: Vec<f64>,
     /// Size at which the learning rate is picked, `[depth, width]`.
     #[serde(default)]
     pub pick: Option<[usize; 2]>,
-    /// Seeds, where they are not the plan's.
+    /// Seeds, if they are not the plan's.
     #[serde(default)]
     pub seeds: Option<Vec<u64>>,
 }
 
-/// Targets of training.
+/// What a model learns from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaughtBy {
     /// Cross-entropy against smoothed labels.
     #[default]
     Labels,
-    /// The ancestor's answers alone: `α = 1`, `τ = 1`.
+    /// Only the ancestor's predictions: `α = 1`, `τ = 1`.
     Ancestor,
-    /// Labels and the ancestor's answers in equal parts: `α = 1/2`, `τ = 1`.
+    /// Labels and the ancestor's predictions in equal parts: `α = 1/2`, `τ = 1`.
     Both,
 }
 
 impl TaughtBy {
-    /// `α` of the distillation; absent without a distillation.
+    /// The weight `α` of distillation, or `None` without distillation.
     pub const fn alpha(self) -> Option<f64> {
         match self {
             Self::Labels => None,
@@ -108,7 +109,7 @@ impl Arm {
         self.learning_rates.iter().map(|rate| (rate * 1e9).round() as u64)
     }
 
-    /// Every size once, in order; `width` is the gene's trained width.
+    /// Every size once, in order. `width` is the gene's trained width.
     pub fn sizes(&self, width: usize) -> BTreeSet<Size> {
         let own = [width];
         let widths = if self.widths.is_empty() { own.as_slice() } else { self.widths.as_slice() };
@@ -120,7 +121,7 @@ impl Arm {
     fn check(&self, seeds: usize) -> Result<()> {
         let key = |field: &str| format!("arm \"{}\", {field}", self.name);
         let trained = self.epochs.iter().any(|epochs| *epochs > 0);
-        // Without overflow: a product of what was read.
+        // The numbers come from a file, so their product must not overflow.
         let sizes =
             self.depths.len().saturating_mul(self.widths.len().max(1)).saturating_add(self.sizes.len());
         let cells = sizes.saturating_mul(self.epochs.len()).saturating_mul(seeds);
@@ -144,10 +145,10 @@ impl Arm {
 }
 
 impl Plan {
-    /// Reads and checks a plan; paths in it become relative to the working folder.
+    /// Reads and checks a plan. Its paths become relative to the working folder.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Invalid`] naming key and limit.
+    /// [`Error::Io`]; [`Error::Invalid`], naming the key and the limit.
     pub fn open(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let mut plan: Self =
@@ -167,7 +168,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Names of the genes that it needs.
+    /// Names of the genes that the study needs.
     pub fn genes(&self) -> BTreeSet<&str> {
         let others = self.arms.iter().filter_map(|arm| arm.gene.as_deref());
         others.chain([self.gene.as_str()]).collect()

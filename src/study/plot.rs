@@ -1,4 +1,5 @@
-//! The plot of a study: test accuracy over depth, a panel for each width, a colour and a mark for each arm and length.
+//! The plot of a study: test accuracy over depth. Each width has a panel, and each arm and length has a colour and a
+//! mark.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,7 @@ use plotters::{
 
 use super::table::{Row, plural, series};
 
-/// Okabe & Ito's palette, told apart by everyone.
+/// Okabe and Ito's palette, which colour-blind readers can tell apart.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
@@ -21,26 +22,27 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
     RGBColor(0, 0, 0),
 ];
-/// Height, pixels.
+/// Height of the plot, pixels.
 const HEIGHT: u32 = 480;
-/// Width of a panel that stands alone, and of one among others, pixels.
+/// Width of a single panel, and of each of several panels, pixels.
 const PANEL: [u32; 2] = [800, 300];
 /// Width of the legend, pixels.
 const LEGEND: u32 = 300;
-/// Per cent under the best beyond which a few lower points are put on the edge, so that the others can be told apart.
+/// If only a few points lie more than this many percentage points below the best, they are written at the lower edge,
+/// so that the other points can be told apart.
 const WINDOW: f64 = 10.0;
 
 type Drawn<T> = Result<T, Box<dyn std::error::Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-/// Points of one arm, length and width.
+/// The points of one arm, length and width.
 struct Line {
     arm: String,
     width: usize,
-    /// Place of the arm among the arms; it gives colour and mark.
+    /// Index of the arm and length, which gives the colour and the mark.
     place: usize,
-    /// Depth and mean accuracy over seeds, per cent.
+    /// Depth, and mean accuracy over seeds in per cent.
     points: Vec<(f64, f64)>,
 }
 
@@ -50,7 +52,7 @@ impl Line {
     }
 }
 
-/// The plot of `rows` and, where it is known, the ancestor's accuracy as a level.
+/// Draws `rows`, with the ancestor's accuracy as a dashed line if it is known.
 pub(super) fn svg(rows: &[Row], ancestor: Option<f64>) -> Result<String, String> {
     let mut svg = String::new();
     draw(&mut svg, &lines(rows), ancestor.map(|share| share * 100.0)).map_err(|e| e.to_string())?;
@@ -80,7 +82,8 @@ fn lines(rows: &[Row]) -> Vec<Line> {
     lines
 }
 
-/// Least and greatest accuracy shown: all of them, or, where at most a quarter is far lower, the others.
+/// The range of the accuracy axis. It covers all points, but leaves out those far below the best if they are at most a
+/// quarter of all.
 fn range(lines: &[Line], ancestor: Option<f64>) -> (f64, f64) {
     let mut levels: Vec<f64> =
         lines.iter().flat_map(|line| &line.points).map(|(_, y)| *y).chain(ancestor).collect();
@@ -149,7 +152,7 @@ fn panel(
         chart.draw_series(LineSeries::new(shown.iter().copied(), line.colour().stroke_width(2)))?;
         marks(&mut chart, line, &shown)?;
         for (depth, accuracy) in low {
-            // One above the other, where several arms are this low at a depth.
+            // Numbers of several arms at one depth are stacked.
             let place = under.entry(depth.to_bits()).or_default();
             let style = ("sans-serif", 13).into_font().color(&line.colour());
             let style = style.pos(Pos::new(HPos::Center, VPos::Bottom));
@@ -174,7 +177,7 @@ fn marks(chart: &mut Chart<'_, '_>, line: &Line, points: &[(f64, f64)]) -> Drawn
     Ok(())
 }
 
-/// One row for each arm, for the dashed level, and for the numbers at the lower edge.
+/// The legend: one row for each arm and length, one for the ancestor, and one for the numbers at the lower edge.
 fn key(area: &Area<'_>, lines: &[Line], ancestor: bool, bottom: f64) -> Drawn<()> {
     let mut arms: BTreeMap<usize, &Line> = BTreeMap::new();
     for line in lines {

@@ -13,7 +13,8 @@ use super::{
     table::{Row, Series, plural, series},
 };
 
-/// Writes the table and the plot into the folder `output`; `ancestor` is its accuracy on the test set, where it knows the classes of the data.
+/// Writes the table and the plot into the folder `output`. `ancestor` is the ancestor's accuracy on the test set, if it
+/// knows the classes of the data.
 pub(super) fn write(output: &Path, rows: &[Row], ancestor: Option<f64>) -> Result<()> {
     let columns = series(rows, |row| {
         if row.epochs == 0 { row.arm.clone() } else { format!("{}, {}", row.arm, plural(row.epochs)) }
@@ -31,7 +32,7 @@ fn csv(rows: &[Row]) -> String {
         let Row { arm, method, gene: _, depth, width, epochs, learning_rate, seed, .. } = row;
         let Row { held_out, test, parameters, macs, seconds, .. } = row;
         let seconds = seconds.map_or_else(String::new, |seconds| format!("{seconds:.0}"));
-        // Names of arms are free text.
+        // The name of an arm is free text, so it is quoted.
         let arm = format!("\"{}\"", arm.replace('"', "\"\""));
         let _ = writeln!(
             text,
@@ -41,7 +42,7 @@ fn csv(rows: &[Row]) -> String {
     text
 }
 
-/// Mean, and where there are several the spread, of one size in a column; per cent.
+/// The mean accuracy of one size in a column, and the range if there are several values, per cent.
 fn figure(rows: &[&Row], size: Size) -> Option<String> {
     let found = rows.iter().filter(|row| row.size() == size);
     let found: Vec<f64> = found.map(|row| row.test * 100.0).collect();

@@ -1,4 +1,4 @@
-//! The lines of a study's table, and its columns.
+//! The rows and columns of a study's table.
 
 use serde::Serialize;
 
@@ -10,14 +10,14 @@ use crate::{
 
 use super::{Cell, Finished};
 
-/// One line of the table.
+/// One row of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// Name of the arm.
     pub arm: String,
-    /// Where first values come from.
+    /// Where the initial values come from.
     pub method: Method,
-    /// The gene whose shape, and for method `gene` whose values, it has.
+    /// The gene that gives the model its shape and, for method `gene`, its values.
     pub gene: String,
     /// Transformer blocks.
     pub depth: usize,
@@ -35,17 +35,17 @@ pub struct Row {
     pub test: f64,
     /// Parameters.
     pub parameters: u64,
-    /// Multiply-accumulates of one image.
+    /// Multiply-accumulates for one image.
     pub macs: u64,
-    /// Seconds of training, where this is known.
+    /// Training time, seconds, if it is known.
     pub seconds: Option<f64>,
 }
 
 impl Row {
-    /// The line of a finished cell.
+    /// The row of a finished cell.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the cell's test accuracy was not measured.
+    /// [`Error::Invalid`] if the cell's test accuracy was not measured.
     pub fn new(cell: &Cell<'_>, gene: &str, finished: &Finished) -> Result<Self> {
         let missing = || Error::invalid("cell", format!("{cell:?} was not measured"));
         Ok(Self {
@@ -70,10 +70,10 @@ impl Row {
     }
 }
 
-/// A column of the table: rows of one arm and length.
+/// A column of the table: the rows with one name, such as an arm and a length.
 pub(super) type Series<'a> = (String, Vec<&'a Row>);
 
-/// The rows by what `name` gives, in the order in which the names first come.
+/// Groups the rows by `name`, in the order in which each name first appears.
 pub(super) fn series(rows: &[Row], name: impl Fn(&Row) -> String) -> Vec<Series<'_>> {
     let mut series: Vec<Series<'_>> = Vec::new();
     for row in rows {

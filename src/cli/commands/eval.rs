@@ -1,4 +1,4 @@
-//! `genebank eval`: accuracy of a model.
+//! `genebank eval`: measures the accuracy of a model.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! `genebank init`: from a server, or from genes in this process.
+//! `genebank init`: writes a model, from a server or from genes in this process.
 
 use std::{path::Path, sync::Arc};
 
@@ -64,7 +64,7 @@ async fn remote(
     if path != Path::new(STDOUT) {
         return client.init_model(request, path, report).await;
     }
-    // Nothing is handed on before its digest is known to be right.
+    // Nothing is written to standard output before the digest has been verified.
     let folder = tempfile::tempdir().map_err(Error::io(std::env::temp_dir()))?;
     let path = folder.path().join("model.safetensors");
     let summary = client.init_model(request, &path, report).await?;

@@ -1,4 +1,4 @@
-//! `genebank inspect`: a gene file, a model file, or a gene by name.
+//! `genebank inspect`: shows the contents of a gene file, a model file, or a gene given by name.
 
 use std::path::{Path, PathBuf};
 
@@ -17,16 +17,16 @@ use crate::{
     tensor::TensorFile,
 };
 
-/// Everything that is shown.
+/// Everything that the command shows.
 #[derive(Debug, Serialize)]
 struct Contents {
     file: PathBuf,
     size_bytes: u64,
-    /// Only a gene's.
+    /// Only for a gene.
     gene: Option<GeneSummary>,
-    /// Only a model file's.
+    /// Only for a model file.
     info: Option<ModelInfo>,
-    /// Only a gene's: the model of `--depth` and `--width`.
+    /// Only for a gene: the model of `--depth` and `--width`.
     model: Option<ModelSummary>,
     tensors: Vec<TensorLine>,
 }

@@ -1,4 +1,4 @@
-//! `genebank list`.
+//! `genebank list`: lists the genes.
 
 use crate::{
     bank::{GeneSummary, Registry},

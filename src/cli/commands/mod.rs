@@ -1,4 +1,4 @@
-//! One file for each command.
+//! The commands, one file each.
 
 pub(super) mod eval;
 pub(super) mod init;
@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::error::{Error, Result};
 
-/// A runtime for a command that does one thing.
+/// A single-threaded runtime, for commands that do one thing at a time.
 pub(super) fn small_runtime() -> Result<Runtime> {
     Builder::new_current_thread().enable_all().build().map_err(Error::io("runtime"))
 }

@@ -1,4 +1,4 @@
-//! `genebank plan`: which depth and width is best within a budget.
+//! `genebank plan`: chooses the best depth and width within a budget.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub(in crate::cli) fn run(options: &args::Plan) -> Result<()> {
-    // A plot that cannot be written is refused before anything is computed.
+    // Refuse a plot in another format before computing anything.
     options.plot.as_deref().map_or(Ok(()), check_plot)?;
     let budget = budget_of(options)?;
     let (choices, gene) = match &options.server {
@@ -59,7 +59,7 @@ fn budget_of(options: &args::Plan) -> Result<Budget> {
         (Some(milliseconds), Some(path)) => {
             Some(LatencyBudget { milliseconds, table: LatencyTable::open(path)? })
         }
-        // The one needs the other, as the arguments say.
+        // The parser accepts the two flags only together.
         _ => None,
     };
     Ok(Budget {
@@ -102,7 +102,7 @@ fn labels(options: &args::Plan) -> String {
     limits.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-/// A number with a comma between thousands.
+/// A number with commas as thousands separators.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let comma = |(i, digit): (usize, char)| {

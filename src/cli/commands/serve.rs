@@ -1,4 +1,4 @@
-//! `genebank serve`.
+//! `genebank serve`: runs the server.
 
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;

@@ -1,4 +1,4 @@
-//! `genebank study`: the table and plot of a gene, by one command.
+//! `genebank study`: measures a gene's models, and writes the table and the plot.
 
 use std::collections::BTreeMap;
 

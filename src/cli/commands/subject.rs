@@ -1,4 +1,4 @@
-//! What a command works on: a model file, a gene file, or a gene by name.
+//! The subject of a command: a model file, a gene file, or a gene given by name.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::{
     train::Model,
 };
 
-/// A file that exists, else the gene of that name.
+/// The path of the file if it exists, otherwise of the gene with that name.
 pub(super) fn find(options: &args::Subject) -> Result<PathBuf> {
     let path = Path::new(&options.source);
     if path.is_file() {
@@ -33,13 +33,14 @@ pub(super) fn find(options: &args::Subject) -> Result<PathBuf> {
     Err(Error::NotFound { what: "file or gene", name: options.source.clone(), known })
 }
 
-/// Both kinds of file keep their record under one key; only a gene has stages.
+/// Whether `file` is a gene. Genes and models keep their records under the same key, but only a gene has stages.
 pub(super) fn is_gene(file: &TensorFile) -> bool {
     let record = file.metadata(METADATA_KEY).and_then(|json| serde_json::from_str::<Value>(json).ok());
     record.is_some_and(|record| record.get("stages").is_some())
 }
 
-/// The model file, or the gene's model of the size that is asked for, on `device`; `classes` are those of the data.
+/// Loads the model onto `device`: the model file, or the gene's model of the requested size. `classes` are those of the
+/// data.
 pub(super) fn model(options: &args::Subject, classes: &[String], device: &Device) -> Result<Model> {
     let target = config::target(&options.target, Some(classes))?;
     let path = find(options)?;

@@ -1,4 +1,4 @@
-//! `genebank synthesize`.
+//! `genebank synthesize`: writes a gene of seeded values.
 
 use crate::{
     cli::{args, output},

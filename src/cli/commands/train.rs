@@ -1,4 +1,4 @@
-//! `genebank train`, `learn` and `finetune`: from a recipe, or a few flags, to a file.
+//! `genebank train`, `learn` and `finetune`: train as a recipe or a few flags say, and write the result to a file.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::{
 
 use super::subject;
 
-/// Opens the data set that a run or a measurement is about.
+/// Opens the data set of a run or a measurement.
 pub(super) fn open_data(name: &str, options: &args::RunOptions) -> Result<DatasetPair> {
     data::open(name, &data_root(options.data.as_deref())?)
 }
@@ -85,7 +85,7 @@ fn checkpoint(options: &args::Train) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The result is written; the state would only make the next run of the recipe end at once.
+/// Removes the checkpoint once the result is written. If it stayed, the next run of the recipe would end at once.
 fn remove(checkpoint: &Path) -> Result<()> {
     std::fs::remove_file(checkpoint).map_err(Error::io(checkpoint))
 }
