@@ -1,4 +1,4 @@
-//! What was typed. What it means is in `config`.
+//! The command line as typed. `config` turns it into settings.
 //!
 //! This file changes when the command line does, and for no other reason. It is long because each flag carries its help
 //! text, and flags are easiest to keep alike side by side.
@@ -37,27 +37,27 @@ pub enum Command {
     List(List),
     /// Show what a gene or model file holds
     Inspect(Inspect),
-    /// Choose the depth and width that are best within a budget
+    /// Choose the best depth and width within a budget
     Plan(Plan),
-    /// Train a model as a recipe says: an ancestor, or a control from scratch
+    /// Train a model from a recipe: an ancestor, or a control from scratch
     Train(Train),
-    /// Learn a gene from an ancestor as a recipe says
+    /// Learn a gene from an ancestor, with a recipe
     Learn(Learn),
-    /// Tune a model file, or a gene's model, on a data set
+    /// Tune a model file or a gene's model on a data set
     Finetune(Finetune),
-    /// Measure the accuracy of a model file, or of a gene's model
+    /// Measure the accuracy of a model file or a gene's model
     Eval(Eval),
-    /// Measure a gene's models over depths and tuning epochs, beside controls from scratch
+    /// Measure a gene's models over depths and tuning epochs, and compare them with controls from scratch
     Study(Study),
-    /// Write a gene of seeded values in any shape, to measure a server with; it has learned nothing
+    /// Write a gene of seeded values in any shape, to benchmark a server. It has learned nothing
     Synthesize(Synthesize),
 }
 
 /// Where genes are.
 #[derive(Debug, Clone, Args)]
 pub struct Models {
-    /// Folder of gene files. Without it: `models` in the current folder, else the one that came with the program.
-    /// Every file is checked when it is loaded; one that is broken fails the start
+    /// Folder of gene files. Default: `models` in the current folder if it exists, otherwise the folder that came with
+    /// the program. Every file is checked when it is loaded, and a broken file stops the start
     #[arg(long, value_name = "DIR", env = "GENEBANK_MODELS")]
     pub models: Option<PathBuf>,
 }
@@ -68,24 +68,25 @@ pub struct BankOptions {
     /// Where genes are.
     #[command(flatten)]
     pub models: Models,
-    /// Folder of data sets for tuning. Without it, requests to tune are refused
+    /// Folder of data sets for tuning. Without it, tuning requests are refused
     #[arg(long, value_name = "DIR", env = "GENEBANK_DATA")]
     pub data: Option<PathBuf>,
-    /// Folder of tuned models. They are kept, so that the same request gets the same bytes
+    /// Folder for tuned models. They are kept, so that the same request gets the same bytes
     #[arg(long, value_name = "DIR", default_value = ".cache/genebank")]
     pub store: PathBuf,
-    /// Memory for narrower widths and other element types, beside the genes. Less means that they are made again
+    /// Memory for narrower widths and other element types, in addition to the genes. With less memory, they are
+    /// recomputed more often
     #[arg(long, value_name = "MIB", default_value_t = 512)]
     pub cache_mib: u64,
-    /// Models rendered at the same time; one more call is answered with RESOURCE_EXHAUSTED, one more HTTP
+    /// How many models are rendered at the same time. A further gRPC call gets RESOURCE_EXHAUSTED, and a further HTTP
     /// download waits
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub renders: usize,
-    /// Tuning jobs at the same time; one more is answered with RESOURCE_EXHAUSTED
+    /// How many tuning jobs run at the same time. A further one gets RESOURCE_EXHAUSTED
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub tunings: usize,
-    /// Where tuning computes: cpu, or cuda:N in a build with CUDA, where genes are then kept too. Models that are not
-    /// tuned are served from memory either way
+    /// Device for tuning: cpu, or cuda:N in a build with CUDA. Genes are then kept on that device too. Models that are
+    /// not tuned are served from main memory in either case
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: String,
 }
@@ -93,28 +94,28 @@ pub struct BankOptions {
 /// `serve`.
 #[derive(Debug, Clone, Args)]
 pub struct Serve {
-    /// Address to listen on. Port 0 picks a free one, which is printed. Beyond loopback, everyone who reaches the
-    /// port gets every gene that --tokens does not make private
+    /// Address to listen on. Port 0 picks a free port and prints it. Beyond loopback, everyone who can reach the port
+    /// can get every gene that --tokens does not make private
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "GENEBANK_LISTEN")]
     pub listen: SocketAddr,
-    /// Gene of requests that name none. Without it: the first in name order
+    /// Gene for requests that name none. Default: the first by name
     #[arg(long, value_name = "NAME")]
     pub default_gene: Option<String>,
-    /// Allow --data with an address beyond loopback: everyone who reaches the port can then start tuning jobs
+    /// Allow --data with an address beyond loopback. Everyone who can reach the port can then start tuning jobs
     #[arg(long)]
     pub allow_remote_tuning: bool,
-    /// TOML file of private genes and of the tokens that open them: `private = ["GENE"]`, and `[[token]]` tables of
-    /// `name` and `sha256`, the SHA-256 of the token in hex. Without it every gene is open to all, and tokens are
+    /// TOML file with private genes and the tokens that open them: `private = ["GENE"]`, and `[[token]]` tables with
+    /// `name` and `sha256`, the SHA-256 of the token in hex. Without it, every gene is open to all, and tokens are
     /// ignored
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
-    /// PEM file of a certificate, with those between it and the authority: the port speaks TLS
+    /// PEM file with the server's certificate and the intermediate certificates. The port then speaks TLS
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
-    /// PEM file of the certificate's private key
+    /// PEM file with the certificate's private key
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// How long open downloads may go on after SIGTERM or ctrl-c; then they are cut
+    /// How long open downloads may continue after SIGTERM or Ctrl-C before they are cut off
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub grace: u64,
     /// Genes, caches and limits.
@@ -125,39 +126,40 @@ pub struct Serve {
 /// Size and form of a model.
 #[derive(Debug, Clone, Args)]
 pub struct SizeOptions {
-    /// Transformer blocks. Without it: as many as the gene was trained with
+    /// Transformer blocks. Default: the depth at which the gene was trained
     #[arg(long)]
     pub depth: Option<u64>,
-    /// Embedding dimension, one of the gene's trained widths. Without it: the greatest
+    /// Embedding dimension, one of the gene's trained widths. Default: the largest
     #[arg(long)]
     pub width: Option<u64>,
     /// Element type: f32, f16 or bf16. The 16-bit types are casts and halve the file
     #[arg(long, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
-    /// How layers are dealt to stages: `trained` gives the trained network at the trained depth, `cyclic` is the
-    /// published rule
+    /// How layers are distributed over stages: `trained` gives the trained network at the trained depth, `cyclic` is
+    /// the published rule
     #[arg(long, default_value_t = DepthRule::Trained)]
     pub rule: DepthRule,
-    /// Accept a width that was not trained: the model has the right shape, and no measured quality
+    /// Accept a width that was not trained. The model has the right shape, but no measured quality
     #[arg(long)]
     pub allow_untrained_width: bool,
 }
 
-/// What a model is for, beside its size.
+/// Images and classes of a model.
 #[derive(Debug, Clone, Args)]
 pub struct TargetOptions {
-    /// Height and width of an image, pixels: a multiple of the patch size. Position embeddings are resized as in
-    /// timm. Without it: the gene's
+    /// Height and width of an image, pixels; a multiple of the patch size. Position embeddings are resized as in timm.
+    /// Default: the gene's
     #[arg(long, value_name = "PIXELS")]
     pub image_size: Option<u64>,
-    /// Height and width of a patch, pixels. Patch kernels are resized as in timm. Without it: the gene's
+    /// Height and width of a patch, pixels. Patch kernels are resized as in timm. Default: the gene's
     #[arg(long, value_name = "PIXELS")]
     pub patch_size: Option<u64>,
-    /// Classes in order: names with commas between, or @FILE with one name a line. Rows of the head whose name the
-    /// gene knows are kept, the others are fresh. `dataset`, where there is one: its classes. Without it: the gene's
+    /// Classes in order: names separated by commas, or @FILE with one name per line, or `dataset` for the classes of
+    /// the data set, if the command has one. The head keeps the rows of names that the gene knows, and the other rows
+    /// are fresh. Default: the gene's
     #[arg(long, value_name = "NAMES")]
     pub labels: Option<String>,
-    /// Seed of fresh rows of the head
+    /// Seed for fresh rows of the head
     #[arg(long, value_name = "SEED", default_value_t = 0, requires = "labels")]
     pub head_seed: u64,
 }
@@ -173,46 +175,46 @@ pub struct Init {
     /// Images and classes.
     #[command(flatten)]
     pub target: TargetOptions,
-    /// Where first values come from: `gene`, or a baseline: `scratch` (seeded values), `first-layers` or `uniform` (of
-    /// every axis the first or evenly spaced elements of the gene's ancestor)
+    /// Where the initial values come from: `gene`, or a baseline. `scratch` draws seeded values. `first-layers` and
+    /// `uniform` take the first or evenly spaced elements of every axis of the gene's ancestor
     #[arg(long = "init", value_name = "METHOD", default_value_t = Method::Gene)]
     pub method: Method,
-    /// Seed of the values of `--init scratch`
+    /// Seed for the values of `--init scratch`
     #[arg(long = "init-seed", value_name = "SEED", default_value_t = 0)]
     pub method_seed: u64,
-    /// How tensors are named and laid out: as `timm` or as `transformers` reads them
+    /// Names and layout of the tensors: as `timm` or as `transformers` reads them
     #[arg(long, value_name = "LAYOUT", default_value_t = Layout::Timm)]
     pub layout: Layout,
-    /// File to write, whole or not at all; `-` is standard output
+    /// File to write, completely or not at all. `-` is standard output
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Server to ask, for example http://127.0.0.1:8080. Without it: the genes of --models, in this process
+    /// Server to ask, for example http://127.0.0.1:8080. Without it, this process uses the genes of --models
     #[arg(long, value_name = "URL", env = "GENEBANK_SERVER")]
     pub server: Option<String>,
-    /// How bytes come from a server: `grpc`, `http`, for proxies that speak only HTTP/1.1, or `auto`: over gRPC, and
-    /// files beyond 64 MiB as ranges over 4 connections of HTTP
+    /// How bytes come from a server: `grpc`; `http`, for proxies that speak only HTTP/1.1; or `auto`, which uses gRPC,
+    /// and for files larger than 64 MiB HTTP ranges over 4 connections
     #[arg(long, value_name = "TRANSPORT", default_value_t = Transport::Auto)]
     pub transport: Transport,
-    /// Tune the model on this data set before it is written; needs a length
+    /// Tune the model on this data set before writing it. Needs --tune-epochs or --tune-steps
     #[arg(long, value_name = "NAME", requires = "length")]
     pub tune_dataset: Option<String>,
     /// How long to tune.
     #[command(flatten)]
     pub length: Length,
-    /// Peak learning rate of tuning. Without it: the recipe's
+    /// Peak learning rate of tuning. Default: the recipe's
     #[arg(long, value_name = "RATE", requires = "tune_dataset")]
     pub tune_lr: Option<f64>,
-    /// Seed of order and augmentation while tuning
+    /// Seed for data order and augmentation while tuning
     #[arg(long, default_value_t = 0, requires = "tune_dataset")]
     pub seed: u64,
-    /// Record identity and digests of what was written in this file [default with --locked or without a value:
+    /// Record the identity and digests of the output in this file [default with --locked or without a value:
     /// genebank.lock]
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "genebank.lock")]
     pub lock: Option<PathBuf>,
-    /// Write what the lock file says of this output, to the byte, or fail. The lock file stays as it is
+    /// Write exactly the bytes that the lock file records for this output, or fail. The lock file is not changed
     #[arg(long)]
     pub locked: bool,
-    /// Print what was written as JSON on standard output
+    /// Print a summary of the written model as JSON on standard output
     #[arg(long)]
     pub json: bool,
     /// Genes, caches and limits.
@@ -235,7 +237,7 @@ pub struct Length {
 /// `list`.
 #[derive(Debug, Clone, Args)]
 pub struct List {
-    /// Server to ask. Without it: the genes of --models
+    /// Server to ask. Without it, the genes of --models are used
     #[arg(long, value_name = "URL", env = "GENEBANK_SERVER")]
     pub server: Option<String>,
     /// Print everything as JSON
@@ -249,7 +251,7 @@ pub struct List {
 /// `inspect`.
 #[derive(Debug, Clone, Args)]
 pub struct Inspect {
-    /// What is shown.
+    /// What to show.
     #[command(flatten)]
     pub subject: Subject,
     /// Print everything as JSON
@@ -257,17 +259,17 @@ pub struct Inspect {
     pub json: bool,
 }
 
-/// Data, threads and state of a run.
+/// Data, threads and device of a run.
 #[derive(Debug, Clone, Args)]
 pub struct RunOptions {
     /// Folder of data sets
     #[arg(long, value_name = "DIR", env = "GENEBANK_DATA")]
     pub data: Option<PathBuf>,
-    /// Threads of computation; at most 4 are used while training. Without it: as many as the machine has. The
-    /// result does not depend on it
+    /// Number of threads; training uses at most 4. Default: as many as the machine has. The result does not depend on
+    /// it
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Where to compute: cpu, or cuda:N in a build with CUDA
+    /// Device to compute on: cpu, or cuda:N in a build with CUDA
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: String,
 }
@@ -277,11 +279,11 @@ pub struct RunOptions {
 pub struct Train {
     /// Recipe, a TOML file
     pub recipe: PathBuf,
-    /// File to write: a model, or a gene, whose file must have its name, when the run has ended
+    /// File to write when the run has ended: a model, or a gene. A gene's file must have the gene's name
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
-    /// State of the run, written after every epoch; a run that finds it goes on from there. Without it: OUTPUT
-    /// with the ending .ckpt
+    /// Checkpoint of the run, written after every epoch. A run that finds it continues from there. Default: OUTPUT with
+    /// the extension .ckpt
     #[arg(long, value_name = "FILE")]
     pub checkpoint: Option<PathBuf>,
     /// Data and threads.
@@ -292,7 +294,7 @@ pub struct Train {
 /// `learn`.
 #[derive(Debug, Clone, Args)]
 pub struct Learn {
-    /// Model file of the ancestor. Without it: the recipe's
+    /// Model file of the ancestor. Default: the recipe's
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
     /// Recipe, output and state.
@@ -321,7 +323,7 @@ pub struct Subject {
 #[derive(Debug, Clone, Args)]
 #[group(id = "finetune_length", required = true, multiple = false, args = ["epochs", "steps"])]
 pub struct Finetune {
-    /// What is tuned.
+    /// What to tune.
     #[command(flatten)]
     pub subject: Subject,
     /// Name of the data set
@@ -333,10 +335,10 @@ pub struct Finetune {
     /// Optimiser steps
     #[arg(long, value_name = "N")]
     pub steps: Option<u32>,
-    /// Peak learning rate. Without it: the recipe's
+    /// Peak learning rate. Default: the recipe's
     #[arg(long, value_name = "RATE")]
     pub lr: Option<f64>,
-    /// Seed of order and augmentation
+    /// Seed for data order and augmentation
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Model file to write when the run has ended
@@ -350,13 +352,14 @@ pub struct Finetune {
 /// `eval`.
 #[derive(Debug, Clone, Args)]
 pub struct Eval {
-    /// What is measured.
+    /// What to measure.
     #[command(flatten)]
     pub subject: Subject,
     /// Name of the data set
     #[arg(long, value_name = "NAME", default_value = "fashion-mnist")]
     pub dataset: String,
-    /// Part of it: test, held-out, train or train-full. Choices are made on held-out; test is for the table
+    /// Part of the data set: test, held-out, train or train-full. Use held-out to make choices, and test for final
+    /// results
     #[arg(long, value_name = "PART", default_value = "test")]
     pub split: String,
     /// Also write the logits of every image to this safetensors file, as `logits` [images, classes]
@@ -378,14 +381,14 @@ pub struct Study {
     /// Folder for the table, the plot and the finished cells. A study that finds finished cells does not repeat them
     #[arg(short, long, value_name = "DIR")]
     pub output: PathBuf,
-    /// Folder of trained models and of the states of runs
+    /// Folder for trained models and checkpoints
     #[arg(long, value_name = "DIR", default_value = ".cache/genebank/study")]
     pub cache: PathBuf,
-    /// Print the cells and whether each is finished, and run none. Where a learning rate is to be picked, cells of every
-    /// rate are listed
+    /// List the cells, and whether each is finished, without running any. Where a learning rate has to be picked, the
+    /// cells of every rate are listed
     #[arg(long)]
     pub list: bool,
-    /// Write the measured accuracies into the gene file. Its digest changes, its tensors do not
+    /// Write the measured accuracies into the gene file. This changes its digest, but not its tensors
     #[arg(long)]
     pub store_quality: bool,
     /// Where genes are.
@@ -405,44 +408,44 @@ pub struct Study {
     args = ["parameters", "macs", "bytes", "memory", "latency"]
 )]
 pub struct Plan {
-    /// Name of the gene. Without it: the first in name order, or the server's default
+    /// Name of the gene. Default: the first by name, or the server's default
     pub gene: Option<String>,
-    /// Most parameters. Suffixes k, M and G are thousands, millions and billions
+    /// Maximum number of parameters. The suffixes k, M and G mean thousands, millions and billions
     #[arg(long, value_name = "N", value_parser = quantity::count)]
     pub parameters: Option<u64>,
-    /// Most multiply-accumulates of one forward pass of one image
+    /// Maximum number of multiply-accumulates in one forward pass of one image
     #[arg(long, value_name = "N", value_parser = quantity::count)]
     pub macs: Option<u64>,
-    /// Longest file. Suffixes KiB, MiB and GiB are powers of 1024
+    /// Maximum file size. The suffixes KiB, MiB and GiB are powers of 1024
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     pub bytes: Option<u64>,
-    /// Most memory of one forward pass of one batch in f32: the weights and the largest set of activations
+    /// Maximum memory for one forward pass of one batch in f32: the weights and the largest set of activations
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     pub memory: Option<u64>,
-    /// Most milliseconds of one forward pass of one batch, by --latency-table
+    /// Maximum latency of one forward pass of one batch, milliseconds, from --latency-table
     #[arg(long, value_name = "MS", requires = "latency_table")]
     pub latency: Option<f64>,
-    /// Latencies that were measured on the machine that the model is for: a TOML file of `[[row]]` with depth, width,
-    /// milliseconds and, where it is not 1, batch; or .json with a list "row". Between two rows of one width, latency
-    /// is linear in depth; sizes that no rows enclose are left out
+    /// Latencies measured on the machine that will run the model: a TOML file of `[[row]]` tables with depth, width,
+    /// milliseconds and, if it is not 1, batch; or a .json file with a list "row". Between two rows of one width,
+    /// latency is taken as linear in depth. Sizes outside the measured depths of their width are left out
     #[arg(long, value_name = "FILE", requires = "latency")]
     pub latency_table: Option<PathBuf>,
-    /// Images of the batch that --memory and --latency are about
+    /// Number of images in the batch for --memory and --latency
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub batch: u32,
     /// Element type of the file: f32, f16 or bf16
     #[arg(long, default_value_t = Dtype::F32)]
     pub dtype: Dtype,
-    /// Most sizes to show
+    /// Maximum number of sizes to show
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CHOICES)]
     pub limit: usize,
-    /// Also draw the gene's sizes with their accuracies, the budget and the best size to this SVG file
+    /// Also draw an SVG file that shows the gene's sizes with their accuracies, the budget and the best size
     #[arg(long, value_name = "FILE.svg")]
     pub plot: Option<PathBuf>,
     /// Print the sizes as JSON
     #[arg(long)]
     pub json: bool,
-    /// Server to ask, for example http://127.0.0.1:8080. Without it: the genes of --models
+    /// Server to ask, for example http://127.0.0.1:8080. Without it, the genes of --models are used
     #[arg(long, value_name = "URL", env = "GENEBANK_SERVER")]
     pub server: Option<String>,
     /// Where genes are.
@@ -467,7 +470,8 @@ pub struct Synthesize {
     /// Classes of the head
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub classes: usize,
-    /// Transformer blocks of the auxiliary model; four times as many are served. The defaults are the shape of DeiT-B
+    /// Transformer blocks of the auxiliary model. Up to four times as many are served. The defaults are the shape of
+    /// DeiT-B
     #[arg(long, value_name = "N", default_value_t = 12)]
     pub depth: usize,
     /// Embedding dimension
@@ -476,13 +480,13 @@ pub struct Synthesize {
     /// Attention heads
     #[arg(long, value_name = "N", default_value_t = 12)]
     pub heads: usize,
-    /// Stages, over which the blocks are spread evenly
+    /// Number of stages. The blocks are spread evenly over them
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub stages: usize,
-    /// Narrower widths that are served too, with commas between
+    /// Narrower widths to serve too, separated by commas
     #[arg(long, value_name = "WIDTHS", value_delimiter = ',')]
     pub widths: Vec<usize>,
-    /// Seed of the values
+    /// Seed for the values
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub seed: u64,
 }
