@@ -1,5 +1,6 @@
-//! Imports point down only: the arrows of one package, which a workspace would have enforced. Files do not import one
-//! another in a circle, families are told apart in few places, and names of parameters stand in the schema alone.
+//! Checks the structure of the crate, which a workspace of several packages would enforce. Imports point only
+//! downwards, and no files import one another in a cycle. Only a few places tell families apart, and only the schema
+//! spells the names of parameters.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,7 +20,7 @@ use std::{
 use files::Files;
 use names::{families, parameters, spelled};
 
-/// Layers, highest first; modules of one layer do not import one another. `proto` and `error` are apart: see
+/// The layers, highest first. Modules of the same layer must not import one another. `proto` and `error` have rules in
 /// [`violations`].
 const LAYERS: &[&[&str]] = &[
     &["cli"],
@@ -36,7 +37,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
 ];
 
-/// What only the layers down to `bank` may name.
+/// Crates that only `bank` and the layers above it may name.
 const SERVICE_CRATES: &[&str] = &[
     "tokio",
     "tokio_stream",
@@ -49,19 +50,19 @@ const SERVICE_CRATES: &[&str] = &[
     "hyper",
     "hyper_util",
 ];
-/// What only `cli` may name.
+/// Crates that only `cli` may name.
 const PROGRAM_CRATES: &[&str] = &["clap", "indicatif"];
 
 fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
 }
 
-/// Every first name after `crate::` in `text`, groups `crate::{a, b::c}` included.
+/// Every first name after `crate::` in `text`, including those in groups such as `crate::{a, b::c}`.
 fn imports(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (at, _) in text.match_indices("crate::") {
         let rest = &text[at + "crate::".len()..];
-        // `mycrate::x` is another crate.
+        // `mycrate::x` belongs to another crate.
         if text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
             continue;
         }
@@ -98,13 +99,13 @@ fn head(path: &str) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// Code without comments, so that prose may name anything.
+/// The code of `text` without comments, because comments may name anything.
 fn code(text: &str) -> String {
     let kept = text.lines().map(|line| line.split("//").next().unwrap_or_default());
     kept.collect::<Vec<_>>().join("\n")
 }
 
-/// What is wrong with the imports of a file of `module`.
+/// The violations in the imports of a file of `module`.
 fn violations(module: &str, text: &str) -> Vec<String> {
     let code = code(text);
     let Some(own) = layer(module) else { return vec![format!("module {module} has no layer")] };
@@ -114,7 +115,7 @@ fn violations(module: &str, text: &str) -> Vec<String> {
         let allowed = match layer(&import) {
             Some(layer) => import == module || layer > own,
             None if import == "proto" => speaks_proto,
-            // Names of the crate root that are no modules, for example in a macro.
+            // A name in the crate root that is not a module, for example in a macro.
             None => import.starts_with(char::is_uppercase),
         };
         if !allowed {
@@ -132,7 +133,7 @@ fn violations(module: &str, text: &str) -> Vec<String> {
     wrong
 }
 
-/// Every file in `src`, by its path there, with its text.
+/// The path below `src` and the text of every source file.
 fn sources() -> Vec<(String, String)> {
     fn gather(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -155,12 +156,12 @@ fn sources() -> Vec<(String, String)> {
     files.into_iter().map(read).collect()
 }
 
-/// Whether the file at `path` below `src` is compiled for tests only.
+/// Whether the file at `path` below `src` is compiled only for tests.
 fn is_test(path: &str) -> bool {
     path.split('/').any(|part| part == "tests" || part == "tests.rs")
 }
 
-/// The server answers others, so it asks for the rights of whoever calls, and never takes the owner's.
+/// The server acts for its callers, so it must use the caller's rights and never the owner's.
 #[test]
 fn the_server_takes_no_right_of_the_owner() {
     for (path, text) in sources().iter().filter(|(path, _)| path.starts_with("server/")) {
@@ -210,7 +211,7 @@ fn a_planted_violation_is_found() {
     }
 }
 
-/// The circles among these files.
+/// The import cycles among these files.
 fn circles(sources: &[(&str, &str)]) -> Vec<String> {
     let counted = sources.iter().filter(|(path, _)| *path != "main.rs" && !is_test(path));
     Files::read(counted.copied()).circles()
@@ -227,21 +228,21 @@ fn no_files_import_one_another_in_a_circle() {
 #[test]
 fn a_planted_circle_is_found() {
     let shown = |a: &str, b: &str| vec![format!("a circle of 2 files\n  {a}\n  {b}")];
-    // By `use`, and by a path in the code.
+    // One import by `use`, and one by a path in the code.
     let plain = [("a.rs", "use crate::b::{B as Bee, C};"), ("b.rs", "fn f() { crate::a::A::new() }")];
     assert_eq!(circles(&plain), shown("a.rs -> b.rs: B, C", "b.rs -> a.rs: A"));
-    // Through names that a parent only passes on, and through a module's name.
+    // Imports through names that a parent re-exports, and through the name of a module.
     let passed = [
         ("m/mod.rs", "mod a; mod b; pub use a::A; use b::B;\npub use self::b::B as Bee;"),
         ("m/a.rs", "use super::{Bee, b as other};\nstruct A; fn f() { other::g::<Bee>() }"),
         ("m/b.rs", "use crate::m; fn g() { m::A; }"),
     ];
     assert_eq!(circles(&passed), shown("m/a.rs -> m/b.rs: B, g", "m/b.rs -> m/a.rs: A"));
-    // Between a parent and its child.
+    // A cycle between a parent and its child.
     let parent =
         [("m.rs", "mod a; const N: u8 = 1; fn f() { a::f() }"), ("m/a.rs", "use super::*; fn f() {}")];
     assert_eq!(circles(&parent), shown("m.rs -> m/a.rs: f", "m/a.rs -> m.rs: *"));
-    // A circle of three, one of whose arrows has a name in a nested group.
+    // A cycle of three files. One import is in a nested group.
     let three = [
         ("a.rs", "use crate::b;\nfn f() { b::B }"),
         ("b.rs", "use crate::{x, c::{self, d::D}};"),
@@ -256,7 +257,7 @@ fn a_planted_circle_is_found() {
 #[test]
 fn what_only_looks_like_a_circle_is_none() {
     for sources in [
-        // Tests, comments and texts do not count, nor do declarations of modules.
+        // Tests, comments, string literals and module declarations do not count.
         [("a.rs", "mod b; use crate::c::C;"), ("c.rs", "#[cfg(test)]\nmod tests { use crate::a::A; }")],
         [
             ("a.rs", "use crate::c::C;"),
@@ -267,16 +268,16 @@ fn what_only_looks_like_a_circle_is_none() {
             ("c.rs", "/* crate::a::A */ const Q: char = '\"'; fn f<'a>() { r#\"crate::a::A\"# }"),
         ],
         [("a.rs", "use crate::c::C;"), ("c/tests.rs", "use crate::a::A;")],
-        // A parent that passes names on does not take them, and children may take what it only defines.
+        // A re-export is not an import, and children may import what the parent defines.
         [("m/mod.rs", "mod c; pub use c::{C, D as E}; pub struct P;"), ("m/c.rs", "use super::P;")],
-        // Another crate with the name of a module.
+        // A crate with the same name as a module.
         [("a.rs", "use crate::c::C;"), ("c.rs", "use ::a::A; fn f(a: A) { a.f() }")],
     ] {
         assert!(circles(&sources).is_empty(), "{sources:?}: {:?}", circles(&sources));
     }
 }
 
-/// Where a family may be told from another: in the network, and where its form is written or read.
+/// Whether the file at `path` may tell families apart: in the network, and where a family's form is written or read.
 fn tells_families(path: &str) -> bool {
     let places = ["nn/", "export/"].iter().any(|place| path.starts_with(place));
     places || ["gene/record.rs", "gene/probe.rs"].contains(&path)
@@ -317,7 +318,7 @@ fn names_of_parameters_stand_in_the_schema() {
     let schemas = sources.iter().filter(|(path, _)| is_schema(path));
     let parameters: Vec<String> = schemas.flat_map(|(_, text)| parameters(text)).collect();
     assert!(parameters.iter().any(|name| name == "cls_token"), "{parameters:?}");
-    // Nothing in `tensor` can know a network's names.
+    // `tensor` is below the networks, so it cannot know their names.
     let apart = |path: &str| ["tensor/", "export/"].iter().any(|place| path.starts_with(place));
     let counted = |path: &str| !is_schema(path) && !apart(path) && !is_test(path);
     let mut wrong = Vec::new();

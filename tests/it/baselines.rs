@@ -1,4 +1,4 @@
-//! Other ways to first values than the gene, over every interface.
+//! Baselines, which take their initial values from elsewhere than the gene, over every interface.
 
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ async fn selections_are_the_ancestors_elements() {
         same("head.weight", &take("head.weight", 1));
         same("head.bias", &matrix(&stored, "head.bias"));
         same("pos_embed", &take("pos_embed", 2));
-        // Keys are keys: the second third of the rows is selected from the second third.
+        // Keys stay keys: the second third of the rows is selected from the second third.
         let keys = matrix(&stored, "blocks.0.attn.qkv.weight").i(24..48).unwrap();
         let keys = keys.index_select(&columns, 0).unwrap().index_select(&columns, 1).unwrap();
         let found = matrix(&weights, "blocks.0.attn.qkv.weight").i(8..16).unwrap();
@@ -119,7 +119,7 @@ fn what_a_method_cannot_give_is_refused() {
         assert!(error == Kind::Invalid, "{depth} {width} {seed}: {error:?}");
     }
     assert_eq!(kind(&bank, &request(Method::Gene, 2, 8, 1)), Kind::Invalid);
-    // An ancestor of other classes does not belong to the gene.
+    // An ancestor with other classes does not belong to the gene.
     let path = folder.path().join(format!("ancestors/{GENE}.safetensors"));
     let file = TensorFile::from_bytes(ancestor().into(), "ancestor").unwrap();
     let mut info = Ancestor::from_file(file.clone(), "ancestor").unwrap().info().clone();

@@ -1,4 +1,5 @@
-//! What this project relies on, or guards against, in candle. An upgrade that changes a row announces itself here.
+//! The behaviour of candle on which this project relies, or against which it guards. A candle upgrade that changes any
+//! of it fails here.
 
 use candle_core::{Device, Tensor, Var};
 use genebank::tensor::{Weight, ops};
@@ -31,7 +32,7 @@ fn slices_and_repeats_carry_gradients_to_the_variable() {
     let var = Var::from_tensor(&vector(&[1.0, 2.0, 3.0])).unwrap();
     let slice = var.as_tensor().narrow(0, 0, 2).unwrap();
     let loss = (Tensor::cat(&[&slice, &slice], 0).unwrap().sqr().unwrap()).sum_all().unwrap();
-    // d/dx of 2 x² for what is in the slice, and nothing for what is not.
+    // The derivative of 2 x² inside the slice, and 0 outside.
     assert_eq!(gradient(&loss, &var).unwrap(), [4.0, 8.0, 0.0]);
 }
 

@@ -34,14 +34,14 @@ fn the_script_passes_a_threshold_and_fails_one_that_cannot_be_met() {
     let run = |more: &[(&str, &str)]| script(folder.path(), &url, more);
     let said = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
 
-    // Nothing is pulled that no lock file names.
+    // Without an entry in a lock file, nothing is pulled.
     let unlocked = run(&[("THRESHOLD", "0")]);
     assert_eq!(unlocked.status.code(), Some(3), "{unlocked:?}");
     let lock = ["init", GENE, "--depth", "3", "--server", &url, "-o", "model.safetensors", "--lock"];
     assert!(program().current_dir(folder.path()).args(lock).status().unwrap().success());
     std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
 
-    // Ten classes: a model that says anything at all is right at times.
+    // With ten classes, any model is right for some images.
     let low = run(&[("THRESHOLD", "0.02"), ("DEPTH", "3")]);
     assert!(low.status.success(), "{low:?}");
     let text = String::from_utf8(low.stdout.clone()).unwrap();
@@ -54,7 +54,7 @@ fn the_script_passes_a_threshold_and_fails_one_that_cannot_be_met() {
     assert_eq!(impossible.status.code(), Some(1), "{impossible:?}");
     assert!(said(&impossible).contains("is below 1.01"), "{impossible:?}");
 
-    // Another model than the locked one, and a threshold that is not a number.
+    // First a model that differs from the locked one, then a threshold that is not a number.
     let other = run(&[("THRESHOLD", "0"), ("DEPTH", "2")]);
     assert_eq!(other.status.code(), Some(2), "{other:?}");
     assert!(said(&other).contains("is not the locked"), "{other:?}");

@@ -1,4 +1,4 @@
-//! The program: exit codes, and nothing half-written.
+//! The program: exit codes, and no partly written files.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -139,7 +139,7 @@ fn a_broken_gene_writes_nothing() {
         (
             "offset",
             changed(|bytes| {
-                // The first tensor no longer begins where the data do.
+                // The first tensor no longer begins at the start of the data.
                 let first = b"\"data_offsets\":[0,";
                 let at = bytes.windows(first.len()).position(|window| window == first).unwrap();
                 bytes[at + first.len() - 2] = b'4';
@@ -164,7 +164,7 @@ fn a_broken_gene_writes_nothing() {
         (
             "probe logits differ by nan",
             changed(|bytes| {
-                // Finite weights whose network overflows.
+                // The weights are finite, but the network overflows.
                 let at = bytes.len() - 2000;
                 for (i, value) in bytes[at..].chunks_exact_mut(4).enumerate() {
                     let sign = if i % 2 == 0 { 1.0 } else { -1.0 };

@@ -1,4 +1,4 @@
-//! The client believes nothing that it has not checked.
+//! The client checks everything that a server sends.
 
 use std::{
     collections::BTreeMap,
@@ -24,12 +24,12 @@ use crate::support::entries;
 
 type Script = Vec<Result<proto::InitModelResponse, Status>>;
 
-/// A server that says what it was told to say, and of rests from an offset on.
+/// A server that follows a script, with a separate script for downloads from an offset.
 #[derive(Default)]
 struct Scripted {
     whole: Script,
     rest: Script,
-    /// Offsets that were asked for.
+    /// The requested offsets.
     offsets: Arc<Mutex<Vec<u64>>>,
 }
 
@@ -115,10 +115,10 @@ fn script(events: Vec<Event>) -> Script {
 async fn a_stream_that_keeps_its_word_becomes_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("new/m");
-    // A second header is the tuned file's.
+    // The second header is for the tuned file.
     let events = vec![header(9), header(4), chunk(0, b"ab"), chunk(2, b"cd"), completed(b"abcd", 4)];
     let mut script = script(events);
-    // An event of a later version.
+    // An event from a later version.
     script.insert(2, Ok(proto::InitModelResponse { event: None }));
     let summary = receive(script, &path).await.unwrap();
     assert_eq!(std::fs::read(&path).unwrap(), b"abcd");
@@ -226,7 +226,7 @@ async fn a_header_of_a_killed_run_that_is_none_is_asked_for_again() {
     let (file, manifest) = safetensors();
     let whole = announced(&file, &manifest, &hex(&sha256(&file)));
     let mut rest = whole.clone();
-    // What follows of the file from its ninth byte on.
+    // The rest of the file from its ninth byte on.
     rest[1] = Ok(proto::InitModelResponse {
         event: Some(Event::Chunk(Chunk { offset: 8, data: file[8..].to_vec().into() })),
     });
@@ -270,7 +270,7 @@ async fn bytes_of_a_killed_run_are_not_asked_for_again() {
     for (left, rest, asked) in [
         ("a", vec![header(4), chunk(1, b"bcd"), completed(b"abcd", 4)], &[1][..]),
         ("abcd", vec![header(4), completed(b"abcd", 4)], &[4]),
-        // What lies there is not of this file: all of it is asked for.
+        // The bytes on disk do not belong to this file, so the client requests all of it.
         ("xy", vec![header(4), chunk(2, b"cd"), completed(b"abcd", 4)], &[2]),
         ("", vec![], &[]),
     ] {
@@ -296,7 +296,7 @@ async fn what_arrived_before_the_last_try_is_kept() {
         let offsets = Arc::<Mutex<Vec<u64>>>::default();
         let server = Scripted { whole, rest: vec![Err(lost)], offsets: offsets.clone() };
         receive_from(server, &path).await.unwrap_err();
-        // One try that `retries` allows, after the one that bytes had earned.
+        // The received bytes earned the first try, and `retries` allows one more.
         assert_eq!(offsets.lock().unwrap().as_slice(), [2, 2]);
         assert_eq!(entries(folder.path()), [name.as_str()]);
         assert_eq!(std::fs::read(folder.path().join(&name)).unwrap(), b"ab");

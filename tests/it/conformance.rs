@@ -1,4 +1,5 @@
-//! What a caller may rely on is the same over every transport: each behaviour is one function, called for each way.
+//! Callers can rely on the same behaviour over every transport. Each behaviour is one function, which is called for
+//! each way to a model.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use crate::{
     ways::{ALL, Asked, GOOD, Places, Transport, Way},
 };
 
-/// Runs `behaviour` over every way to the servers of `access`; the failure of each is reported by its name.
+/// Runs `behaviour` over every way to servers with `access`, and reports each failure with the name of the way.
 async fn over_every_way<F>(name: &str, access: Access, behaviour: impl Fn(Way) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -37,7 +38,7 @@ where
     assert!(failures.is_empty(), "\n{failures}");
 }
 
-/// One test for each behaviour, which is given the access of the servers.
+/// Makes one test for each behaviour, with the access of the servers.
 macro_rules! behaviours {
     ($($name:ident: $access:expr;)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,7 +70,7 @@ behaviours! {
 mod behaviour {
     use super::*;
 
-    /// Asks for what the way can say, and compares with the model of this process.
+    /// Requests `asked` if the way can express it, and compares the result with the embedded model.
     async fn agrees(way: &Way, asked: Asked) {
         if way.can_say(asked) {
             let expected = way.places.embedded(asked).await.unwrap().checked();
@@ -140,7 +141,7 @@ mod behaviour {
     pub(super) async fn an_empty_name_is_the_default_gene(way: Way) {
         let empty = Asked { gene: "", ..GOOD };
         if way.transport == Transport::Hub {
-            // The name of a repository has the gene in it.
+            // A repository's name contains the gene, so there is no default.
             is_refused(&way, empty, Kind::NotFound).await;
         } else {
             agrees(&way, empty).await;
@@ -189,7 +190,7 @@ mod behaviour {
 
     pub(super) async fn a_caller_that_leaves_harms_nobody(way: Way) {
         for depth in 55..=64 {
-            // Long, so that much of it has yet to come; another one each time, so that each is rendered.
+            // The models are large, so that much is left to send. Each is different, so that each is rendered.
             way.leave(Asked { depth, ..GOOD }).await;
         }
         agrees(&way, GOOD).await;
@@ -208,12 +209,12 @@ mod behaviour {
         if way.has_tokens() {
             let with = |token| Way { token, ..way.clone() };
             for asked in [GOOD, Asked { depth: 65, ..GOOD }] {
-                // That it is private comes before what is wrong with the request.
+                // The check of the token comes before the check of the request.
                 assert_eq!(with(None).ask(asked).await.err(), Some(Kind::NoToken));
                 assert_eq!(with(Some("hf_other")).ask(asked).await.err(), Some(Kind::BadToken));
             }
             if way.transport != Transport::Hub {
-                // The default gene is no way around it.
+                // Asking for the default gene does not avoid the check.
                 let default = Asked { gene: "", ..GOOD };
                 assert_eq!(with(None).ask(default).await.err(), Some(Kind::NoToken));
             }
@@ -265,8 +266,8 @@ async fn overload_is_refused_before_any_byte_and_an_accepted_get_waits() {
     assert_eq!(refused.kind(), Kind::Overloaded);
     assert!(crate::support::entries(folder.path()).is_empty());
     let path = "/v1/models/tiny/d5-w24.safetensors";
-    // What needs no render is answered all the same.
+    // A request that needs no render is still answered.
     assert_eq!(server.http("HEAD", path, "").await.status, 200);
-    // A GET whose HEAD was answered waits; here, for ever.
+    // The GET of the same file waits for a render, and here it waits for ever.
     assert!(tokio::time::timeout(Duration::from_millis(300), server.get(path)).await.is_err());
 }

@@ -1,4 +1,4 @@
-//! Data in the formats in which people have them, from their files to a trained model.
+//! Data in common file formats, from the files to a trained model.
 
 use std::process::{Command, Output};
 

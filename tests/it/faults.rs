@@ -1,4 +1,5 @@
-//! kill -9 of server and client in the middle of a download: the file is whole or not there, and in the end it is there.
+//! Kills server and client with SIGKILL in the middle of a download. The file is always complete or absent, and in the
+//! end it is there.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -19,7 +20,7 @@ use crate::{proxy::Proxy, support::program};
 const SEED: u64 = 11;
 const KILLS: usize = 50;
 
-/// A process that ends with this.
+/// A process that is killed when this is dropped.
 struct Process(Child);
 
 impl Process {
@@ -27,7 +28,7 @@ impl Process {
         Self(command.stderr(Stdio::null()).spawn().unwrap())
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -40,19 +41,19 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // One that has ended cannot be killed.
+        // This fails if the process has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A number from the seed.
+/// A number drawn from the seed.
 fn random(label: &str, number: usize, below: u64) -> u64 {
     let digest = sha256(format!("{SEED} {label} {number}").as_bytes());
     u64::from_le_bytes(digest[..8].try_into().unwrap()) % below
 }
 
-/// Starts a server that has loaded its genes.
+/// Starts a server and waits until it has loaded its genes.
 fn serve(folder: &Path, listen: SocketAddr) -> (Process, SocketAddr) {
     let mut command = program();
     command.arg("serve").arg("--models").arg(folder).args(["--listen", &listen.to_string()]);
@@ -69,7 +70,7 @@ fn init(proxy: &Proxy, path: &Path) -> Process {
     Process::start(command.args(["init", "big", "--server", &proxy.url()]).arg("-o").arg(path))
 }
 
-/// Looks at the final name all the time: what is there is never a part.
+/// Watches the final name, where there must never be a partial file.
 struct Watch {
     stop: Arc<AtomicBool>,
     watching: Option<std::thread::JoinHandle<Vec<u64>>>,
@@ -115,7 +116,7 @@ fn fifty_kills_leave_a_whole_file_or_none() {
     synthesize.args(["synthesize", "--depth", "4"]).args(shape).arg(models.join("big.safetensors"));
     assert!(synthesize.output().unwrap().status.success());
 
-    // A separate address: in the time between a kill and a start no other test can take the port.
+    // On a separate address, no other test can take the port between a kill and a start.
     let host = if cfg!(target_os = "linux") { "127.0.0.77:0" } else { "127.0.0.1:0" };
     let (mut server, address) = serve(&models, host.parse().unwrap());
     let proxy = Proxy::start(address);
@@ -134,7 +135,7 @@ fn fifty_kills_leave_a_whole_file_or_none() {
     };
     let (mut done, mut files) = ([0, 0], 0);
     let mut client = init(&proxy, &path);
-    // Downloads end too, so there are more points than kills.
+    // Some downloads end before the kill, so there are more points than kills.
     for point in 0.. {
         if done.iter().sum::<usize>() == KILLS {
             break;
@@ -162,7 +163,7 @@ fn fifty_kills_leave_a_whole_file_or_none() {
         }
         done[victim] += 1;
     }
-    // One that lost its server too often has given up, and is asked again.
+    // A client that lost its server too often has given up, so start it again.
     while !client.0.wait().unwrap().success() {
         client = init(&proxy, &path);
     }

@@ -1,4 +1,4 @@
-//! gRPC as it is framed here is what the generated service says, from any byte on.
+//! The server's own gRPC framing gives the same responses as the generated service, from any byte on.
 
 use genebank::proto::{
     DownloadModelRequest, InitModelRequest, InitModelResponse, gene_bank_client::GeneBankClient,
@@ -9,7 +9,7 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{GENE, Server};
 
-/// Metadata that asks for the generated service.
+/// Metadata key that selects the generated service.
 const FRAMES: &str = "genebank-frames";
 
 async fn client(server: &Server) -> GeneBankClient<Channel> {

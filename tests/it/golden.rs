@@ -1,4 +1,5 @@
-//! Parity with timm: logits, loss, every gradient and ten AdamW steps, from `tests/golden/generate.py`.
+//! Agreement with timm in logits, loss, every gradient and ten AdamW steps. The values come from
+//! `tests/golden/generate.py`.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -9,7 +10,7 @@ use genebank::{
     train::{Decay, Objective, Optim, Shard, classify::Classification, optim::AdamW, recipe::Length},
 };
 
-/// Largest difference as a share of the norm; measured 8e-7 at most, over logits and all gradients.
+/// Largest allowed difference relative to the norm. The largest measured one is 8e-7, over logits and all gradients.
 const TOLERANCE: f32 = 5e-6;
 
 struct Golden {
@@ -132,7 +133,7 @@ fn ten_steps_follow_pytorchs_adamw() {
     let mut adamw = AdamW::new(&params, &decay, 2);
     for (step, expected) in golden.values("losses").into_iter().enumerate() {
         let (loss, gradients) = golden.loss(&params);
-        // Measured 2e-6 at most; differences grow with the steps.
+        // The largest measured difference is 2e-6. Differences grow with the steps.
         assert!((loss - expected).abs() < 2e-5 * expected, "step {step}: {loss} {expected}");
         adamw.step(&params, &gradients, 0.0, &optim, 1e-2, step as u64).unwrap();
     }

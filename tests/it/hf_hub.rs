@@ -1,4 +1,4 @@
-//! The Rust client of the Hub, in both its generations, as it is published: only the endpoint is set.
+//! Both generations of the Hub's Rust client, as published. The tests only point them at another endpoint.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ const NAME: &str = "tiny-d5-w24";
 const REPOSITORY: &str = "genebank/tiny-d5-w24";
 const FILES: [&str; 4] = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"];
 
-/// A server, what its clients asked it, and their cache.
+/// A server, a proxy that records the requests of its clients, and their cache.
 struct Hub {
     server: Server,
     proxy: Proxy,
@@ -35,7 +35,7 @@ impl Hub {
         model["sha"].as_str().unwrap().to_owned()
     }
 
-    /// Compares a file that a client wrote.
+    /// Compares a file that a client wrote with the served one.
     async fn is_served(&self, name: &str, path: &Path) {
         let written = std::fs::read(path).unwrap();
         let served = self.server.get(&format!("/{REPOSITORY}/resolve/main/{name}")).await.body;
@@ -51,7 +51,7 @@ fn methods(requests: &[String]) -> Vec<&str> {
     requests.iter().map(|line| line.split(' ').next().unwrap()).collect()
 }
 
-/// Version 0.5, which blocks.
+/// Version 0.5, which is blocking.
 mod generation_0 {
     use hf_hub_05::{
         Cache, Repo, RepoType,
@@ -77,7 +77,7 @@ mod generation_0 {
         for name in ["config.json", "model.safetensors"] {
             let path = tokio::task::block_in_place(|| repository.get(name)).unwrap();
             hub.is_served(name, &path).await;
-            // One byte, for the headers, then all.
+            // The client requests one byte to get the headers, then the whole file.
             assert_eq!(methods(&hub.proxy.requests()), ["GET", "GET"]);
             assert_eq!(tokio::task::block_in_place(|| repository.get(name)).unwrap(), path);
             assert_eq!(hub.proxy.requests(), [""; 0], "a second time");
@@ -136,7 +136,7 @@ mod generation_0 {
     }
 }
 
-/// Version 1, which does not block.
+/// Version 1, which is asynchronous.
 mod generation_1 {
     use hf_hub_1::{HFClient, HFError, HFRepository, RepoTypeModel};
 
@@ -157,7 +157,7 @@ mod generation_1 {
             hub.is_served(name, &path).await;
             assert_eq!(methods(&hub.proxy.requests()), ["HEAD", "GET"]);
             assert_eq!(repository.download_file().filename(name).send().await.unwrap(), path);
-            // The branch may have moved.
+            // The client checks whether the branch has moved.
             assert_eq!(methods(&hub.proxy.requests()), ["HEAD"]);
         }
     }
@@ -188,7 +188,7 @@ mod generation_1 {
     async fn what_does_not_exist_is_not_found() {
         let hub = Hub::start(Access::default()).await;
         let unknown = repository(&hub, None, "none-d5-w24");
-        // Of a download that is not found it says no more, whatever the server said.
+        // The client does not pass on the server's message for a download that is not found.
         let error = unknown.download_file().filename("config.json").send().await.unwrap_err();
         assert!(matches!(error, HFError::EntryNotFound { .. }), "{error}");
         assert!(matches!(unknown.info().send().await.unwrap_err(), HFError::RepoNotFound { .. }));

@@ -1,4 +1,4 @@
-//! Clients that misbehave, and a server that goes away.
+//! Misbehaving clients, and a server that shuts down.
 
 use std::time::Duration;
 
@@ -56,10 +56,10 @@ async fn connections_that_say_too_little_are_closed() {
         stream.write_all(start.as_bytes()).await.unwrap();
         slow.push(stream);
     }
-    // Every connection is taken: this one is answered once they are closed.
+    // All connections are in use, so this one is answered only after they are closed.
     timeout(Duration::from_secs(5), server.get("/healthz")).await.unwrap();
     for mut stream in slow {
-        // An end or a reset: both are closed.
+        // Both an end of stream and a reset mean that the connection is closed.
         let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut Vec::new())).await.unwrap();
     }
 }
@@ -85,7 +85,7 @@ async fn unknown_numbers_are_invalid_arguments() {
         assert_eq!(status.metadata().get("error-kind").unwrap(), word);
         assert!(status.message().len() < 8192);
     }
-    // Beyond the limit of a request; refused before it is read.
+    // The request is larger than the limit, so the server refuses it before reading it.
     let huge = proto::InitModelRequest { gene: "x".repeat(1 << 20), ..Default::default() };
     client.init_model(huge).await.unwrap_err();
     still_serves(&server).await;
@@ -149,7 +149,7 @@ async fn health_and_reflection_answer() {
 #[tokio::test]
 async fn draining_turns_readiness_off_and_ends() {
     let server = Server::start().await;
-    // A connection that is open and idle, and one in the middle of a head.
+    // One connection is open and idle, and one has sent half of its request head.
     let mut idle = TcpStream::connect(server.address).await.unwrap();
     idle.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut start = [0; 12];
@@ -188,7 +188,7 @@ fn every_rule_of_a_genes_record_is_checked() {
     }
 }
 
-/// What a record says beside the gene's own numbers, and what is not JSON of it, is refused as a corrupt file.
+/// A record that breaks a rule of format 1, or has an unknown field, makes the file corrupt.
 #[test]
 fn every_rule_of_format_1_is_checked() {
     use genebank::{blueprint::record::METADATA_KEY, gene::Learngene, tensor::TensorFile};

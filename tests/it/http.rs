@@ -93,7 +93,7 @@ async fn what_is_not_known_is_refused() {
 
 #[tokio::test]
 async fn a_summary_says_what_the_file_will_be() {
-    // No render is allowed, and none is needed.
+    // The server allows no renders, and these requests need none.
     let server = Server::of(genebank::server::Limits::default(), 0).await;
     let summary = server.get(&format!("{FILE}?layout=transformers&summary")).await.json();
     let head = server.http("HEAD", &format!("{FILE}?layout=transformers"), "").await;

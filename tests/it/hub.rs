@@ -34,7 +34,7 @@ fn blob_id(bytes: &[u8]) -> String {
 fn refused(answer: &Answer, status: u16, code: Option<&str>, words: &str) {
     assert_eq!(answer.status, status, "{}", answer.head);
     assert_eq!(answer.header("x-error-code"), code.map(str::to_lowercase).as_deref(), "{}", answer.head);
-    // Heads are read in lower case.
+    // `Answer` holds headers in lower case.
     let message = answer.header("x-error-message").unwrap();
     assert!(message.contains(&words.to_lowercase()), "{words}: {message}");
     assert!(answer.body.is_empty() || answer.json()["error"].as_str().unwrap().contains(words));
@@ -69,7 +69,7 @@ async fn a_file_has_the_same_headers_whole_in_part_and_without_a_body() {
         }
         let etag = head.header("etag").unwrap().trim_matches('"').to_owned();
         if path == "model.safetensors" {
-            // Known before the weights are: it names them, and is not their digest.
+            // The tag must be known before the weights are made, so it is not their digest.
             assert!(etag.len() == 64 && etag.bytes().all(|byte| byte.is_ascii_hexdigit()), "{etag}");
         } else {
             assert_eq!(etag, blob_id(&whole.body), "{path}");
@@ -258,7 +258,7 @@ async fn hostile_requests_are_refused_and_the_server_goes_on() {
         assert_eq!(post(&server, content_type, body).await.status, status, "{body}");
     }
     let paths = api(REPOSITORY, "/paths-info/main");
-    // The length alone is enough: the body is not waited for.
+    // The announced length is enough: the server does not wait for the body.
     let announced = server.http("POST", &paths, "content-length: 9999999999\r\n").await;
     refused(&announced, 413, None, "65536");
     let chunk = format!("transfer-encoding: chunked\r\n\r\n11000\r\n{}\r\n0\r\n\r\n", "x".repeat(0x11000));
@@ -295,7 +295,7 @@ async fn the_list_is_searched_and_paged() {
         assert_eq!(answer.status, 200, "{query}");
         answer.json().as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap().to_owned()).collect()
     };
-    // The test gene was measured at one size.
+    // The test gene was measured at only one size.
     for query in
         ["", "author=genebank", "search=TINY", "filter=timm&filter=depth:3", "gated=False", "limit=1"]
     {
@@ -366,7 +366,7 @@ async fn a_private_gene_needs_a_token_over_every_interface() {
     };
     let caching = server.http("HEAD", &pinned, good).await;
     assert_eq!(caching.header("cache-control"), Some("private, max-age=31536000, immutable"));
-    // A path without a name is the default gene's, and no way around it.
+    // A path without a gene's name means the default gene, which is private too.
     for path in [
         "/v1/models/tiny/d5-w24.safetensors",
         "/v1/models//d5-w24.safetensors",
@@ -413,7 +413,7 @@ async fn tensors(server: &Server, repository: &str) -> TensorFile {
 #[tokio::test]
 async fn layouts_hold_the_same_values_under_other_names() {
     let server = Server::start().await;
-    // Width 24 is stored, width 8 is made.
+    // Width 24 is stored; width 8 is derived from it.
     for size in ["d5-w24", "d2-w8"] {
         for ending in ["", "-f16"] {
             let timm = tensors(&server, &format!("genebank/tiny-{size}{ending}")).await;
@@ -453,7 +453,7 @@ async fn layouts_and_types_have_commits_of_their_own() {
     let layout = server.get("/v1/models/tiny/d5-w24.safetensors?layout=transformers").await;
     let hub = server.get(&resolve(&format!("{REPOSITORY}-hf"), "main", "model.safetensors")).await;
     assert!(layout.body == hub.body);
-    // Fresh values are keyed by timm's names.
+    // Fresh values are drawn by timm's names, so the layout of transformers refuses them.
     for query in
         ["layout=other", "layout=transformers&labels=%5B%22x%22%5D", "layout=transformers&method=scratch"]
     {
@@ -496,9 +496,9 @@ async fn digests(bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn every_byte_of_three_repositories_is_pinned() {
-    // A stored gene: the logits of a probe have other last bits on another processor.
+    // The gene comes from a file, because the last bits of a probe's logits depend on the processor.
     let gene = std::fs::read(golden("gene.safetensors")).unwrap();
-    // A change here is a change of RENDER_VERSION.
+    // If this changes, RENDER_VERSION must change.
     assert_eq!(digests(&gene).await, std::fs::read_to_string(golden("repositories.txt")).unwrap());
 }
 

@@ -1,4 +1,5 @@
-//! kill -9 while training or downloading, then resume: the same bytes as the undisturbed run.
+//! Kills the program with SIGKILL while it trains or downloads. After resuming, the bytes are those of an undisturbed
+//! run.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -65,7 +66,7 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
         let mut child = train(folder.path(), "killed.safetensors");
         let before = std::fs::read(path("killed.ckpt")).ok();
         let start = Instant::now();
-        // A new state was written: the run is in an epoch that will be lost.
+        // When a new state appears, the run is in an epoch that the kill will lose.
         while std::fs::read(path("killed.ckpt")).ok() == before {
             assert!(start.elapsed() < Duration::from_mins(2), "no state was written");
             assert!(child.try_wait().unwrap().is_none(), "the run ended before kill {kill}");
@@ -81,15 +82,15 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
     assert!(!path("killed.ckpt").exists());
 }
 
-/// Bytes of a file in parts that have come, by the record behind them; nothing before there is one.
+/// The number of received bytes in a partial file, according to the record at its end, or 0 if there is no record yet.
 fn recorded(path: &Path, size: u64) -> u64 {
     let bytes = std::fs::read(path).unwrap_or_default();
     let record = bytes.get(size as usize + 16..).unwrap_or_default();
     record.as_chunks().0.iter().map(|number| u64::from_le_bytes(*number)).sum()
 }
 
-/// What is asked for again after a kill, at most: of each of 4 connections the MiB that was not recorded, and what was
-/// on its way between relay and program.
+/// Upper limit on the bytes requested again after a kill: for each of 4 connections the MiB that was not recorded, and
+/// the bytes in transit between relay and program.
 const LOST_BYTES: u64 = 16 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,7 +119,7 @@ async fn a_killed_download_goes_on_to_the_same_bytes() {
     let hidden = || entries(&path("out")).into_iter().find(|name| name.starts_with(".m."));
     let random = RandomState::new();
     for kill in 0..4u64 {
-        // With `auto` the first bytes come over gRPC, and are dropped.
+        // With `auto`, the first bytes come over gRPC and are dropped.
         let transport = if kill % 2 == 0 { "http" } else { "auto" };
         let (bytes, before) = ((1 << 20) + random.hash_one(kill) % (13 << 20), relay.passed());
         let had = if kill == 0 { 0 } else { recorded(&path("out").join(hidden().unwrap()), size) };

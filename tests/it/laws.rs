@@ -1,4 +1,4 @@
-//! Laws of blueprints: the two executors agree bit for bit, and every size is what it says.
+//! Laws of blueprints: the two executors agree bit for bit, and every size gives the model that it announces.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ fn assert_weights(blueprint: &Blueprint, expanded: &Weights, assembled: &TensorF
     for entry in &blueprint.entries {
         let tensor = expanded.get(&entry.name).unwrap();
         assert_eq!(tensor.dtype(), entry.dtype.to_candle());
-        // A cast from f32 that was made on the other side is undone exactly by an upcast and made again.
+        // If the other executor cast the value from f32, the upcast is exact, and casting again gives the same bits.
         let single: Weights = [(entry.name.clone(), tensor.clone())].into_iter().collect();
         let (_, bytes) = single.to_bytes(entry.dtype).unwrap().pop().unwrap();
         let other = assembled.tensor(&entry.name).unwrap();
@@ -64,7 +64,7 @@ fn span(length: usize) -> impl Strategy<Value = Span> {
     (0..length).prop_flat_map(move |start| (start + 1..=length).prop_map(move |end| Span::new(start, end)))
 }
 
-/// A random tensor of the test gene, as one to three rectangles of the same columns, or fresh values.
+/// A random tensor of the test gene, made of one to three rectangles with the same columns, or of fresh values.
 fn entry(index: usize) -> impl Strategy<Value = Entry> {
     let gene = gene();
     let stored: Vec<(String, Vec<usize>)> =
@@ -117,7 +117,7 @@ proptest! {
         let gene = gene();
         let blueprint = gene.blueprint(&size).unwrap();
         assert_executors_agree(&blueprint, gene.file());
-        // Names and shapes are the schema's, and the file says what it is.
+        // Names and shapes match the schema, and the file's record describes the model.
         let config = blueprint.info.config;
         let found: Vec<_> = blueprint.entries.iter().map(|e| (e.name.clone(), e.shape.clone())).collect();
         prop_assert_eq!(config.schema().shapes(), found);
@@ -131,7 +131,7 @@ fn fresh_models_agree_too() {
     assert_executors_agree(&Blueprint::fresh(info(), 3), gene().file());
 }
 
-/// The model as it is served: assembled, read back from bytes.
+/// Logits of the model as served: assembled, and read back from its bytes.
 fn served_logits(gene: &Learngene, size: &SizeRequest, images: &Tensor) -> Vec<f32> {
     let blueprint = gene.blueprint(size).unwrap();
     let weights = Weights::from_file(&assembled(&blueprint, gene.file()), &Device::Cpu).unwrap();
@@ -154,7 +154,7 @@ fn the_trained_depth_is_the_auxiliary_model_bit_for_bit() {
     let gene = gene();
     let images = images(&gene);
     let auxiliary = genebank::gene::store::blueprint(gene.meta(), &SizeRequest::default()).unwrap();
-    // Over variables, as while learning: the graph must not change a bit either.
+    // Over variables, as in training, the graph must not change a bit either.
     let params =
         genebank::tensor::Params::new(&Weights::from_file(gene.file(), &Device::Cpu).unwrap()).unwrap();
     let tape = params.tape(false, std::sync::Arc::default()).unwrap();
@@ -197,7 +197,7 @@ fn a_narrower_tensor_is_a_slice_of_the_wider() {
     let rows = |w: &Weights, name: &str| w.tensor(name).unwrap().to_vec2::<f32>().unwrap();
     let (narrow, wide) = (rows(&narrow, "blocks.1.attn.qkv.weight"), rows(&wide, "stages.1.attn.qkv.weight"));
     for (i, row) in narrow.iter().enumerate() {
-        // q, k and v are three groups of 24 rows; the first 8 of each are kept.
+        // q, k and v are three groups of 24 rows. The first 8 rows of each are kept.
         assert_eq!(row[..], wide[(i / 8) * 24 + i % 8][..8]);
     }
 }
@@ -216,7 +216,7 @@ fn the_report_counts_every_tensor_once() {
     };
     assert_eq!(report(3, 24), Inheritance { copied: 8 + 3 * 12, ..Inheritance::default() });
     assert_eq!(report(4, 24), Inheritance { copied: 8 + 2 * 12, repeated: 2 * 12, ..Inheritance::default() });
-    // The head's bias is as long at every width, and the norms of a trained width are its own.
+    // The head's bias has the same length at every width, and a trained width has its own norms.
     let own = 2 + 3 * 4;
     assert_eq!(
         report(3, 8),
@@ -273,7 +273,7 @@ fn a_model_of_a_resident_gene_shares_no_memory_with_it() {
     let blueprint = gene.blueprint(&SizeRequest { depth: Some(5), ..SizeRequest::default() }).unwrap();
     let first = resident.materialize(&blueprint).unwrap();
     let before = first.to_bytes(Dtype::F32).unwrap();
-    // Training writes in place.
+    // Training writes to variables in place.
     for (_, weight) in first.iter() {
         let var = Var::from_tensor(&weight.tensor().unwrap()).unwrap();
         var.set(&var.zeros_like().unwrap()).unwrap();

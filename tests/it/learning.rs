@@ -1,4 +1,4 @@
-//! Training: no dead parameter, resume, independence of threads, and learning on real images.
+//! Training: every parameter learns, runs resume, results do not depend on threads, and models learn on real images.
 
 use std::{
     path::Path,
@@ -90,7 +90,7 @@ fn first_batch(data: &DatasetPair, recipe: &Recipe, model: &Model) -> Batch {
     loader.batch(&loader.epoch(0), 0).unwrap()
 }
 
-/// Asserts that every parameter has a finite gradient that is not zero, and that every one moves in one step.
+/// Asserts that every parameter has a finite, non-zero gradient, and that every parameter moves in one step.
 fn assert_alive(
     objective: &dyn Objective,
     initial: &Weights,
@@ -149,7 +149,7 @@ fn no_parameter_of_a_gene_is_dead() {
     }
 }
 
-/// A loss that reads the head alone.
+/// A loss that depends only on the head.
 struct Bias;
 
 impl Objective for Bias {
@@ -170,7 +170,7 @@ fn a_parameter_that_the_loss_does_not_read_is_an_error() {
     let mut engine = Engine::new(&model.weights, &decay(&model), &recipe.optim, 2).unwrap();
     let error = engine.gradients(&Bias, &batch, 0).unwrap_err().to_string();
     assert!(error.contains("gradient of blocks.0.attn.proj.bias"), "{error}");
-    // A batch of fewer images than shards leaves shards empty, and no parameter.
+    // With fewer images than shards, some shards are empty, but every parameter still has a gradient.
     let objective = Classification::new(model.info.config, &recipe.optim, 0);
     let values = batch.images.len() / batch.n;
     let (images, labels) = (batch.images[..2 * values].to_vec(), batch.labels[..2].to_vec());
@@ -218,7 +218,7 @@ fn the_teacher_gets_no_gradient_even_where_it_could() {
     assert!(ancestors.gradients().iter().all(|g| *g == 0.0), "the teacher has a gradient");
 }
 
-/// Gradients of the whole loss against central differences of it, in the direction of the gradient of each tensor.
+/// Compares the gradient of the whole loss with central differences, along the gradient of each tensor.
 #[test]
 fn gradients_are_finite_differences() {
     let (data, mut recipe) = (data(), recipe(1));
@@ -234,7 +234,7 @@ fn gradients_are_finite_differences() {
     for (name, span) in spans {
         let gradient = &gradients[span.clone()];
         let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-        // The class token starts small, so the loss bends soon in its direction.
+        // The class token starts small, so the loss soon curves in its direction.
         let step = 2e-3;
         let mut loss_at = |h: f64| {
             let mut moved = start.clone();
@@ -245,12 +245,13 @@ fn gradients_are_finite_differences() {
             engine.gradients(&objective, &batch, 0).unwrap()
         };
         let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
-        // The loss is summed in f32: about 1e-7 / step of noise on the slope.
+        // The loss is summed in f32, so the slope has noise of about 1e-7 / step.
         assert!((slope - norm).abs() < 0.02 * norm + 5e-4, "{name}: slope {slope}, norm {norm}");
     }
 }
 
-/// What a device runs, candle's graph over variables, takes the same steps as the fused operations over a tape.
+/// Asserts that candle's graph over variables, which a device runs, takes the same steps as the fused operations over a
+/// tape.
 fn assert_steps_agree(device: &Device, tolerance: f64) {
     let (data, recipe) = (data(), recipe(1));
     let model = Model::fresh(&recipe, &data.train).unwrap();
@@ -294,7 +295,7 @@ fn a_gpu_takes_the_same_steps() {
     }
 }
 
-/// In half precision every objective computes with casts, on variables of f32.
+/// In half precision, every objective computes with casts, and the variables stay f32.
 #[test]
 fn objectives_in_half_precision_are_near() {
     let (data, recipe) = (data(), recipe(1));
@@ -394,7 +395,7 @@ fn a_resumed_run_is_the_undisturbed_run() {
         watch_held_out: false,
     };
     let whole = run(None).classify(model.clone(), &AtomicBool::new(false), &mut |_| ()).unwrap();
-    // 19 batches make an epoch; the run is cancelled in the second and has the state of the first.
+    // An epoch has 19 batches. The run is cancelled in the second epoch, so its state is from the end of the first.
     let cancel = AtomicBool::new(false);
     let mut stop = |report: RunEvent| {
         if matches!(report, RunEvent::Trainer(Event::Step { step: 30, .. })) {

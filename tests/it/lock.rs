@@ -21,7 +21,7 @@ fn said(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// The gene with one value more or less.
+/// The test gene with another bias in the head.
 fn other_gene() -> Vec<u8> {
     let meta = meta();
     let stored = weights(&meta);
@@ -51,7 +51,7 @@ fn works(source: &[&str], replace: impl FnOnce()) {
     assert_eq!(code(&locked), 0, "{locked:?}");
     assert!(read("m.safetensors") == model && read("genebank.lock") == lock);
 
-    // Another request under the same name.
+    // A different request for the same output.
     let other = with(&["--depth", "5", "--locked"]);
     assert_eq!(code(&other), 2);
     assert!(said(&other).contains("is not the locked"), "{other:?}");
@@ -64,7 +64,7 @@ fn works(source: &[&str], replace: impl FnOnce()) {
     left.sort();
     assert_eq!(left, ["genebank.lock", "m.safetensors"]);
 
-    // A new lock, in a file of another name.
+    // A new lock in another lock file.
     assert_eq!(code(&with(&["--depth", "4", "--lock=other.lock"])), 0);
     assert_eq!(code(&with(&["--depth", "4", "--locked", "--lock=other.lock"])), 0);
     assert!(read("m.safetensors") != model);
@@ -97,7 +97,7 @@ fn a_lock_holds_over_a_server() {
     assert_eq!(code(&with(&["--depth", "4", "--locked"])), 0);
     let model = std::fs::read(folder.path().join("m.safetensors")).unwrap();
     assert_eq!(code(&with(&["--depth", "5", "--locked"])), 2);
-    // The identity is right, and the bytes are not.
+    // The identity matches, but the bytes do not.
     let lock = folder.path().join("genebank.lock");
     let text = std::fs::read_to_string(&lock).unwrap();
     let at = text.find("sha256 = \"").unwrap() + "sha256 = \"".len();

@@ -1,4 +1,4 @@
-//! Behaviour across modules: one binary, one file for each subject.
+//! Tests of behaviour across modules: one binary, with one file for each subject.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! Genes of every depth and several widths.
+//! Genes that serve every depth and several widths.
 
 use std::{
     path::Path,
@@ -102,14 +102,14 @@ fn one_gene_learns_every_width_it_sells() {
         let (info, weights) = gene.expand(&size, &Device::Cpu).unwrap();
         let model = Model { info, weights };
         assert_eq!(model.vit().unwrap().config().width() as u64, width);
-        // Norms of a narrower width are its own, and were trained.
+        // A narrower width has its own norms, and they were trained.
         let norm = |weights: &Weights, name: &str| weights.tensor(name).unwrap().to_vec1::<f32>().unwrap();
         let stored = Weights::from_file(gene.file(), &Device::Cpu).unwrap();
         let own = if width == 16 { "norm.weight".to_owned() } else { format!("norm.weight@w{width}") };
         assert_eq!(norm(&model.weights, "norm.weight"), norm(&stored, &own));
         assert!(norm(&stored, &own).iter().any(|v| *v != 1.0));
     }
-    // The same with one thread: what is drawn belongs to the step.
+    // One thread gives the same gene, because random draws depend only on the step.
     assert_eq!(learn(&recipe, &teacher, 1).0.digest(), gene.digest());
 }
 
@@ -148,7 +148,7 @@ fn a_table_of_answers_holds_what_the_teacher_says() {
     let made =
         |loader: &Loader, images, cancel| Teacher::new(model.vit().unwrap(), loader, images, 2, cancel);
     let teacher = |loader: &Loader, images| made(loader, images, &go_on).unwrap();
-    // Computing two views of every image pays from the third pass on.
+    // Storing the logits of two views of every image pays off from the third pass on.
     let passes = |n: usize| (n * flips.items()) as u64;
     assert!(matches!(teacher(&flips, passes(2)), Teacher::Network(_)));
     let crops = loader(Augment { crop_padding: 2, ..recipe.augment });

@@ -1,4 +1,4 @@
-//! Many first requests for one model are one piece of work.
+//! Many simultaneous first requests for a model cause only one render.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
 
 const REQUESTS: usize = 1_000;
 
-/// What the server says that it rendered.
+/// The number of renders in the server's metrics.
 async fn rendered(server: &Server) -> String {
     let text = String::from_utf8(server.get("/metrics").await.body).unwrap();
     text.lines().find_map(|line| line.strip_prefix("genebank_renders_total ")).unwrap().to_owned()
@@ -27,7 +27,7 @@ async fn a_thousand_first_requests_are_one_render() {
     let server = Arc::new(Server::of(Limits::default(), 1).await);
     assert_eq!(rendered(&server).await, "0");
     let asked = Asked { depth: 9, ..GOOD };
-    // gRPC shares connections, as its clients do; HTTP opens one for each request.
+    // gRPC calls share connections, as its clients do. HTTP opens one connection for each request.
     let channels: Vec<_> = (0..4).map(|_| Endpoint::new(server.url()).unwrap().connect_lazy()).collect();
     let together = Arc::new(tokio::sync::Barrier::new(REQUESTS));
     let mut calls = tokio::task::JoinSet::new();
@@ -50,7 +50,7 @@ async fn a_thousand_first_requests_are_one_render() {
     assert_eq!(digests.len(), 1, "{digests:?}");
     assert_eq!(rendered(&server).await, "1");
 
-    // Another model is another render, and one that is there is none.
+    // Another model needs another render, but a model that exists already does not.
     server.get("/v1/models/tiny/d8-w24.safetensors").await;
     server.get("/v1/models/tiny/d9-w24.safetensors").await;
     assert_eq!(rendered(&server).await, "2");

@@ -1,5 +1,5 @@
-//! What must not move while the code is rearranged: bytes of the bundled genes in every layout and element type,
-//! names of requests, keys of a study's cells, and the name of a tuned model.
+//! Pins what must not change when the code is rearranged: the bytes of the bundled genes in every layout and element
+//! type, the names of requests, the keys of a study's cells, and the name of a tuned model.
 
 use std::{path::Path, process::Command};
 
@@ -18,7 +18,7 @@ const GENES: [&str; 2] = ["fashion-any", "fashion-s"];
 const ENDINGS: [&str; 6] = ["", "-hf", "-f16", "-hf-f16", "-bf16", "-hf-bf16"];
 const FILES: [&str; 4] = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"];
 
-/// Twenty requests of `/v1`, whose entity tags are made of their identities.
+/// Twenty requests to `/v1`. Their entity tags are made from their identities.
 const REQUESTS: [&str; 20] = [
     "fashion-any/d16-w96",
     "fashion-any/d1-w24",
@@ -70,7 +70,7 @@ fn digest(bytes: &[u8]) -> String {
     hex(&sha256(bytes))
 }
 
-/// The bundled genes as a folder that a server may write a store into.
+/// A copy of the bundled genes, in a folder where a server may write its store.
 fn bundled() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("ancestors")).unwrap();
@@ -81,13 +81,13 @@ fn bundled() -> tempfile::TempDir {
     folder
 }
 
-/// A server over `folder`, with the sample of the training data.
+/// A server for the genes in `folder`, with the sample of the training data.
 async fn serve(folder: tempfile::TempDir) -> Server {
     let bank = bank::Config { data: Some(sample_data()), ..bank_config(folder.path()) };
     Server::on(Limits::default(), folder, bank).await
 }
 
-/// One line for each pinned thing: what it is, and its digest or name.
+/// One line for each pinned item: a description, and the digest or name.
 async fn pins() -> String {
     let server = serve(bundled()).await;
     let mut lines = Vec::new();
@@ -117,7 +117,7 @@ async fn pins() -> String {
     lines.join("\n") + "\n"
 }
 
-/// Names of a study's cells.
+/// The keys of a study's cells.
 fn study_keys() -> Vec<String> {
     let folder = tempfile::tempdir().unwrap();
     let plan = folder.path().join("plan.toml");

@@ -1,4 +1,4 @@
-//! Budgets: every way gives the same sizes, they are within the budget, and what is no budget is refused.
+//! Budgets: every interface gives the same sizes, all sizes are within the budget, and invalid budgets are refused.
 
 use std::{
     path::Path,
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 use crate::support::{self, GENE, Server, bank_config, meta, models, weights};
 
-/// Depths 2 to 8 of both widths but for odd depths of the narrow one; deeper is better up to 6.
+/// Depths 2 to 8 of both widths, except the odd depths of the narrow width. Accuracy rises with depth up to 6.
 fn quality() -> Vec<Quality> {
     let cell = |depth: usize, width, value| Quality { depth, width, tuning_epochs: 0, value };
     let wide = [(2, 0.70), (3, 0.80), (4, 0.84), (5, 0.86), (6, 0.87), (7, 0.865), (8, 0.86)];
@@ -68,7 +68,7 @@ fn the_most_accurate_size_within_the_budget_is_first() {
     let all = choose(&gene, &macs(u64::MAX), 100).unwrap();
     assert_eq!(all.sizes.len(), 100);
     assert_eq!(sizes(&all)[..3], [(6, 24), (7, 24), (5, 24)]);
-    // The same accuracy: fewer multiply-accumulates first.
+    // At the same accuracy, the size with fewer multiply-accumulates comes first.
     let at = |size| sizes(&all).iter().position(|s| *s == size).unwrap();
     assert!(at((5, 24)) < at((8, 24)));
     assert_eq!(all.reach.iter().map(|r| (r.width, r.depth)).collect::<Vec<_>>(), [(8, 64), (24, 64)]);
@@ -78,7 +78,7 @@ fn the_most_accurate_size_within_the_budget_is_first() {
     assert_eq!(tight.reach[1].depth, 4);
     let measured = tight.sizes[0].forecast.unwrap();
     assert!(measured.measured && measured.value == 0.84 && measured.is_bounded());
-    // One short of it.
+    // The budget is one multiply-accumulate too small for depth 4.
     assert_eq!(choose(&gene, &macs(macs_of(4, 24) - 1), 1).unwrap().sizes[0].depth, 3);
 }
 
@@ -92,7 +92,7 @@ fn between_and_beyond_measurements_is_said_and_comes_last() {
     let beyond = of(9, 24);
     assert_eq!(beyond.forecast.unwrap().value, 0.86);
     assert!(beyond.warning.as_ref().unwrap().contains("2..=8 of width 24"), "{beyond:?}");
-    // The forecast of depth 1 is the figure of depth 2, so depth 1 would win by its cost.
+    // The forecast for depth 1 equals that for depth 2, so depth 1 would win by its lower cost.
     let first = choices.sizes.iter().position(|c| c.forecast.unwrap().extrapolated).unwrap();
     assert_eq!(first, 7 + 7);
     assert!(choices.sizes[first..].iter().all(|c| c.forecast.unwrap().extrapolated && c.warning.is_some()));
@@ -156,7 +156,7 @@ fn every_budget_is_kept_and_its_edge_is_exact() {
     }
 }
 
-/// 2 ms at depth 7 of width 24, linear from 1 at depth 2; nothing of width 8.
+/// A latency budget. Its table has 1 ms at depth 2 and 3 ms at depth 12 of width 24, and no rows for width 8.
 fn latency(milliseconds: f64) -> LatencyBudget {
     let row = |depth, milliseconds| Latency { depth, width: 24, batch: 1, milliseconds };
     LatencyBudget { milliseconds, table: LatencyTable::new(vec![row(2, 1.0), row(12, 3.0)]).unwrap() }
@@ -167,7 +167,7 @@ fn a_latency_budget_speaks_of_what_its_table_encloses() {
     let gene = gene(quality());
     let budget = |milliseconds| Budget { latency: Some(latency(milliseconds)), ..Budget::default() };
     let choices = choose(&gene, &budget(2.0), 100).unwrap();
-    // Neither depth 1 nor width 8: nothing is known about them.
+    // Depth 1 and width 8 are left out, because the table has no latency for them.
     assert_eq!(choices.sizes.len(), 6);
     assert_eq!(sizes(&choices)[0], (6, 24));
     assert!((choices.sizes[0].milliseconds.unwrap() - 1.8).abs() < 1e-12);
@@ -223,7 +223,7 @@ async fn every_way_gives_the_same_choices() {
     assert_eq!(client.plan_model(GENE, &budget, 30).await.unwrap(), near);
     let query = format!("max_macs={}&max_memory_bytes={}&batch=2&limit=30", macs_of(9, 24), 1 << 20);
     let far = server.get(&format!("/v1/plan?gene={GENE}&{query}")).await;
-    // As text: reading a number back may lose its last bit.
+    // Compare the text, because parsing a number may lose its last bit.
     assert_eq!((far.status, far.body), (200, serde_json::to_vec(&near).unwrap()));
     let timed = Budget { latency: Some(latency(2.0)), dtype: Dtype::Bf16, ..Budget::default() };
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A proxy between a client and a server, which remembers what was asked and can stop at a byte of the answers.
+//! A proxy between client and server. It records the requests, and can stop at a given byte of the responses.
 
 use std::{
     io::{Read as _, Write as _},
@@ -20,11 +20,11 @@ struct State {
 
 #[derive(Default)]
 struct Passed {
-    /// What clients sent.
+    /// Bytes from clients.
     asked: Vec<u8>,
-    /// Bytes of answers that were handed on.
+    /// Number of response bytes that were forwarded.
     answered: u64,
-    /// Byte of the answers beyond which none is handed on.
+    /// Number of response bytes after which nothing more is forwarded.
     stop: Option<u64>,
 }
 
@@ -35,7 +35,7 @@ impl Proxy {
         let shared = state.clone();
         std::thread::spawn(move || {
             for client in listener.incoming() {
-                // Without a server the connection is dropped, as by a host that is up.
+                // If the server is down, the connection is dropped, as by a host that is up.
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(upstream)) else { continue };
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 let state = shared.clone();
@@ -51,21 +51,21 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// Methods and paths of the requests of HTTP/1.1 since the last time.
+    /// Methods and paths of the HTTP/1.1 requests since the last call.
     pub(crate) fn requests(&self) -> Vec<String> {
         let asked = std::mem::take(&mut self.state.passed.lock().unwrap().asked);
         let asked = String::from_utf8_lossy(&asked);
         asked.lines().filter_map(|line| line.strip_suffix(" HTTP/1.1")).map(ToOwned::to_owned).collect()
     }
 
-    /// Hands on `bytes` more of the answers, and no further one.
+    /// Forwards `bytes` more of the responses, and then stops.
     pub(crate) fn stop_after(&self, bytes: u64) {
         let mut passed = self.state.passed.lock().unwrap();
         passed.stop = Some(passed.answered + bytes);
         self.state.changed.notify_all();
     }
 
-    /// Waits until it stands still or `ended` says that it never will. Whether it does.
+    /// Waits until the proxy has stopped, and returns true. Returns false once `ended` returns true.
     pub(crate) fn stands_still(&self, mut ended: impl FnMut() -> bool) -> bool {
         let mut passed = self.state.passed.lock().unwrap();
         while passed.stop.is_some_and(|stop| passed.answered < stop) {
@@ -77,7 +77,7 @@ impl Proxy {
         true
     }
 
-    /// Hands on everything again.
+    /// Forwards everything again.
     pub(crate) fn go_on(&self) {
         self.state.passed.lock().unwrap().stop = None;
         self.state.changed.notify_all();
@@ -90,7 +90,7 @@ impl State {
         bytes.len()
     }
 
-    /// How many of `bytes` may pass, once some may.
+    /// Waits until some of `bytes` may pass, and returns how many.
     fn answer(&self, bytes: &[u8]) -> usize {
         let mut passed = self.passed.lock().unwrap();
         loop {
@@ -106,7 +106,7 @@ impl State {
     }
 }
 
-/// Hands on bytes until one side is gone, as many at a time as `may_pass`.
+/// Forwards bytes until one side closes. `may_pass` says how many may pass at a time.
 fn pass(mut from: TcpStream, mut to: TcpStream, may_pass: impl Fn(&[u8]) -> usize) {
     let mut buffer = vec![0; 16 << 10];
     while let Ok(length @ 1..) = from.read(&mut buffer) {

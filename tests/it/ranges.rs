@@ -1,4 +1,4 @@
-//! Long files over several connections of HTTP: every part is checked, and what arrived is not asked for again.
+//! Large files over several HTTP connections: every part is checked, and bytes that arrived are not requested again.
 
 use std::{
     collections::BTreeMap,
@@ -30,11 +30,11 @@ use crate::{
     support::{GENE, Server, bank_config, entries, gene_bytes, models},
 };
 
-/// Files of any length come in parts of 16 KiB.
+/// Makes files of any length arrive in parts of 16 KiB.
 const SMALL: Ranges = Ranges { above_bytes: 0, part_bytes: 16 << 10, connections: 4 };
 const TAG: &str = "\"one\"";
 
-/// A file of 200 KB whose bytes are all different from their neighbours, and its manifest.
+/// A file of 200 KB with random values, and its manifest.
 fn file() -> (Vec<u8>, String) {
     let values = genebank::tensor::Init::TruncNormal { std_e9: 1_000_000_000 };
     let tensor = |seed, count: usize| {
@@ -59,14 +59,14 @@ fn manifest(file: &[u8], lengths: &[usize]) -> String {
     hex(&sha256(&list))
 }
 
-/// What a scripted server answers to a range.
+/// A scripted server's response to a range request.
 #[derive(Debug, Clone)]
 struct Part {
     status: u16,
     tag: &'static str,
     content_range: String,
     more: &'static str,
-    /// As the header says it; without it the body ends with the connection.
+    /// The Content-Length header. Without it, the body ends with the connection.
     length: Option<usize>,
     body: Vec<u8>,
     close: bool,
@@ -74,12 +74,12 @@ struct Part {
 
 type Change = dyn Fn(&Range<usize>, usize, &mut Part) + Send + Sync;
 
-/// A server of one file that may lie about it.
+/// A server with one file, which may send wrong responses.
 struct Scripted {
     file: Vec<u8>,
     digests: serde_json::Value,
     tag: &'static str,
-    /// What is changed of the answer to a range, whose start was asked for so often before.
+    /// Changes the response to a range. The number says how often a range with this start was requested before.
     change: Box<Change>,
     asked: Mutex<Vec<Range<usize>>>,
 }
@@ -120,7 +120,7 @@ impl Scripted {
         }
     }
 
-    /// Bytes of ranges that were asked for.
+    /// Total length of the requested ranges, bytes.
     fn asked_bytes(&self) -> usize {
         self.asked.lock().unwrap().iter().map(ExactSizeIterator::len).sum()
     }
@@ -128,7 +128,7 @@ impl Scripted {
     async fn serve(self: Arc<Self>, listener: TcpListener) {
         while let Ok((stream, _)) = listener.accept().await {
             let server = self.clone();
-            // A client that goes away ends its connection alone.
+            // A client that leaves ends only its own connection.
             tokio::spawn(async move { server.connection(stream).await });
         }
     }
@@ -224,7 +224,7 @@ async fn parts_add_up_to_the_file() {
     assert_eq!((summary.sha256.as_str(), resumed), (hex(&sha256(&server.file)).as_str(), 0));
     assert_eq!(server.digests["manifest"], summary.manifest);
     assert_eq!(entries(path.parent().unwrap()), ["m"]);
-    // Every byte once, in parts.
+    // Each byte is requested once, in parts.
     let mut asked = server.asked.lock().unwrap().clone();
     asked.sort_by_key(|range| range.start);
     assert!(
@@ -240,7 +240,7 @@ async fn an_answer_that_is_not_the_part_leaves_the_old_file() {
     let path = folder.path().join("m");
     codec::write_atomic(&path, [b"old".as_slice()]).unwrap();
     let of_one = |change: fn(&mut Part)| {
-        // In the middle of the file, whichever connection asks for it.
+        // The change is in the middle of the file, for whichever connection requests it.
         Scripted::new(move |range: &Range<usize>, _, part: &mut Part| {
             if range.contains(&100_000) {
                 change(part);
@@ -288,7 +288,7 @@ async fn an_answer_that_is_not_the_part_leaves_the_old_file() {
         assert_eq!(std::fs::read(&path).unwrap(), b"old", "{reason}");
         assert_eq!(entries(folder.path()), ["m"], "{reason}");
     }
-    // One of both is enough.
+    // One of the two digests is enough.
     for name in ["manifest", "sha256"] {
         let server = Arc::new(Scripted::honest().with_digest(name, ""));
         receive(&server, &path, 0).await.unwrap();
@@ -310,7 +310,7 @@ async fn a_header_beyond_its_limits_ends_the_download() {
     ] {
         let mut server = Scripted::honest();
         server.file.splice(..bytes.len(), bytes.iter().copied());
-        // The file is what its digest says, and no model.
+        // The file matches its digest, but is not a valid model.
         let digest = hex(&sha256(&server.file));
         let server = Arc::new(server.with_digest("sha256", &digest));
         let error = receive(&server, &path, 0).await.unwrap_err();
@@ -344,7 +344,7 @@ async fn what_arrived_of_parts_is_not_asked_for_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m");
     let part = folder.path().join(format!(".m.{}.part", &identity()[..16]));
-    // Of the first part 1000 bytes come, and no more of anything once the rest of it was asked for.
+    // The first part breaks off after 1000 bytes. Once its rest is requested, no part sends anything more.
     let over = AtomicBool::new(false);
     let cut = Arc::new(Scripted::new(move |range, _, part| {
         over.fetch_or(range.start == 1000, Ordering::SeqCst);
@@ -365,7 +365,7 @@ async fn what_arrived_of_parts_is_not_asked_for_again() {
     assert_eq!(server.asked_bytes() as u64 + resumed, server.file.len() as u64);
     assert_eq!(entries(folder.path()), ["m"]);
 
-    // The bytes on disk belong to another file: once the missing ones have arrived, all are requested.
+    // The bytes on disk belong to another file. Once the missing bytes have arrived, the client requests all bytes.
     for damage in [0, 600] {
         std::fs::remove_file(&path).unwrap();
         let mut other = left.clone();
@@ -431,7 +431,7 @@ async fn every_transport_gives_the_same_file() {
         assert!(files.windows(2).all(|pair| pair[0] == pair[1]), "{request:?}");
         assert_eq!((files[0].1.sha256.clone(), entries(folder.path()).len()), (hex(&sha256(&files[0].0)), 1));
     }
-    // Long files leave gRPC, others do not.
+    // Large files switch from gRPC to HTTP, others do not.
     let proxy_of_both = Relay::start(server.address, false).await;
     let client = Client::connect(&proxy_of_both.url()).await.unwrap();
     client.init_model(&requests()[0], &path, |_| {}).await.unwrap();
@@ -439,7 +439,7 @@ async fn every_transport_gives_the_same_file() {
     client.with_ranges(SMALL).init_model(&requests()[0], &path, |_| {}).await.unwrap();
     assert!(proxy_of_both.plain() > 1);
 
-    // HTTP/2 does not pass there.
+    // The old relay does not pass HTTP/2.
     let old = Client::connect_by(&relay.url(), Transport::Grpc).await;
     let refused = match old {
         Ok(client) => client.with_retries(0).init_model(&requests()[0], &path, |_| {}).await.map(drop),

@@ -1,4 +1,4 @@
-//! A relay between client and server that stops when it has passed as many bytes as it may.
+//! A relay between client and server that stops after a given number of bytes.
 
 use std::{
     net::SocketAddr,
@@ -15,18 +15,18 @@ use tokio::{
     time::sleep,
 };
 
-/// Passes bytes; dropping it leaves it running until its runtime ends.
+/// Passes bytes. It runs until its runtime ends, even if this is dropped.
 #[derive(Clone)]
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     passed: Arc<AtomicU64>,
-    /// Connections of HTTP/1.1.
+    /// Number of HTTP/1.1 connections.
     plain: Arc<AtomicU64>,
     limit: Arc<AtomicU64>,
 }
 
 impl Relay {
-    /// To the server at `to`. `old`: it knows HTTP/1.1 alone, and ends what is not.
+    /// Starts a relay to the server at `to`. If `old` is true, it knows only HTTP/1.1 and refuses other connections.
     pub(crate) async fn start(to: SocketAddr, old: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -49,17 +49,17 @@ impl Relay {
         format!("http://{}", self.address)
     }
 
-    /// Bytes of the server that were passed.
+    /// Number of bytes passed from the server.
     pub(crate) fn passed(&self) -> u64 {
         self.passed.load(Ordering::SeqCst)
     }
 
-    /// Connections of HTTP/1.1 so far.
+    /// Number of HTTP/1.1 connections so far.
     pub(crate) fn plain(&self) -> u64 {
         self.plain.load(Ordering::SeqCst)
     }
 
-    /// Passes so many bytes from now on, and then waits.
+    /// Passes this many more bytes, or up to 64 KiB beyond, and then waits.
     pub(crate) fn pass_only(&self, bytes: u64) {
         self.limit.store(self.passed().saturating_add(bytes), Ordering::SeqCst);
     }
@@ -91,7 +91,7 @@ impl Relay {
                 to_client.write_all(&buffer[..count]).await?;
             }
         };
-        // Either side may go at any time: that is what this is for.
+        // Either side may close at any time, which the tests provoke.
         tokio::select! {
             _ = down => {}
             _ = copy(&mut from_client, &mut to_server) => {}

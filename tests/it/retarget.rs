@@ -1,4 +1,4 @@
-//! Models for other classes and images than the gene's.
+//! Models for classes and images that differ from the gene's.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -35,14 +35,14 @@ fn imaged(image_size: u64, patch_size: u64) -> Target {
     Target { image_size: Some(image_size), patch_size: Some(patch_size), head: None }
 }
 
-/// The served file of a size and target.
+/// The served file for a size and a target.
 fn served(gene: &Learngene, size: &SizeRequest, target: &Target) -> Vec<u8> {
     let blueprint = gene.blueprint_for(size, target).unwrap();
     let artifact = assemble(&blueprint, &Slices::new(gene.file().clone(), 24)).unwrap();
     artifact.parts().flat_map(|part| part.to_vec()).collect()
 }
 
-/// Its tensors, upcast.
+/// The tensors of a file, upcast.
 fn weights(bytes: Vec<u8>) -> Weights {
     Weights::from_file(&TensorFile::from_bytes(bytes.into(), "served").unwrap(), &Device::Cpu).unwrap()
 }
@@ -57,7 +57,7 @@ fn rows(weights: &Weights, name: &str) -> Vec<Vec<f32>> {
     tensor.reshape(((), columns)).unwrap().to_vec2().unwrap()
 }
 
-/// Labels in any order; the gene knows some of them.
+/// Labels in any order. The gene knows some of them.
 fn labels() -> impl Strategy<Value = Vec<String>> {
     let all = ["a", "b", "c", "d", "\u{e9},\"&\n", "C", " a"];
     (1..=all.len()).prop_flat_map(move |n| {
@@ -103,7 +103,7 @@ proptest! {
             let other = file.tensor(&name).unwrap();
             prop_assert_eq!((&tensor.shape, &tensor.bytes), (&other.shape, &other.bytes), "{}", name);
         }
-        // The file is the network that it says, and can be run.
+        // The file holds the network that it announces, and the network can be built.
         let model = genebank::nn::Vit::new(blueprint.info.config, &weights(served(&gene, &size, &target)));
         prop_assert_eq!(model.unwrap().config().classes(), blueprint.info.labels.len());
     }
@@ -160,7 +160,7 @@ fn resized_tensors_are_timms() {
         let found = resize.values(&values(&golden, &format!("{case}/stored")), 3);
         let expected = values(&golden, &format!("{case}/resized"));
         assert_eq!(found.len(), expected.len(), "{case}");
-        // timm computes in f32 throughout.
+        // The tolerance allows for timm, which computes everything in f32.
         let largest = expected.iter().fold(0f32, |most, v| most.max(v.abs()));
         let difference = found.iter().zip(&expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
         assert!(difference <= 1e-5 * largest, "{case}: {difference} of {largest}");
@@ -183,7 +183,7 @@ fn only_what_depends_on_images_is_resized() {
         let other = weights(served(&gene, &SizeRequest::default(), &target));
         let differ = own.iter().filter(|(name, _)| values(&own, name) != values(&other, name));
         assert_eq!(differ.map(|(name, _)| name).collect::<Vec<_>>(), resized, "{target:?}");
-        // The class token's position is kept.
+        // The position embedding of the class token is kept.
         assert_eq!(values(&own, "pos_embed")[..24], values(&other, "pos_embed")[..24]);
     }
 }
@@ -199,7 +199,7 @@ fn resized_tensors_are_made_once_and_weighed() {
     let [a, b] = [1, 5].map(|depth| assemble(&blueprint(depth), &slices).unwrap());
     let made = (24 * 36 + 17 * 24) * 4;
     assert_eq!(slices.most_owned_bytes(24, Dtype::F32), made);
-    // Header and lists beside what is made: the cache of models sees all of it.
+    // The file's own bytes are the resized tensors, a header and some lists. The cache of models counts all of them.
     assert!((made..made + 8192).contains(&a.own_bytes()), "{}", a.own_bytes());
     let parts =
         |artifact: &Artifact| -> BTreeSet<_> { artifact.parts().skip(1).map(|p| p.as_ptr()).collect() };
@@ -216,7 +216,7 @@ fn what_is_asked_for_in_vain_changes_no_byte() {
         served(&gene, &SizeRequest::default(), &own)
             == served(&gene, &SizeRequest::default(), &Target::default())
     );
-    // The seed is a part of the name only where it draws something.
+    // The seed is part of the name only if it draws something.
     let identity = |labels: &[&str], seed| {
         gene.blueprint_for(&SizeRequest::default(), &labelled(labels, seed)).unwrap().identity
     };
@@ -233,7 +233,7 @@ fn what_is_asked_for_in_vain_changes_no_byte() {
 
 #[test]
 fn a_request_without_a_target_keeps_its_name() {
-    // The canonical form of a request from before there were targets.
+    // The canonical form of a request before targets existed.
     let gene = gene();
     let form = genebank::blueprint::Identity::form("genebank.model")
         .text(gene.digest())
@@ -329,20 +329,20 @@ fn parameters_in_training_are_not_cut_off() {
         let error = expand(&images, &trained(params).unwrap(), &Device::Cpu).unwrap_err();
         assert!(error.to_string().contains("pos_embed"), "{error}");
     }
-    // candle's own graph goes through kept rows.
+    // In candle's own graph, gradients flow through kept rows.
     let vars = variables.vars().unwrap();
     let plain = vars.iter().map(|(name, var)| (name.clone(), Weight::new(var.as_tensor()).unwrap()));
     let expanded = expand(&head, &plain.clone().collect(), &Device::Cpu).unwrap();
     let gradients = expanded.tensor("head.weight").unwrap().sum_all().unwrap().backward().unwrap();
     let gradient = gradients.get(&vars["head.weight"]).unwrap().to_vec2::<f32>().unwrap();
     assert_eq!(gradient, [[0.0; 24], [1.0; 24], [0.0; 24]]);
-    // Resizing has no backward pass, whoever asks for one.
+    // Resizing has no backward pass in candle's graph either.
     let images = gene.blueprint_for(&SizeRequest::default(), &imaged(16, 4)).unwrap();
     let error = expand(&images, &plain.collect(), &Device::Cpu).unwrap_err();
     assert!(error.to_string().contains("resizing has no gradient"), "{error}");
 }
 
-/// The file over gRPC.
+/// Gets the file over gRPC.
 async fn grpc(server: &Server, request: &ModelRequest) -> Result<Vec<u8>, Error> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
@@ -352,7 +352,7 @@ async fn grpc(server: &Server, request: &ModelRequest) -> Result<Vec<u8>, Error>
     Ok(bytes)
 }
 
-/// The file by the program.
+/// Gets the file with the program.
 fn cli(models: &Path, more: &[&str]) -> std::process::Output {
     std::process::Command::new(env!("CARGO_BIN_EXE_genebank"))
         .args(["init", GENE, "-o", "-", "--models", models.to_str().unwrap()])
@@ -441,7 +441,7 @@ async fn every_way_refuses_the_same() {
         let output = cli(&server.models(), more);
         assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{more:?}");
     }
-    // Beyond what a server takes: refused before it is sent.
+    // The request is larger than a server accepts, so the client refuses to send it.
     let long: Vec<String> = (0..3000).map(|n| format!("{n:0200}")).collect();
     let request = ModelRequest { target: labelled(&long, 0), ..ModelRequest::default() };
     assert_eq!(grpc(&server, &request).await.unwrap_err().kind(), Kind::Invalid);
@@ -449,7 +449,7 @@ async fn every_way_refuses_the_same() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gene_is_tuned_for_the_classes_of_other_data() {
-    // A gene of smaller images and other classes than Fashion-MNIST's: two are the same, at other places.
+    // A gene with smaller images and other classes than Fashion-MNIST. Two classes are the same, at other places.
     let fashion = support::fashion_meta();
     let labels = names(&["x", &fashion.labels[9], "y", &fashion.labels[0]]);
     let raw = genebank::nn::vit::RawVitConfig { classes: 4, image_size: 14, ..fashion.config.into() };

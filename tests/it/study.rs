@@ -1,4 +1,5 @@
-//! A study of seconds: it finishes every cell once, writes table and plot, and stores quality in the gene.
+//! A study that takes seconds. It finishes every cell once, writes the table and the plot, and stores the accuracies in
+//! the gene.
 
 use std::{
     path::Path,
@@ -88,7 +89,7 @@ batch = 100
 learning_rate = 3e-3
 "#;
 
-/// Classes that the gene does not have, from a folder of images.
+/// A plan with classes that the gene does not have, from a folder of images.
 const OTHER: &str = r#"
 data = "fashion-folder"
 gene = "tiny"
@@ -137,9 +138,9 @@ fn a_study_goes_on_where_it_stopped_and_fills_the_gene() {
     let first = genebank(folder, &study);
     assert!(first.contains("epoch 1: loss"), "{first}");
     let table = std::fs::read_to_string(folder.join("out/table.csv")).unwrap();
-    // The arms in order: sizes, by lengths, by seeds.
+    // One term for each arm, in order: its sizes times its lengths times its seeds.
     assert_eq!(table.lines().count(), 1 + 4 + 1 + 2 * 2 + 1 + 1 + 2 + 2 * 2, "{table}");
-    // From one start: the ancestor's answers alone, and labels too.
+    // Two arms from one start: one learns only from the ancestor, the other also from labels.
     let taught = ["-taught-", "-both-"].map(|way| {
         let cache = std::fs::read_dir(folder.join(".cache/genebank/study")).unwrap();
         let mut files = cache.map(|entry| entry.unwrap().path());
@@ -148,7 +149,7 @@ fn a_study_goes_on_where_it_stopped_and_fills_the_gene() {
         Model::open(&file.unwrap()).unwrap().weights.to_bytes(Dtype::F32).unwrap()
     });
     assert!(taught[0].iter().zip(&taught[1]).any(|((_, a), (_, b))| a.bytes != b.bytes));
-    // The first layers at full width are the ancestor itself here.
+    // Here the first layers at full width are the ancestor itself.
     let cell = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
     let ancestor = genebank(folder, &["eval", "work/ancestor.safetensors", "--json"]);
     let accuracy = ancestor.lines().find(|line| line.contains("accuracy")).unwrap();

@@ -1,4 +1,4 @@
-//! A small gene, a server, and raw HTTP.
+//! A small gene, a server and raw HTTP for the tests.
 
 use std::{
     io::Write as _,
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 /// Name of the test gene.
 pub(crate) const GENE: &str = "tiny";
 
-/// What the test gene says about itself: three stages, width 24, heads of 8.
+/// The metadata of the test gene: three stages, width 24, heads of 8.
 pub(crate) fn meta() -> GeneMeta {
     let raw = RawVitConfig {
         image_size: 8,
@@ -59,7 +59,7 @@ pub(crate) fn meta() -> GeneMeta {
     }
 }
 
-/// Seeded values for every tensor of the gene, the norms' scales and biases included.
+/// Seeded values for every tensor of the gene, including the norms' scales and biases.
 pub(crate) fn weights(meta: &GeneMeta) -> Weights {
     let init = genebank::tensor::Init::TruncNormal { std_e9: 200_000_000 };
     let tensor = |spec: &genebank::nn::Spec| {
@@ -71,7 +71,7 @@ pub(crate) fn weights(meta: &GeneMeta) -> Weights {
     meta.specs().iter().map(|spec| (spec.name.clone(), tensor(spec))).collect()
 }
 
-/// The test gene in the shape of Fashion-MNIST.
+/// The metadata of the test gene in the shape of Fashion-MNIST.
 pub(crate) fn fashion_meta() -> GeneMeta {
     let meta = meta();
     let raw = RawVitConfig { image_size: 28, patch_size: 7, classes: 10, ..meta.config.into() };
@@ -83,7 +83,7 @@ pub(crate) fn fashion_meta() -> GeneMeta {
     }
 }
 
-/// The program, without what the environment says.
+/// The program, without the settings of the environment.
 pub(crate) fn program() -> std::process::Command {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_genebank"));
     for name in ["GENEBANK_MODELS", "GENEBANK_SERVER", "GENEBANK_DATA", "GENEBANK_TOKEN"] {
@@ -110,10 +110,10 @@ pub(crate) fn models(bytes: &[u8]) -> TempDir {
     folder
 }
 
-/// The token that opens the test gene where it is private.
+/// The token that opens the test gene if it is private.
 pub(crate) const TOKEN: &str = "hf_secret";
 
-/// The test gene is private.
+/// Access rules in which the test gene is private.
 pub(crate) fn private() -> Access {
     let folder = tempfile::tempdir().unwrap();
     let digest = hex(&sha256(TOKEN.as_bytes()));
@@ -123,7 +123,7 @@ pub(crate) fn private() -> Access {
     Access::open(&path).unwrap()
 }
 
-/// What opens the bank of `models`.
+/// The settings of a bank with the genes in `models`.
 pub(crate) fn bank_config(models: &Path) -> bank::Config {
     bank::Config {
         models: models.to_owned(),
@@ -137,15 +137,15 @@ pub(crate) fn bank_config(models: &Path) -> bank::Config {
     }
 }
 
-/// What `request` means to the owner of the bank.
+/// The bank's quote for `request`, with the rights of the owner.
 pub(crate) fn plan(bank: &Bank, request: &ModelRequest) -> Result<Quote, Error> {
     bank.plan(&bank.owner().admit(&request.gene)?, request)
 }
 
-/// The first CUDA device, where there is one.
+/// The first CUDA device, if there is one.
 pub(crate) fn gpu() -> Option<Device> {
     let opened = genebank::tensor::device::open("cuda:0");
-    // Not through the test's captured output: a skipped test must be seen.
+    // This bypasses the captured output of the test, so that a skipped test is visible.
     opened
         .inspect_err(|error| {
             let mut seen = std::io::stderr();
@@ -154,7 +154,7 @@ pub(crate) fn gpu() -> Option<Device> {
         .ok()
 }
 
-/// A server in this process; dropping it stops it.
+/// A server in this process. Dropping it stops it.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) stop: CancellationToken,
@@ -171,19 +171,19 @@ impl Server {
         Self::of(limits, 4).await
     }
 
-    /// With room for this many renders at the same time.
+    /// Starts a server that allows this many renders at the same time.
     pub(crate) async fn of(limits: Limits, renders: usize) -> Self {
         let models = models(&gene_bytes());
         let bank = bank::Config { renders, ..bank_config(models.path()) };
         Self::on(limits, models, bank).await
     }
 
-    /// Over a new bank.
+    /// Starts a server with a new bank.
     pub(crate) async fn on(limits: Limits, models: TempDir, bank: bank::Config) -> Self {
         Self::guarded(limits, models, bank, Access::default()).await
     }
 
-    /// Over a new bank with private genes.
+    /// Starts a server with a new bank and these access rules.
     pub(crate) async fn guarded(limits: Limits, models: TempDir, bank: bank::Config, access: Access) -> Self {
         let listen = "127.0.0.1:0".parse().unwrap();
         let config = Config { listen, grace: Duration::from_secs(2), limits, bank, access, tls: None };
@@ -205,7 +205,7 @@ impl Server {
         self.http("GET", path, "").await
     }
 
-    /// One request on a new connection. `headers` are whole lines.
+    /// Makes one request on a new connection. `headers` are complete lines.
     pub(crate) async fn http(&self, method: &str, path: &str, headers: &str) -> Answer {
         let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{headers}\r\n");
         let mut stream = TcpStream::connect(self.address).await.unwrap();
@@ -216,7 +216,7 @@ impl Server {
     }
 }
 
-/// An HTTP response, its body as it came.
+/// An HTTP response with its raw body.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) head: String,

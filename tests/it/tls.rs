@@ -1,4 +1,4 @@
-//! The port under TLS: both protocols by ALPN, a certificate that is checked, and files that are refused at the start.
+//! The port with TLS: ALPN chooses between the protocols, clients check the certificate, and bad files stop the start.
 
 use std::{
     path::Path,
@@ -27,11 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{GENE, bank_config, gene_bytes, models};
 
-/// A server under TLS with the test gene.
+/// A server with TLS and the test gene.
 pub(crate) struct Secure {
     pub(crate) url: String,
     roots: RootCertStore,
-    /// Genes, certificate and key.
+    /// Folder of the genes, the certificate and the key.
     folder: TempDir,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -62,7 +62,7 @@ impl Secure {
         Self::guarded(Access::default()).await
     }
 
-    /// With private genes.
+    /// Starts a server with these access rules.
     pub(crate) async fn guarded(access: Access) -> Self {
         let folder = models(&gene_bytes());
         let (tls, roots) = files(folder.path());
@@ -102,13 +102,13 @@ impl Secure {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_protocols_are_spoken_by_alpn() {
     let server = Secure::start().await;
-    // Who names none speaks HTTP/1.1.
+    // A client that names no protocol speaks HTTP/1.1.
     for protocols in [&["http/1.1"][..], &[]] {
         let mut stream = server.connect(protocols).await.unwrap();
         let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         stream.write_all(request).await.unwrap();
         let mut answer = String::new();
-        // A peer that closes without a closing alert is an error, but everything has arrived by then.
+        // A peer that closes without a closing alert causes an error, but all bytes have arrived by then.
         let _ = stream.read_to_string(&mut answer).await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
     }
@@ -116,7 +116,7 @@ async fn both_protocols_are_spoken_by_alpn() {
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     server.connect(&["gopher"]).await.unwrap_err();
 
-    // Who says nothing is not waited for.
+    // The server does not wait for a client that sends nothing.
     let mut silent = TcpStream::connect(server.address()).await.unwrap();
     let closed = tokio::time::timeout(Duration::from_secs(20), silent.read(&mut [0])).await;
     assert_eq!(closed.expect("the handshake has a limit").unwrap_or(0), 0);

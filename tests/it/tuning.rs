@@ -1,4 +1,5 @@
-//! Tuning on the server: progress, one job for one identity, cancelled with its last caller, stored when done.
+//! Tuning on the server: it reports progress, runs one job for each identity, cancels a job with its last caller, and
+//! stores the result.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +34,7 @@ async fn start(bank: &Arc<Bank>, request: &ModelRequest) -> Result<Delivery, Err
     bank.deliver(&support::plan(bank, request)?).await
 }
 
-/// Longer than any test waits.
+/// A length that no test waits for.
 const ENDLESS: Length = Length::Steps(100_000);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,7 +62,7 @@ async fn a_tuned_model_comes_with_progress_and_is_stored_by_identity() {
     assert_eq!(summaries[0].sha256, summaries[1].sha256);
     let read = |name: &str| std::fs::read(out.path().join(name)).unwrap();
     assert!(read("first") == read("second"));
-    // It is another model than the one that was not tuned.
+    // The tuned model differs from the untuned one.
     let plain = ModelRequest { tune: None, ..tuned(Length::Steps(7), 3) };
     client.init_model(&plain, &out.path().join("plain"), |_| ()).await.unwrap();
     let tensor = |name: &str| {
@@ -77,7 +78,7 @@ async fn the_last_caller_to_leave_cancels_the_job() {
     let bank = Arc::new(Bank::open(config(&models)).unwrap());
     let Delivery::Tuning(mut first) = start(&bank, &tuned(ENDLESS, 1)).await.unwrap() else { panic!() };
     first.progress().await.unwrap();
-    // One job is the limit; the same request joins it all the same.
+    // The limit is one job, but the same request can still join it.
     assert_eq!(start(&bank, &tuned(ENDLESS, 2)).await.unwrap_err().kind(), Kind::Overloaded);
     let Delivery::Tuning(mut second) = start(&bank, &tuned(ENDLESS, 1)).await.unwrap() else { panic!() };
     assert_eq!(first.identity(), second.identity());
@@ -88,7 +89,7 @@ async fn the_last_caller_to_leave_cancels_the_job() {
     assert!(!models.path().join("store").exists(), "a cancelled job left a result");
 }
 
-/// Waits until another job may start.
+/// Waits until another job can start.
 async fn wait_until_free(bank: &Arc<Bank>) {
     let free = async {
         while start(bank, &tuned(ENDLESS, 9)).await.is_err_and(|error| error.kind() == Kind::Overloaded) {

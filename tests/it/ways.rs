@@ -1,4 +1,4 @@
-//! Every way to a model, with one interface for the suite in [`crate::conformance`].
+//! The ways to a model, with one interface for the suite in [`crate::conformance`].
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -37,11 +37,11 @@ use crate::{
 pub(crate) enum Transport {
     /// The bank in this process.
     Embedded,
-    /// This crate's own client.
+    /// This crate's client.
     Client,
-    /// gRPC as the server frames it.
+    /// gRPC with the server's own framing.
     Grpc,
-    /// gRPC by the generated service.
+    /// gRPC with the generated service.
     GeneratedGrpc,
     /// gRPC-Web over HTTP/1.1.
     Web,
@@ -50,11 +50,11 @@ pub(crate) enum Transport {
     /// gRPC-Web in base64 over HTTP/1.1.
     WebText,
     Http1,
-    /// Without TLS.
+    /// HTTP/2 without TLS.
     Http2,
     /// The Hub protocol.
     Hub,
-    /// HTTP/2 by ALPN.
+    /// HTTP/2 over TLS, chosen by ALPN.
     Tls,
 }
 
@@ -72,7 +72,7 @@ pub(crate) const ALL: [Transport; 11] = [
     Transport::Tls,
 ];
 
-/// A request as text, so that it can be wrong in every way.
+/// A request in untyped form, so that it can hold any wrong value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
     pub(crate) gene: &'static str,
@@ -112,7 +112,7 @@ impl Asked {
         Ok(ModelRequest { gene, size, target, layout, ..ModelRequest::default() })
     }
 
-    /// Numbers that the message cannot hold become its greatest ones.
+    /// The request as a message. Numbers that the message cannot hold become `u32::MAX`.
     pub(crate) fn message(self) -> proto::InitModelRequest {
         let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let labels = self.labels.map(|labels| labels.iter().map(ToString::to_string).collect());
@@ -162,14 +162,14 @@ impl Asked {
     }
 }
 
-/// The servers of a suite, and who asks them.
+/// The servers of a suite.
 pub(crate) struct Places {
     open: Server,
     secure: Secure,
 }
 
 impl Places {
-    /// With room for one render at a time: one that is not given back stops all that follow.
+    /// Starts servers that allow one render at a time, so that a render that is not released blocks all later ones.
     pub(crate) async fn start(access: Access) -> Self {
         let folder = models(&gene_bytes());
         let bank = genebank::bank::Config { renders: 1, ..bank_config(folder.path()) };
@@ -177,13 +177,13 @@ impl Places {
         Self { open, secure: Secure::guarded(access).await }
     }
 
-    /// The model in this process: what every way must give.
+    /// The embedded model, which every way must give.
     pub(crate) async fn embedded(&self, asked: Asked) -> Result<Got, Error> {
         embedded(&self.open.models(), asked).await
     }
 }
 
-/// The model in this process, of the genes of a folder.
+/// The embedded model, from the genes in a folder.
 pub(crate) async fn embedded(folder: &Path, asked: Asked) -> Result<Got, Error> {
     let bank = Arc::new(Bank::open(bank_config(folder))?);
     let plan = support::plan(&bank, &asked.request()?)?;
@@ -206,7 +206,7 @@ impl Got {
     }
 }
 
-/// One transport to the servers of a suite.
+/// A caller that uses one transport to the servers of a suite.
 #[derive(Clone)]
 pub(crate) struct Way {
     pub(crate) transport: Transport,
@@ -217,30 +217,30 @@ pub(crate) struct Way {
 type Stub = GeneBankClient<BoxCloneService<Request<tonic::body::Body>, Response<tonic::body::Body>, Status>>;
 
 impl Way {
-    /// Whether this way can put `asked` into words.
+    /// Whether this way can express `asked`.
     pub(crate) fn can_say(&self, asked: Asked) -> bool {
         let known = ["timm", "transformers"].contains(&asked.layout);
         let plain = asked.labels.is_none() && asked.image_size.is_none() && !asked.untrained && known;
         self.transport != Transport::Hub || plain
     }
 
-    /// Whether a caller of this way says from which byte on; this crate's own client decides that by itself.
+    /// Whether a caller of this way chooses the first byte. This crate's client chooses it on its own.
     pub(crate) fn has_offsets(&self) -> bool {
         !matches!(self.transport, Transport::Embedded | Transport::Client)
     }
 
-    /// Whether this way asks for tokens.
+    /// Whether this way requires tokens.
     pub(crate) fn has_tokens(&self) -> bool {
         self.transport != Transport::Embedded
     }
 
-    /// What this way calls a failure of `kind`: for the Hub there is no such repository.
+    /// The kind with which this way reports a failure of `kind`. The Hub reports a missing repository.
     pub(crate) fn kind(&self, kind: Kind) -> Kind {
         let unnamed = self.transport == Transport::Hub && matches!(kind, Kind::Invalid | Kind::NotFound);
         if unnamed { Kind::NoRepository } else { kind }
     }
 
-    /// A whole model.
+    /// Requests a whole model.
     pub(crate) async fn ask(&self, asked: Asked) -> Result<Got, Kind> {
         match self.transport {
             Transport::Embedded => self.places.embedded(asked).await.map_err(|error| error.kind()),
@@ -271,7 +271,7 @@ impl Way {
         }
     }
 
-    /// The bytes from `offset` on.
+    /// Requests the bytes from `offset` on.
     pub(crate) async fn rest(&self, asked: Asked, offset: u64) -> Result<Vec<u8>, Kind> {
         let range = format!("bytes={offset}-");
         match self.transport {
@@ -305,7 +305,7 @@ impl Way {
         }
     }
 
-    /// Begins to read a model, and goes away.
+    /// Begins to read a model, and then leaves.
     pub(crate) async fn leave(&self, asked: Asked) {
         match self.transport {
             Transport::Embedded => {
@@ -327,7 +327,7 @@ impl Way {
                     _ = reading => {}
                     _ = begins => {}
                 }
-                // Whole or not at all.
+                // The file must be complete or absent.
                 if path.exists() {
                     let whole = self.places.embedded(asked).await.unwrap().bytes;
                     assert!(std::fs::read(&path).unwrap() == whole);
@@ -354,7 +354,7 @@ impl Way {
         }
     }
 
-    /// Names of the genes that this caller sees.
+    /// Names of the genes that this caller can see.
     pub(crate) async fn genes(&self) -> Result<Vec<String>, Kind> {
         let names = |list: &serde_json::Value, key: &str, start: &str| -> Vec<String> {
             let text =
@@ -375,7 +375,7 @@ impl Way {
             }
             Transport::Hub => {
                 let models = names(&self.get("/api/models", &[]).await?.json(), "id", "genebank/");
-                // The test gene was measured at one size.
+                // The test gene was measured at only one size.
                 Ok(models.iter().map(|model| model.strip_suffix("-d3-w24").unwrap().to_owned()).collect())
             }
             Transport::Grpc
@@ -405,7 +405,7 @@ impl Way {
         Ok(Got { sha256: summary?.sha256, bytes: std::fs::read(&path).unwrap() })
     }
 
-    /// A message with what every call of this way carries.
+    /// A request with the metadata that every call of this way carries.
     fn call<M>(&self, message: M) -> tonic::Request<M> {
         let mut request = tonic::Request::new(message);
         if self.transport == Transport::GeneratedGrpc {
@@ -417,7 +417,7 @@ impl Way {
         request
     }
 
-    /// The generated client over this way.
+    /// The generated client over this transport.
     fn stub(&self) -> Stub {
         let (transport, address) = (self.transport, self.places.open.address);
         let url = self.places.open.url();
@@ -444,7 +444,7 @@ impl Way {
         GeneBankClient::with_origin(service.boxed_clone(), url.parse().unwrap())
     }
 
-    /// A GET over HTTP.
+    /// Sends a GET over HTTP.
     async fn send(&self, path: &str, headers: &[(&str, &str)]) -> Response<Incoming> {
         let places = &self.places;
         let url =
@@ -462,7 +462,7 @@ impl Way {
         wire::send(TcpStream::connect(places.open.address).await.unwrap(), request).await.unwrap()
     }
 
-    /// What a GET gives, or the kind of failure that its answer tells.
+    /// The response to a GET, or the kind of failure that it reports.
     async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Result<Reply, Kind> {
         let reply = Reply::read(self.send(path, headers).await).await;
         if matches!(reply.status, 200 | 206) {
@@ -473,7 +473,7 @@ impl Way {
             let (status, code) = (reply.status, reply.header("x-error-code"));
             assert!(reply.header("x-error-message").is_some(), "{status}");
             let told = |kind: &Kind| (kind.codes().http, kind.codes().hub) == (status, code);
-            // The Hub has no special code for a range.
+            // The Hub has no error code for a bad range.
             let range = (status == 416).then_some(Kind::Invalid);
             return Err(range.or_else(|| Kind::ALL.into_iter().find(told)).expect("the table has it"));
         }
@@ -486,7 +486,7 @@ impl Way {
     }
 }
 
-/// The chunks from `offset` on, and the digest that ends them.
+/// Collects the chunks from `offset` on, and the digest at the end.
 async fn collect(mut stream: Streaming<proto::InitModelResponse>, offset: u64) -> Result<Got, Status> {
     let (mut bytes, mut digest, mut size) = (Vec::new(), None, 0);
     while let Some(message) = stream.message().await? {
@@ -507,7 +507,7 @@ async fn collect(mut stream: Streaming<proto::InitModelResponse>, offset: u64) -
     Ok(Got { bytes, sha256: digest.expect("the digest ends the stream") })
 }
 
-/// The digest of what a call gives, which is the announced one.
+/// The SHA-256 of the model from a call, which must match the announced one.
 pub(crate) async fn sha256_of(channel: Channel, message: proto::InitModelRequest) -> String {
     let answer = GeneBankClient::new(channel).init_model(message).await.unwrap();
     collect(answer.into_inner(), 0).await.unwrap().checked().sha256
@@ -524,7 +524,7 @@ fn kind_of(status: &Status) -> Kind {
     kind
 }
 
-/// A call of gRPC-Web in base64.
+/// Encodes a gRPC-Web call in base64.
 async fn as_text(request: Request<Body>) -> Request<Body> {
     let (mut parts, body) = request.into_parts();
     let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
@@ -534,7 +534,7 @@ async fn as_text(request: Request<Body>) -> Request<Body> {
     Request::from_parts(parts, STANDARD.encode(bytes).into())
 }
 
-/// The answer to such a call, as it would be without base64.
+/// Decodes the response to such a call from base64.
 fn of_text(response: Response<Incoming>) -> Response<Body> {
     use tokio_stream::StreamExt as _;
     let (parts, body) = response.into_parts();

@@ -1,4 +1,4 @@
-//! gRPC-Web: what a browser sends, and the frames of plain gRPC in what it gets.
+//! gRPC-Web: the requests of a browser, and the frames of plain gRPC in the responses.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -27,12 +27,12 @@ fn framed(message: &impl Message) -> Vec<u8> {
     [&[0][..], &(bytes.len() as u32).to_be_bytes(), &bytes].concat()
 }
 
-/// What base64 of pieces, each padded by itself, says.
+/// Decodes base64 that consists of separately padded pieces.
 pub(crate) fn decoded(text: &[u8]) -> Vec<u8> {
     text.chunks(4).flat_map(|quad| STANDARD.decode(quad).unwrap()).collect()
 }
 
-/// Frames of a body by their flags.
+/// The frames of a body, each with its flag.
 fn frames(mut body: &[u8]) -> Vec<(u8, &[u8])> {
     let mut frames = Vec::new();
     while let [flag, a, b, c, d, rest @ ..] = body {
@@ -44,7 +44,8 @@ fn frames(mut body: &[u8]) -> Vec<(u8, &[u8])> {
     frames
 }
 
-/// The body of a call, and its status: from the last frame, or from the headers where there is no body.
+/// The messages of a call, and its status. The status comes from the last frame, or from the headers if there is no
+/// body.
 struct Told {
     messages: Vec<u8>,
     status: HeaderMap,
@@ -91,7 +92,7 @@ fn model(width: u32) -> InitModelRequest {
     InitModelRequest { gene: GENE.to_owned(), depth: Some(40), width: Some(width), ..Default::default() }
 }
 
-/// Calls of every method of the service.
+/// Calls to every method of the service.
 async fn calls(server: &Server) -> Vec<(String, Vec<u8>)> {
     let whole = plain(server, &method("InitModel"), &framed(&model(24))).await;
     let first = InitModelResponse::decode(frames(&whole.body)[0].1).unwrap();
@@ -140,7 +141,7 @@ async fn failures_say_what_plain_grpc_says() {
         ("InitModel", vec![0, 0, 0, 0, 2, 0xff, 0xff]),
         ("InitModel", vec![0, 0xff, 0xff, 0xff, 0xff, 0]),
         ("InitModel", vec![0; 3]),
-        // This fails after the stream began.
+        // This call fails after the stream has begun.
         ("DownloadModel", framed(&gone)),
         ("GetGene", framed(&GetGeneRequest { gene: "nobody".to_owned() })),
         ("PlanModel", framed(&PlanModelRequest::default())),
@@ -180,7 +181,7 @@ async fn what_is_no_such_call_is_refused_and_the_server_goes_on() {
             let reply = server.call(version, Method::POST, &init, &headers, body.as_bytes().to_vec()).await;
             assert_ne!(told(&reply, TEXT).status["grpc-status"], "0", "{version:?} {body}");
         }
-        // Beyond the limit of a message.
+        // The message is larger than the limit.
         let huge = InitModelRequest { gene: "x".repeat(proto::MAX_REQUEST_BYTES), ..Default::default() };
         for content_type in [BINARY, TEXT] {
             let told = web(&server, version, content_type, &init, &framed(&huge)).await;
@@ -203,7 +204,7 @@ async fn a_deadline_ends_a_call_in_its_last_frame() {
     }
 }
 
-/// A server whose file of tokens also names origins.
+/// A server whose token file also names origins.
 async fn shared_with(origins: &str) -> Server {
     let models = models(&gene_bytes());
     let tokens = models.path().join("tokens.toml");
@@ -255,7 +256,7 @@ async fn pages_of_known_origins_may_call() {
                 }
             }
         }
-        // Who is no page is told nothing of it.
+        // A caller that is not a web page gets no CORS headers.
         let reply = plain(&server, &method("ListGenes"), &framed(&ListGenesRequest {})).await;
         assert_eq!(reply.header("access-control-allow-origin"), None);
     }

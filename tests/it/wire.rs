@@ -1,4 +1,4 @@
-//! Raw requests over HTTP/1.1 and HTTP/2, on any stream: one connection for each.
+//! Raw requests over HTTP/1.1 and HTTP/2 on any stream, each on a new connection.
 
 use std::{future::poll_fn, pin::Pin};
 
@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::support::Server;
 
-/// A response that was read to its end.
+/// A complete response.
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
@@ -52,7 +52,7 @@ pub(crate) async fn first_bytes(response: &mut Response<Incoming>) -> Bytes {
     frame.unwrap().unwrap().into_data().unwrap()
 }
 
-/// A request for `uri` in the form that `version` writes.
+/// A request for `uri` in the form of `version`.
 pub(crate) fn request(
     version: Version,
     method: Method,
@@ -73,7 +73,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let stream = TokioIo::new(stream);
-    // What sends is kept until the connection ends, so that it does not end before the body.
+    // Dropping the sender would end the connection before the body, so it is kept until then.
     if request.version() == Version::HTTP_2 {
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await?;
@@ -93,7 +93,7 @@ where
 }
 
 impl Server {
-    /// One request of `version` on a new connection.
+    /// Makes one request with `version` on a new connection.
     pub(crate) async fn call(
         &self,
         version: Version,

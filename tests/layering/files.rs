@@ -1,30 +1,30 @@
-//! The graph of the files of a crate: which file takes names from which, and the circles in it.
+//! The import graph of the files of a crate, and the cycles in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::tokens::{Token, tokens};
 
-/// A path of names below the root of the crate.
+/// A path of names from the root of the crate.
 type Names = Vec<String>;
 
-/// What a name that a `use` brings into a file stands for.
+/// The target of a name that a `use` brings into a file.
 #[derive(Debug)]
 struct Import {
     path: Names,
-    /// Whether other files can only take the name on: `pub use`.
+    /// Whether the name is re-exported with `pub use`.
     passed_on: bool,
 }
 
-/// One file, which is one module.
+/// One file, which holds one module.
 #[derive(Debug, Default)]
 struct File {
     path: String,
     imports: BTreeMap<String, Import>,
-    /// Modules that it takes every name from.
+    /// Modules imported with `*`.
     globs: Vec<Names>,
-    /// Paths in its code, as written.
+    /// Paths in the code, as written.
     paths: BTreeSet<Names>,
-    /// Every word of its code outside `use`.
+    /// Every word in the code outside `use`.
     words: BTreeSet<String>,
 }
 
@@ -32,11 +32,11 @@ struct File {
 #[derive(Debug)]
 pub(super) struct Files(BTreeMap<Names, File>);
 
-/// From a file to those that it takes names from, with those names.
+/// Maps a file to the files from which it imports, with the imported names.
 type Graph = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 impl Files {
-    /// Reads the sources, each a path below `src` and its text.
+    /// Reads the sources. Each is a path below `src` and its text.
     pub(super) fn read<'a>(sources: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let sources: Vec<_> = sources.into_iter().map(|(path, text)| (module(path), path, text)).collect();
         let modules: BTreeSet<Names> = sources.iter().map(|(module, ..)| module.clone()).collect();
@@ -49,7 +49,7 @@ impl Files {
         Self(files)
     }
 
-    /// The circles, each with the imports that tie it.
+    /// The cycles, each with the imports that form it.
     pub(super) fn circles(&self) -> Vec<String> {
         let graph = self.graph();
         let reached: BTreeMap<&str, BTreeSet<&str>> =
@@ -81,7 +81,7 @@ impl Files {
         for (module, file) in &self.0 {
             let taken = graph.entry(file.path.clone()).or_default();
             let used = file.imports.iter().filter(|(name, import)| {
-                // `pub use` alone only passes the name on.
+                // A name that is only re-exported does not count.
                 !import.passed_on || file.words.contains(*name)
             });
             let used = used.map(|(_, import)| import.path.clone());
@@ -101,16 +101,17 @@ impl Files {
         graph
     }
 
-    /// A path in the code of `module` as a path from the root; none for paths of other crates and of local names.
+    /// Resolves a path in the code of `module` from the root. Returns `None` for paths of other crates and of local
+    /// names.
     fn absolute(&self, module: &Names, path: &Names) -> Option<Names> {
         let import = self.0[module].imports.get(&path[0]);
         let imported = import.map(|import| [&import.path[..], &path[1..]].concat());
         imported.or_else(|| below(module, path, |names| self.0.contains_key(names)))
     }
 
-    /// The file that defines what `path` names, and the name; none for a module as such.
+    /// The file that defines the item at `path`, and the name of the item. Returns `None` if the path names a module.
     fn definer(&self, path: &[String], visited: usize) -> Option<(&File, String)> {
-        // Two modules may take every name from each other.
+        // Two modules may glob-import each other, which would recurse without end.
         if visited > 16 {
             return None;
         }
@@ -119,7 +120,7 @@ impl Files {
             let (file, last) = (self.0.get(&module)?, at + 1 == path.len());
             let child = [&module[..], std::slice::from_ref(name)].concat();
             let is_module = self.0.contains_key(&child);
-            // A module and a function may share a name: the end of a path then means the function.
+            // A module and a function may share a name. At the end of a path, the name means the function.
             if let Some(import) = file.imports.get(name).filter(|_| last || !is_module) {
                 let path = [&import.path[..], &path[at + 1..]].concat();
                 return self.definer(&path, visited + 1);
@@ -146,7 +147,7 @@ impl File {
             if tokens[at].is("use") {
                 let end =
                     tokens[at..].iter().position(|token| token.is(";")).map_or(tokens.len(), |n| at + n);
-                // `pub use` and `pub(crate) use`.
+                // Matches `pub use` and `pub(crate) use`.
                 let passed_on = at > 0 && (tokens[at - 1].is("pub") || tokens[at - 1].is(")"));
                 let mut tree = &tokens[at + 1..end];
                 file.bring(
@@ -157,7 +158,7 @@ impl File {
                 );
                 at = end;
             } else if tokens[at].is("mod") {
-                // A declaration is no import.
+                // A module declaration is not an import.
                 at += 1;
             } else if let Some(word) = tokens[at].word() {
                 file.words.insert(word.to_owned());
@@ -177,7 +178,7 @@ impl File {
         file
     }
 
-    /// Takes in one tree of a `use`, such as `a::{b, c as d, e::*}`, below `prefix`.
+    /// Records the imports in one tree of a `use`, such as `a::{b, c as d, e::*}`, below `prefix`.
     fn bring(
         &mut self,
         tree: &mut &[Token],
@@ -189,7 +190,7 @@ impl File {
         while let [token, rest @ ..] = *tree {
             *tree = rest;
             match token {
-                // `use ::name` is another crate's.
+                // `use ::name` imports from another crate.
                 Token::Mark("::") if path.is_empty() => path.push("::".to_owned()),
                 Token::Mark("{") => {
                     while !matches!(tree, [] | [Token::Mark("}"), ..]) {
@@ -232,7 +233,7 @@ impl File {
     }
 }
 
-/// The module of a file: `a/b.rs` and `a/b/mod.rs` are `a::b`.
+/// The module of a file: `a/b.rs` and `a/b/mod.rs` both hold `a::b`.
 fn module(path: &str) -> Names {
     let mut names: Names = path.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
     if names.last().is_some_and(|name| name == "mod" || name == "lib") {
@@ -241,7 +242,7 @@ fn module(path: &str) -> Names {
     names
 }
 
-/// A path that begins with `crate`, `self`, `super` or a module inside `module`, from the root.
+/// Resolves a path that begins with `crate`, `self`, `super` or a module inside `module` from the root.
 fn below(module: &Names, path: &Names, is_module: impl Fn(&Names) -> bool) -> Option<Names> {
     let (first, rest) = path.split_first()?;
     if first == "crate" {
@@ -258,13 +259,13 @@ fn below(module: &Names, path: &Names, is_module: impl Fn(&Names) -> bool) -> Op
     is_module(&child).then(|| [&module[..], path].concat())
 }
 
-/// `self::` may be followed by `super::`.
+/// Resolves the rest of a path after `self::`, which may begin with `super::`.
 fn below_self(module: &Names, rest: &[String]) -> Option<Names> {
     let ups = rest.iter().take_while(|name| *name == "super").count();
     Some([&module[..module.len().checked_sub(ups)?], &rest[ups..]].concat())
 }
 
-/// Every file that one can come to from `start` by at least one import.
+/// Every file that can be reached from `start` through at least one import.
 fn reachable<'a>(graph: &'a Graph, start: &str) -> BTreeSet<&'a str> {
     let (mut found, mut next) = (BTreeSet::new(), vec![start]);
     while let Some(file) = next.pop() {

@@ -1,8 +1,9 @@
-//! Names that may stand in few files: those of families and those of parameters.
+//! Finds the names of families and of parameters, which may occur in few files.
 
 use super::tokens::{Token, tokens};
 
-/// Names of families in the code of a file: a variant of an enum that has one for each, in a pattern or elsewhere.
+/// The names of families in the code of a file. A family is named by a variant of an enum that has one variant for each
+/// family.
 pub(super) fn families(text: &str) -> Vec<String> {
     let tokens = tokens(text);
     let is_enum = |token: &Token| ["Config", "Network", "Family"].iter().any(|name| token.is(name));
@@ -11,7 +12,7 @@ pub(super) fn families(text: &str) -> Vec<String> {
             let is_variant = variant.starts_with(char::is_uppercase) && variant.contains(char::is_lowercase);
             is_variant.then(|| format!("{}::{variant}", owner.word().unwrap()))
         }
-        // `use Network::{Vit, Bert}` and `use Network::*`.
+        // Matches `use Network::{Vit, Bert}` and `use Network::*`.
         [owner, Token::Mark("::"), Token::Mark("{" | "*")] if is_enum(owner) => {
             Some(format!("every {}", owner.word().unwrap()))
         }
@@ -30,7 +31,7 @@ pub(super) fn parameters(schema: &str) -> Vec<String> {
     tokens.windows(3).filter_map(value).collect()
 }
 
-/// The literals in the code of a file that spell the name of a parameter.
+/// The string literals in the code of a file that spell the name of a parameter.
 pub(super) fn spelled(text: &str, parameters: &[String]) -> Vec<String> {
     let literal = |token| match token {
         Token::Text(text) => Some(text),
@@ -39,9 +40,9 @@ pub(super) fn spelled(text: &str, parameters: &[String]) -> Vec<String> {
     tokens(text).into_iter().filter_map(literal).filter(|text| spells(text, parameters)).collect()
 }
 
-/// Whether the literal `text` is the name of a parameter or a part of one, or holds a name that cannot be prose.
+/// Whether the literal `text` is the name of a parameter or a part of one, or contains a name that cannot be prose.
 ///
-/// `norm`, `head` and `blocks` are words as well: inside a longer text they count where a dot is beside them.
+/// `norm`, `head` and `blocks` are also ordinary words. Inside a longer text they count only next to a dot.
 fn spells(text: &str, parameters: &[String]) -> bool {
     let parts = |name: &str| name.split('.').map(str::to_owned).collect::<Vec<_>>();
     let is_part = |parameter: &String| parts(parameter).iter().any(|part| part == text && part != "weight");

@@ -1,6 +1,6 @@
-//! Just enough of Rust's lexical grammar to read imports and string literals.
+//! A lexer for the part of Rust that is needed to read imports and string literals.
 
-/// A word of the code.
+/// A token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Token {
     /// An identifier, keyword or number.
@@ -32,7 +32,7 @@ impl Token {
 
 const MARKS: [&str; 14] = ["::", "=>", "{", "}", "(", ")", "[", "]", ",", ";", "*", "#", "|", "="];
 
-/// The tokens of `code`, without comments and without items for tests only.
+/// The tokens of `code`, without comments and without items that are compiled only for tests.
 pub(super) fn tokens(code: &str) -> Vec<Token> {
     without_tests(&lex(code))
 }
@@ -89,7 +89,7 @@ fn string(code: &str) -> Option<(&str, usize)> {
     Some((&open[..end], code.len() - open.len() + end + 1))
 }
 
-/// Length of the character literal at the start of `code`, or 1 where the quote begins a lifetime.
+/// Length of the character literal at the start of `code`, or 1 if the quote begins a lifetime.
 fn quote(code: &str) -> usize {
     let mut chars = code.char_indices().skip(1);
     match (chars.next(), chars.next()) {
@@ -103,7 +103,7 @@ fn quote(code: &str) -> usize {
     }
 }
 
-/// Leaves out each item under `#[cfg(test)]`.
+/// Removes each item under `#[cfg(test)]`.
 fn without_tests(tokens: &[Token]) -> Vec<Token> {
     let attribute = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = Vec::new();
@@ -120,7 +120,7 @@ fn without_tests(tokens: &[Token]) -> Vec<Token> {
     kept
 }
 
-/// The place after the item that begins at `at`: after its `;` or its closing brace.
+/// The index after the item that begins at `at`, which ends with `;` or a closing brace.
 fn end_of_item(tokens: &[Token], mut at: usize) -> usize {
     let mut depth = 0;
     while let Some(token) = tokens.get(at) {
