@@ -18,7 +18,7 @@ pub enum Error {
     NotFound {
         /// Sort of thing, for example `gene`.
         what: &'static str,
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
         /// Names that exist, for the reader.
         known: String,
@@ -26,7 +26,7 @@ pub enum Error {
     /// A repository of the Hub protocol does not exist.
     #[error("repository \"{name}\" does not exist: {reason}")]
     NoRepository {
-        /// Owner and name that were asked for.
+        /// The requested owner and name.
         name: String,
         /// Why not, and which exist.
         reason: String,
@@ -34,7 +34,7 @@ pub enum Error {
     /// A repository of the Hub protocol has no such revision. The message begins with the Hub's own words.
     #[error("Invalid rev id: {name} (known: {known})")]
     NoRevision {
-        /// The revision that was asked for.
+        /// The requested revision.
         name: String,
         /// Revisions that exist.
         known: String,
@@ -67,7 +67,7 @@ pub enum Error {
     Invalid {
         /// Name of the field, flag or key.
         field: String,
-        /// What is wrong with the value, and what would be right.
+        /// What is wrong with the value, and which values are right.
         reason: String,
     },
     /// A tensor that the schema requires is absent.

@@ -53,7 +53,7 @@ pub enum Command {
     Synthesize(Synthesize),
 }
 
-/// Where genes are.
+/// Folder of the genes.
 #[derive(Debug, Clone, Args)]
 pub struct Models {
     /// Folder of gene files. Default: `models` in the current folder if it exists, otherwise the folder that came with
@@ -65,7 +65,7 @@ pub struct Models {
 /// Tuning data, caches and limits.
 #[derive(Debug, Clone, Args)]
 pub struct BankOptions {
-    /// Where genes are.
+    /// Folder of the genes.
     #[command(flatten)]
     pub models: Models,
     /// Folder of data sets for tuning. Without it, tuning requests are refused
@@ -243,7 +243,7 @@ pub struct List {
     /// Print everything as JSON
     #[arg(long)]
     pub json: bool,
-    /// Where genes are.
+    /// Folder of the genes.
     #[command(flatten)]
     pub models: Models,
 }
@@ -314,7 +314,7 @@ pub struct Subject {
     /// Images and classes of a gene's model.
     #[command(flatten)]
     pub target: TargetOptions,
-    /// Where genes are.
+    /// Folder of the genes.
     #[command(flatten)]
     pub models: Models,
 }
@@ -391,7 +391,7 @@ pub struct Study {
     /// Write the measured accuracies into the gene file. This changes its digest, but not its tensors
     #[arg(long)]
     pub store_quality: bool,
-    /// Where genes are.
+    /// Folder of the genes.
     #[command(flatten)]
     pub models: Models,
     /// Data and threads.
@@ -448,7 +448,7 @@ pub struct Plan {
     /// Server to ask, for example http://127.0.0.1:8080. Without it, the genes of --models are used
     #[arg(long, value_name = "URL", env = "GENEBANK_SERVER")]
     pub server: Option<String>,
-    /// Where genes are.
+    /// Folder of the genes.
     #[command(flatten)]
     pub models: Models,
 }

@@ -1,4 +1,4 @@
-//! The data sets that are known by name, and where to find their files.
+//! The data sets known by name, and where to find their files.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! `genebank train`, `learn` and `finetune`: train as a recipe or a few flags say, and write the result to a file.
+//! `genebank train`, `learn` and `finetune`: train from a recipe or a few flags, and write the result to a file.
 
 use std::path::{Path, PathBuf};
 
