@@ -1,7 +1,7 @@
 //! Time to the first byte of models that nobody has requested before, of HEAD, and of the list of files with digests.
 
 use crate::{
-    Gene, Outcome, SizeRequest,
+    Gene, Outcome, Size,
     clients::{Connection, ask},
     quartiles,
     server::Server,
@@ -33,7 +33,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     let warm = |server: &Server| ask(&server.address, "GET", "/v1/genes", true).map(drop);
     warm(&server)?;
     for depth in 1..=options.depths {
-        let path = gene.path(&SizeRequest { depth, width: options.width });
+        let path = gene.path(&Size { depth, width: options.width });
         // Each depth gets only one request, HEAD or GET, so it is always new.
         if depth % 2 == 0 {
             heads.push(ask(&server.address, "HEAD", &path, false)?.last.as_secs_f64() * 1e3);
@@ -49,7 +49,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
         for _ in 0..options.servers {
             let server = Server::start(models, &[])?;
             warm(&server)?;
-            let size = |depth| gene.path(&SizeRequest { depth, width: *width });
+            let size = |depth| gene.path(&Size { depth, width: *width });
             heads.push(ask(&server.address, "HEAD", &size(2), false)?.last.as_secs_f64() * 1e3);
             let (facts, _) = Connection::open(&server.address)?.gene(&gene.gene)?;
             let stages = u32::try_from(facts["stages"].as_array().ok_or("no stages")?.len())?;
@@ -77,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     let size = ask(
         &server.address,
         "HEAD",
-        &gene.path(&SizeRequest { depth: options.depths + 3, width: options.width }),
+        &gene.path(&Size { depth: options.depths + 3, width: options.width }),
         false,
     )?;
     show(&format!("list of files with SHA-256 of a new size, {} MB", size.length / 1_000_000), &mut trees);

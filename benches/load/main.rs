@@ -63,7 +63,7 @@ struct Gene {
 
 /// The size to request.
 #[derive(Debug, Args)]
-struct SizeRequest {
+struct Size {
     #[arg(long)]
     depth: u32,
     #[arg(long)]
@@ -71,7 +71,7 @@ struct SizeRequest {
 }
 
 impl Gene {
-    fn path(&self, size: &SizeRequest) -> String {
+    fn path(&self, size: &Size) -> String {
         format!("/v1/models/{}/d{}-w{}.safetensors", self.gene, size.depth, size.width)
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    Gene, Outcome, SizeRequest,
+    Gene, Outcome, Size,
     clients::{ask, curl},
     quartiles,
     server::Server,
@@ -23,7 +23,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     gene: Gene,
     #[command(flatten)]
-    size: SizeRequest,
+    size: Size,
     /// Number of slow clients.
     #[arg(long, default_value_t = 200)]
     clients: usize,

@@ -7,7 +7,7 @@ use genebank::{proto::InitModelRequest, tensor::codec::write_atomic};
 use prost::Message as _;
 
 use crate::{
-    Gene, Outcome, SizeRequest, bare,
+    Gene, Outcome, Size, bare,
     clients::{Call, ask, curl, h2load_grpc, h2load_http},
     nginx, quartiles,
     server::Server,
@@ -18,7 +18,7 @@ pub(crate) struct Options {
     #[command(flatten)]
     gene: Gene,
     #[command(flatten)]
-    size: SizeRequest,
+    size: Size,
     /// Alternating pairs of measurements for each row.
     #[arg(long, default_value_t = 5)]
     pairs: usize,
