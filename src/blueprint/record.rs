@@ -3,7 +3,7 @@
 //! This format is frozen. The program's types may change, and then the conversions here follow; whatever format 1 can
 //! express is still written as format 1.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -25,12 +25,13 @@ pub const FAMILY: &str = "vit";
 /// The record of a model.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Format1 {
+struct Format1<'a> {
     format: u32,
     family: String,
     config: VitConfig,
     preprocessing: Preprocessing1,
-    labels: Vec<String>,
+    /// Borrowed when written: there may be many, and every header of a file holds them.
+    labels: Cow<'a, [String]>,
     licence: String,
     data: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,19 +57,19 @@ struct Origin1 {
     identity: String,
 }
 
-impl From<&ModelInfo> for Format1 {
-    fn from(info: &ModelInfo) -> Self {
-        let ModelInfo { config, preprocessing, labels, licence, data, origin, training } = info.clone();
+impl<'a> From<&'a ModelInfo> for Format1<'a> {
+    fn from(info: &'a ModelInfo) -> Self {
+        let ModelInfo { config, preprocessing, labels, licence, data, origin, training } = info;
         Self {
             format: FORMAT,
             family: FAMILY.to_owned(),
-            config,
-            preprocessing: preprocessing.into(),
-            labels,
-            licence,
-            data,
-            origin: origin.map(Into::into),
-            training,
+            config: *config,
+            preprocessing: preprocessing.clone().into(),
+            labels: Cow::Borrowed(labels),
+            licence: licence.clone(),
+            data: data.clone(),
+            origin: origin.clone().map(Into::into),
+            training: training.clone(),
         }
     }
 }
@@ -103,7 +104,8 @@ impl ModelInfo {
             let found = format!("format {format} of family \"{family}\"");
             return Err(Error::corrupt(from, format!("{found} is not format {FORMAT} of \"{FAMILY}\"")));
         }
-        let (preprocessing, origin) = (preprocessing.into(), origin.map(Into::into));
+        let (preprocessing, labels) = (preprocessing.into(), labels.into_owned());
+        let origin = origin.map(Into::into);
         Ok(Self { config, preprocessing, labels, licence, data, origin, training })
     }
 }

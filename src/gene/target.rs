@@ -111,6 +111,9 @@ impl Target {
 
     /// Changes `entries` from the gene's own target to this one: their sources and shapes. `config` is the network.
     pub(super) fn apply(&self, entries: &mut [Entry], meta: &GeneMeta, config: &VitConfig) {
+        if self.head(meta).is_none() && images(config) == images(&meta.config) {
+            return;
+        }
         let schema = config.schema();
         for Entry { name, shape, source, .. } in entries {
             // A shared tensor is always one piece: only query, key and value have several.

@@ -14,7 +14,7 @@ use crate::{
 /// A fused axis is cut part by part: qkv at width `w` is rows `{0..w, D..D+w, 2D..2D+w}` of `3D`.
 pub fn pieces(spec: &Spec, name: &str, trained: &Dims, target: &Dims) -> Vec<Piece> {
     let shape = spec.shape(trained);
-    if shape == spec.shape(target) {
+    if spec.axes.iter().all(|axis| axis.len(trained) == axis.len(target)) {
         return vec![Piece::whole(name, &shape)];
     }
     let (rows, cols) = spec.axes.split_at(row_axes(spec.axes.len()));

@@ -45,18 +45,24 @@ impl Axis {
     /// Lengths of the parts that are sliced separately.
     pub fn parts(self, dims: &Dims) -> Vec<usize> {
         match self {
-            Self::Fused(axes) => axes.iter().flat_map(|axis| axis.parts(dims)).collect(),
-            Self::Width => vec![dims.width],
-            Self::Inner => vec![dims.heads * dims.head_dim],
-            Self::KeyValue => vec![dims.kv_heads * dims.head_dim],
-            Self::Hidden => vec![dims.hidden],
-            Self::Fixed(length) => vec![length],
+            Self::Fused(axes) => axes.iter().map(|axis| axis.len(dims)).collect(),
+            Self::Width | Self::Inner | Self::KeyValue | Self::Hidden | Self::Fixed(_) => {
+                vec![self.len(dims)]
+            }
         }
     }
 
     /// Length of the axis.
+    #[inline]
     pub fn len(self, dims: &Dims) -> usize {
-        self.parts(dims).into_iter().sum()
+        match self {
+            Self::Fused(axes) => axes.iter().map(|axis| axis.len(dims)).sum(),
+            Self::Width => dims.width,
+            Self::Inner => dims.heads * dims.head_dim,
+            Self::KeyValue => dims.kv_heads * dims.head_dim,
+            Self::Hidden => dims.hidden,
+            Self::Fixed(length) => length,
+        }
     }
 }
 
