@@ -216,16 +216,23 @@ pub(super) fn blueprint_of(
         Entry { name, shape, dtype: size.dtype, source: Source::Pieces(pieces) }
     };
     let shared = |spec: &Spec| entry(spec, spec.name.clone(), &spec.name);
-    // θ_l = θ_{s(l)}: layer l copies the layer of its stage.
-    let stage_of = stage_layers.iter().enumerate().flat_map(|(s, layers)| std::iter::repeat_n(s, *layers));
-    let layers = stage_of.enumerate().flat_map(|(layer, stage)| {
-        let (schema, entry) = (&schema, &entry);
-        schema.layers[layer].iter().map(move |spec| {
-            entry(spec, schema.layer_name(layer, &spec.name), &stage_name(stage, &spec.name))
-        })
-    });
-    let stem = schema.stem.iter().map(shared);
-    let mut entries: Vec<_> = stem.chain(layers).chain(schema.tail.iter().map(shared)).collect();
+    let mut entries: Vec<_> = schema.stem.iter().map(shared).collect();
+    // θ_l = θ_{s(l)}: every layer of a stage is the stage's layer under another name.
+    let mut first = 0;
+    for (stage, layers) in stage_layers.iter().enumerate().filter(|(_, layers)| **layers > 0) {
+        let specs = &schema.layers[first];
+        let of_stage = |spec: &Spec| entry(spec, String::new(), &stage_name(stage, &spec.name));
+        let block: Vec<_> = specs.iter().map(of_stage).collect();
+        for layer in first..first + layers {
+            let named = |(spec, entry): (&Spec, &Entry)| Entry {
+                name: schema.layer_name(layer, &spec.name),
+                ..entry.clone()
+            };
+            entries.extend(specs.iter().zip(&block).map(named));
+        }
+        first += layers;
+    }
+    entries.extend(schema.tail.iter().map(shared));
     target.apply(&mut entries, meta, &config);
     let form = Identity::form("genebank.model")
         .text(digest)
