@@ -17,4 +17,5 @@ pub mod server;
 pub mod study;
 pub mod tensor;
 pub mod train;
+pub mod version;
 mod wire;

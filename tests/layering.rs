@@ -34,7 +34,7 @@ const LAYERS: &[&[&str]] = &[
     &["nn"],
     &["tensor"],
     &["digest"],
-    &["error"],
+    &["version", "error"],
 ];
 
 /// Crates that only `bank` and the layers above it may name.

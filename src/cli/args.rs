@@ -19,7 +19,7 @@ use crate::{
 
 /// Initialised transformers of any depth and width from compact learngenes.
 #[derive(Debug, Parser)]
-#[command(name = "genebank", version, about, max_term_width = 110)]
+#[command(name = "genebank", version = crate::version::VERSION, about, max_term_width = 110)]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]

@@ -17,6 +17,7 @@ use crate::{
         measure::measure,
         run::{Run, RunEvent},
     },
+    version,
 };
 
 use super::{Arm, Study, plan::TaughtBy};
@@ -57,6 +58,19 @@ pub struct Finished {
     /// Training time in the process that finished the cell, seconds. Time in earlier processes is not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// Version of training ([`finetune::RECIPE_VERSION`]) that finished the cell. Absent if it was not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<u64>,
+    /// Commit of the program that finished the cell ([`crate::version::COMMIT`]). Absent if it was not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+}
+
+impl Finished {
+    /// Whether this version of the program would train the same model. A model that is not trained has no version.
+    fn is_current(&self, epochs: u32) -> bool {
+        epochs == 0 || self.training.is_none_or(|training| training == finetune::RECIPE_VERSION)
+    }
 }
 
 /// The finished cells of a study.
@@ -93,7 +107,7 @@ impl<'a> Cells<'a> {
     }
 
     pub(super) fn finished(&self, cell: &Cell<'_>) -> Result<Option<&Finished>> {
-        Ok(self.finished.get(&self.key(cell)?))
+        Ok(self.finished.get(&self.key(cell)?).filter(|finished| finished.is_current(cell.epochs)))
     }
 
     /// Runs `cell` if it is not finished, and measures it on the test set if `test` is true.
@@ -105,7 +119,7 @@ impl<'a> Cells<'a> {
         say: &mut dyn FnMut(&str, Option<RunEvent>),
     ) -> Result<Finished> {
         let key = self.key(&cell)?;
-        let known = self.finished.get(&key).cloned();
+        let known = self.finished.get(&key).filter(|finished| finished.is_current(cell.epochs)).cloned();
         let digest = self.study.data.test.digest();
         let enough = |finished: &&Finished| !test || finished.test_digest.as_deref() == Some(digest);
         if let Some(finished) = known.as_ref().filter(enough) {
@@ -126,6 +140,8 @@ impl<'a> Cells<'a> {
             seconds: elapsed
                 .map(|elapsed| elapsed.as_secs_f64())
                 .or_else(|| known.and_then(|finished| finished.seconds)),
+            training: Some(finetune::RECIPE_VERSION),
+            commit: Some(version::COMMIT.to_owned()),
         };
         let place = if test.is_some() { "test" } else { "held-out" };
         let shown = test.unwrap_or(held_out) * 100.0;
@@ -150,12 +166,13 @@ impl<'a> Cells<'a> {
         if cell.epochs == 0 {
             return Ok((self.start(cell)?, None));
         }
-        let file = cache.join(format!("{key}.safetensors"));
+        let stem = format!("{key}-t{}", finetune::RECIPE_VERSION);
+        let file = cache.join(format!("{stem}.safetensors"));
         if file.exists() {
             return Ok((Model::open(&file)?, None));
         }
         let recipe = self.recipe(cell)?;
-        let checkpoint = cache.join(format!("{key}.ckpt"));
+        let checkpoint = cache.join(format!("{stem}.ckpt"));
         let run = Run {
             recipe: &recipe,
             data,

@@ -164,6 +164,16 @@ fn a_study_goes_on_where_it_stopped_and_fills_the_gene() {
     assert!(!again.contains(": loss"), "a finished cell was run again: {again}");
     assert_eq!(table, std::fs::read_to_string(folder.join("out/table.csv")).unwrap());
 
+    // Each cell names the training and the commit that finished it. A cell of another training is finished anew.
+    let cells = std::fs::read_to_string(folder.join("out/cells.json")).unwrap();
+    assert!(cells.contains(&format!("\"commit\": \"{}\"", genebank::version::COMMIT)), "{cells}");
+    let training = format!("\"training\": {}", genebank::train::finetune::RECIPE_VERSION);
+    write_atomic(&folder.join("out/cells.json"), [cells.replace(&training, "\"training\": 0").as_bytes()])
+        .unwrap();
+    std::fs::remove_dir_all(folder.join(".cache")).unwrap();
+    assert!(genebank(folder, &study).contains("epoch 1: loss"));
+    assert_eq!(cells.matches(&training).count(), cells.matches("\"held_out\"").count());
+
     let listed = genebank(folder, &["study", "plan.toml", "-o", "out", "--models", ".", "--list"]);
     assert!(listed.contains("tiny-d2-w8-e0-") && !listed.contains("uniform-d2-w8-e0 open"), "{listed}");
 
