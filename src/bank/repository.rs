@@ -6,11 +6,13 @@
 use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
+use serde_json::{Map, Value};
 
 use crate::{
+    blueprint::model::data_name,
     error::{Error, Kind, Result},
     export::{Layout, card::Card},
-    gene::SizeRequest,
+    gene::{GeneMeta, SizeRequest},
     tensor::Dtype,
     train::{Length, finetune},
 };
@@ -59,6 +61,17 @@ impl RepositoryName {
             return Err(unknown(owner, name, format!("the owner of every repository is \"{OWNER}\"")));
         }
         Self::read(name).ok_or_else(|| unknown(owner, name, format!("names have the form {FORM}")))
+    }
+
+    /// The model that was trained, of the gene with this record.
+    pub(super) fn trained(meta: &GeneMeta) -> Self {
+        Self {
+            gene: meta.name.clone(),
+            depth: meta.config.depth() as u64,
+            width: meta.config.width() as u64,
+            layout: Layout::Timm,
+            dtype: Dtype::F32,
+        }
     }
 
     fn read(name: &str) -> Option<Self> {
@@ -120,6 +133,8 @@ pub struct Repository {
     pub name: RepositoryName,
     /// The model of its weights.
     pub quote: Quote,
+    /// What the head of its README says.
+    pub metadata: Map<String, Value>,
     /// Every file except the weights, by path.
     pub texts: BTreeMap<&'static str, Bytes>,
 }
@@ -127,16 +142,19 @@ pub struct Repository {
 impl Repository {
     fn new(name: RepositoryName, quote: Quote) -> Result<Self> {
         let (info, meta) = (&quote.blueprint.info, quote.gene.meta());
-        let data = info.data.split_whitespace().next().unwrap_or_default();
-        let recipe = finetune::recipe(data, Length::Epochs(1), None, 0)?;
+        let recipe = finetune::recipe(data_name(&info.data), Length::Epochs(1), None, 0)?;
         let tuning = toml::to_string(&recipe).map_err(|error| Error::invalid("recipe", error.to_string()))?;
+        let base_model = format!("{OWNER}/{}", name.gene);
         let card = Card {
             repository: &format!("{OWNER}/{name}"),
+            // The gene's own repository is the model of its trained size, which is not derived from itself.
+            base_model: (name != RepositoryName::trained(meta)).then_some(&base_model),
             blueprint: &quote.blueprint,
             layout: quote.layout,
             dtype: quote.dtype,
             size_bytes: quote.size_bytes(),
             accuracy: quote.expected,
+            licence: meta.weights_licence(),
             teacher: &meta.teacher,
             recipe: &meta.recipe,
             tuning: &tuning,
@@ -146,7 +164,7 @@ impl Repository {
             ("config.json", quote.layout.config(info, quote.dtype).into()),
             ("preprocessor_config.json", quote.layout.preprocessor(info).into()),
         ]);
-        Ok(Self { name, quote, texts })
+        Ok(Self { metadata: card.metadata(), name, quote, texts })
     }
 
     /// The one commit: the first digits of the request's identity, so that the same request has the same commit.

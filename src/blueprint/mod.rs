@@ -21,11 +21,11 @@ pub use entry::{Blueprint, Entry, Piece, Row, Source, Span};
 pub use expand::expand;
 pub use identity::Identity;
 pub use metric::Metric;
-pub use model::{ModelInfo, Origin, Preprocessing};
+pub use model::{ModelInfo, Origin, Preprocessing, TrainingData};
 pub use pool::Pool;
 pub use report::Inheritance;
 pub use resident::Resident;
 pub use resize::Resize;
 
 /// Must change whenever the same request would render any byte differently.
-pub const RENDER_VERSION: u64 = 1;
+pub const RENDER_VERSION: u64 = 2;

@@ -13,7 +13,7 @@ use crate::{
     tensor::TensorFile,
 };
 
-use super::model::{ModelInfo, Origin, Preprocessing};
+use super::model::{ModelInfo, Origin, Preprocessing, TrainingData};
 
 /// Key of the JSON value in a file's `__metadata__`.
 pub const METADATA_KEY: &str = "genebank";
@@ -34,6 +34,8 @@ struct Format1<'a> {
     labels: Cow<'a, [String]>,
     licence: String,
     data: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<TrainingData1>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<Origin1>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -50,6 +52,13 @@ pub struct Preprocessing1 {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct TrainingData1 {
+    data: String,
+    licence: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Origin1 {
     gene: String,
     digest: String,
@@ -59,7 +68,7 @@ struct Origin1 {
 
 impl<'a> From<&'a ModelInfo> for Format1<'a> {
     fn from(info: &'a ModelInfo) -> Self {
-        let ModelInfo { config, preprocessing, labels, licence, data, origin, training } = info;
+        let ModelInfo { config, preprocessing, labels, licence, data, earlier, origin, training } = info;
         Self {
             format: FORMAT,
             family: FAMILY.to_owned(),
@@ -68,6 +77,7 @@ impl<'a> From<&'a ModelInfo> for Format1<'a> {
             labels: Cow::Borrowed(labels),
             licence: licence.clone(),
             data: data.clone(),
+            earlier: earlier.iter().cloned().map(Into::into).collect(),
             origin: origin.clone().map(Into::into),
             training: training.clone(),
         }
@@ -98,15 +108,25 @@ impl ModelInfo {
     /// # Errors
     /// [`Error::Corrupt`] if the record is absent or malformed.
     pub fn from_file(file: &TensorFile, from: &str) -> Result<Self> {
-        let Format1 { format, family, config, preprocessing, labels, licence, data, origin, training } =
-            parse(file, from)?;
+        let Format1 {
+            format,
+            family,
+            config,
+            preprocessing,
+            labels,
+            licence,
+            data,
+            earlier,
+            origin,
+            training,
+        } = parse(file, from)?;
         if (format, family.as_str()) != (FORMAT, FAMILY) {
             let found = format!("format {format} of family \"{family}\"");
             return Err(Error::corrupt(from, format!("{found} is not format {FORMAT} of \"{FAMILY}\"")));
         }
         let (preprocessing, labels) = (preprocessing.into(), labels.into_owned());
-        let origin = origin.map(Into::into);
-        Ok(Self { config, preprocessing, labels, licence, data, origin, training })
+        let (earlier, origin) = (earlier.into_iter().map(Into::into).collect(), origin.map(Into::into));
+        Ok(Self { config, preprocessing, labels, licence, data, earlier, origin, training })
     }
 }
 
@@ -130,6 +150,18 @@ impl From<Preprocessing> for Preprocessing1 {
 impl From<Preprocessing1> for Preprocessing {
     fn from(Preprocessing1 { mean, std }: Preprocessing1) -> Self {
         Self { mean, std }
+    }
+}
+
+impl From<TrainingData> for TrainingData1 {
+    fn from(TrainingData { data, licence }: TrainingData) -> Self {
+        Self { data, licence }
+    }
+}
+
+impl From<TrainingData1> for TrainingData {
+    fn from(TrainingData1 { data, licence }: TrainingData1) -> Self {
+        Self { data, licence }
     }
 }
 

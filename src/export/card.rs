@@ -2,8 +2,13 @@
 
 use std::fmt::Write as _;
 
+use serde_json::{Map, Value, json};
+
 use crate::{
-    blueprint::{Blueprint, Inheritance},
+    blueprint::{
+        Blueprint, Inheritance,
+        model::{NO_DATA, data_name},
+    },
     tensor::Dtype,
 };
 
@@ -12,11 +17,41 @@ use super::{
     task::{AUTO_CLASS, PIPELINE_TAG},
 };
 
+/// Licences that the Hub knows by their identifiers in lower case; any other one has a name beside `other`.
+const HUB_LICENCES: [&str; 16] = [
+    "afl-3.0",
+    "apache-2.0",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "cc-by-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc-by-sa-4.0",
+    "cc0-1.0",
+    "gpl-3.0",
+    "isc",
+    "mit",
+    "mpl-2.0",
+    "odbl",
+    "openrail",
+    "unknown",
+];
+/// The Hub's identifier of any other licence.
+const OTHER: &str = "other";
+/// Key of the measured results in the metadata.
+pub const MODEL_INDEX: &str = "model-index";
+/// The first lines of a Python program. The libraries read the variable when they are imported.
+const ENDPOINT: &str = "import os\n\nos.environ.setdefault(\"HF_ENDPOINT\", \"http://127.0.0.1:8080\")\n\n";
+/// Most classes that a card lists.
+const MAX_CLASSES: usize = 100;
+
 /// The content of a card.
 #[derive(Debug, Clone)]
 pub struct Card<'a> {
     /// Owner and name of the repository.
     pub repository: &'a str,
+    /// Owner and name of the repository that it was derived from.
+    pub base_model: Option<&'a str>,
     /// The model.
     pub blueprint: &'a Blueprint,
     /// Layout of its tensors.
@@ -27,6 +62,8 @@ pub struct Card<'a> {
     pub size_bytes: u64,
     /// Measured share of test images classified correctly, if there is one.
     pub accuracy: Option<f64>,
+    /// Licence of the weights.
+    pub licence: &'a str,
     /// The teacher of the gene.
     pub teacher: &'a str,
     /// How the gene was learned.
@@ -42,6 +79,9 @@ impl Card<'_> {
             self.front_matter(),
             self.model(),
             self.loading(),
+            self.input(),
+            self.classes(),
+            self.limits(),
             self.inheritance(),
             self.tuning(),
             self.origin(),
@@ -49,27 +89,41 @@ impl Card<'_> {
         sections.join("\n")
     }
 
-    /// The YAML front matter. Values are JSON strings, which are valid YAML whatever the author of a gene wrote.
-    fn front_matter(&self) -> String {
+    /// What the Hub and its libraries read: the front matter of the text.
+    pub fn metadata(&self) -> Map<String, Value> {
         let info = &self.blueprint.info;
-        let quoted = |text: &str| serde_json::Value::from(text).to_string();
-        let mut text = format!(
-            "---\nlibrary_name: {}\npipeline_tag: {PIPELINE_TAG}\ntags:\n- genebank\n- safetensors\n\
-             license: other\nlicense_name: {}\n",
-            self.layout,
-            quoted(&format!("training data: {}", info.licence)),
-        );
-        if let Some(accuracy) = self.accuracy {
-            let data = data_name(&info.data);
-            text += &format!(
-                "model-index:\n- name: {}\n  results:\n  - task:\n      type: {PIPELINE_TAG}\n    \
-                 dataset:\n      name: {name}\n      type: {name}\n    metrics:\n    - type: accuracy\n      \
-                 value: {accuracy}\n",
-                quoted(self.repository),
-                name = quoted(data),
-            );
+        let data = data_name(&info.data);
+        let mut metadata = Map::from_iter([
+            ("library_name".to_owned(), json!(self.layout.to_string())),
+            ("license".to_owned(), json!(licence_id(self.licence))),
+            ("pipeline_tag".to_owned(), json!(PIPELINE_TAG)),
+            ("tags".to_owned(), json!(["genebank", "safetensors"])),
+        ]);
+        if licence_id(self.licence) == OTHER {
+            metadata.insert("license_name".to_owned(), json!(one_line(self.licence)));
         }
-        text + "---\n"
+        if let Some(base) = self.base_model {
+            metadata.insert("base_model".to_owned(), json!(base));
+        }
+        if data != NO_DATA {
+            metadata.insert("datasets".to_owned(), json!([one_line(data)]));
+        }
+        if let Some(accuracy) = self.accuracy {
+            let result = json!({
+                "task": { "type": PIPELINE_TAG },
+                "dataset": { "name": one_line(data), "type": one_line(data), "split": "test" },
+                "metrics": [{ "type": "accuracy", "value": accuracy }],
+            });
+            let index = json!([{ "name": self.repository, "results": [result] }]);
+            metadata.insert(MODEL_INDEX.to_owned(), index);
+        }
+        metadata
+    }
+
+    /// The YAML front matter. Values are JSON, which is YAML whatever the author of a gene wrote.
+    fn front_matter(&self) -> String {
+        let lines: String = self.metadata().iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+        format!("---\n{lines}---\n")
     }
 
     fn model(&self) -> String {
@@ -111,20 +165,107 @@ impl Card<'_> {
     }
 
     fn loading(&self) -> String {
-        let repository = self.repository;
-        let auto = format!(
-            "from transformers import {AUTO_CLASS}\n\nmodel = \
-             {AUTO_CLASS}.from_pretrained(\"{repository}\")\n"
-        );
         let code = match self.layout {
             Layout::Timm => format!(
-                "import timm\n\nmodel = timm.create_model(\"hf-hub:{repository}\", pretrained=True)\n```\n\n\
-                 or\n\n```python\n{auto}"
+                "```python\n{}```\n\ntransformers loads it too:\n\n```python\n{}```\n",
+                self.snippet_timm(),
+                self.snippet_transformers()
             ),
-            Layout::Transformers => auto,
+            Layout::Transformers => format!("```python\n{}```\n", self.snippet_transformers()),
         };
         format!(
-            "## Loading\n\nWith `HF_ENDPOINT` set to the address of the server:\n\n```python\n{code}```\n"
+            "## Loading\n\n`HF_ENDPOINT` is the address of the server. Replace the empty image by your own.\n\n{code}"
+        )
+    }
+
+    fn snippet_timm(&self) -> String {
+        let (repository, image) = (self.repository, self.empty_image());
+        format!(
+            "{ENDPOINT}\
+             import timm\n\
+             import torch\n\
+             from PIL import Image\n\n\
+             model = timm.create_model(\"hf-hub:{repository}\", pretrained=True).eval()\n\
+             transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))\n\
+             {image}\
+             with torch.no_grad():\n    \
+                 shares = model(transform(image).unsqueeze(0)).softmax(-1)[0]\n\
+             print(model.pretrained_cfg[\"label_names\"][shares.argmax()], shares.max().item())\n"
+        )
+    }
+
+    fn snippet_transformers(&self) -> String {
+        let (repository, image) = (self.repository, self.empty_image());
+        format!(
+            "{ENDPOINT}\
+             import torch\n\
+             from PIL import Image\n\
+             from transformers import AutoImageProcessor, {AUTO_CLASS}\n\n\
+             processor = AutoImageProcessor.from_pretrained(\"{repository}\")\n\
+             model = {AUTO_CLASS}.from_pretrained(\"{repository}\")\n\
+             {image}\
+             with torch.no_grad():\n    \
+                 shares = model(**processor(image, return_tensors=\"pt\")).logits.softmax(-1)[0]\n\
+             print(model.config.id2label[shares.argmax().item()], shares.max().item())\n"
+        )
+    }
+
+    /// A line of Python that makes an image as the model expects it.
+    fn empty_image(&self) -> String {
+        let config = &self.blueprint.info.config;
+        let (side, mode) = (config.image_size(), if config.channels() == 1 { "L" } else { "RGB" });
+        format!(
+            "image = Image.new(\"{mode}\", ({side}, {side}))  # Image.open(\"FILE\").convert(\"{mode}\")\n"
+        )
+    }
+
+    fn input(&self) -> String {
+        let info = &self.blueprint.info;
+        let side = info.config.image_size();
+        let fitted = match self.layout {
+            Layout::Timm => {
+                format!("its shorter side is resized to {side} (bilinear), and the middle is kept")
+            }
+            Layout::Transformers => format!("it is resized to {side} x {side} (bilinear)"),
+        };
+        let colours = if info.config.channels() == 1 { "one channel, grey" } else { "red, green, blue" };
+        format!(
+            "## Input\n\nImages of {side} x {side} pixels ({colours}), as `(pixel / 255 - mean) / std` with mean {:?} and \
+             std {:?} of each channel. If an image has another size, {fitted}.\n",
+            info.preprocessing.mean, info.preprocessing.std
+        )
+    }
+
+    fn classes(&self) -> String {
+        let labels = &self.blueprint.info.labels;
+        let shown: Vec<_> =
+            labels.iter().take(MAX_CLASSES).map(|label| format!("`{}`", one_line(label))).collect();
+        let more = match labels.len().saturating_sub(MAX_CLASSES) {
+            0 => String::new(),
+            more => format!(", and {more} more in `config.json`"),
+        };
+        format!("## Classes\n\n{} classes, in order: {}{more}.\n", labels.len(), shown.join(", "))
+    }
+
+    fn limits(&self) -> String {
+        let data = match data_name(&self.blueprint.info.data) {
+            NO_DATA => "Its values were not trained.".to_owned(),
+            data => format!(
+                "It was trained on `{}` alone. How good it is on other images is unknown.",
+                one_line(data)
+            ),
+        };
+        let measured = if self.accuracy.is_some() {
+            "Its accuracy was measured once, on the test images of that data set."
+        } else {
+            "Its accuracy was not measured at this size, and may be far below that of measured sizes."
+        };
+        format!(
+            "## Limits\n\n\
+             - It is a start for tuning, not a finished product. Do not use it for decisions about people.\n\
+             - {data}\n\
+             - {measured}\n\
+             - It has the classes and the image size of its gene. `genebank init` makes models with others.\n"
         )
     }
 
@@ -175,6 +316,7 @@ impl Card<'_> {
         for (name, value) in [
             ("Training data", info.data.as_str()),
             ("Licence of the training data", &info.licence),
+            ("Licence of the weights", self.licence),
             ("Teacher", self.teacher),
             ("Recipe of the gene", self.recipe),
         ] {
@@ -184,9 +326,10 @@ impl Card<'_> {
     }
 }
 
-/// The name of the data set: the first word of a gene's text about its data.
-fn data_name(data: &str) -> &str {
-    data.split_whitespace().next().unwrap_or("unknown")
+/// The Hub's identifier of a licence.
+pub fn licence_id(licence: &str) -> &'static str {
+    let known = |id: &&&str| id.eq_ignore_ascii_case(licence);
+    HUB_LICENCES.iter().find(known).copied().unwrap_or(OTHER)
 }
 
 /// `text` made safe for a code span, which a line break or a backtick would end.
@@ -201,6 +344,14 @@ mod tests {
     #[test]
     fn what_a_gene_says_stays_in_its_place() {
         assert_eq!(one_line("a\n# b`c"), "a # b c");
-        assert_eq!((data_name("fashion-mnist abc"), data_name(" ")), ("fashion-mnist", "unknown"));
+    }
+
+    #[test]
+    fn licences_have_the_identifiers_of_the_hub() {
+        for (licence, id) in
+            [("MIT", "mit"), ("CC0-1.0", "cc0-1.0"), ("unknown", "unknown"), ("none", OTHER), ("", OTHER)]
+        {
+            assert_eq!(licence_id(licence), id);
+        }
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, VariantArray};
 
 use crate::{
-    blueprint::{Ancestor, Blueprint, Entry, Identity, ModelInfo, Piece, Source, record},
+    blueprint::{Ancestor, Blueprint, Entry, Identity, ModelInfo, Piece, Source, model::NO_DATA, record},
     error::{Error, Result},
     nn::{Axis, Dims, Spec},
     tensor::{matrix_view, row_axes},
@@ -127,7 +127,8 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest) -> Result
 /// [`Error::OutOfRange`] or [`Error::Invalid`] for a size or target that the gene does not allow.
 pub fn scratch(meta: &GeneMeta, size: &SizeRequest, target: &Target, seed: u64) -> Result<Blueprint> {
     let shape = super::learngene::blueprint_of(meta, "", size, target)?;
-    let mut blueprint = Blueprint::fresh(ModelInfo { origin: None, ..shape.info }, seed);
+    let (data, licence) = (NO_DATA.to_owned(), NO_DATA.to_owned());
+    let mut blueprint = Blueprint::fresh(ModelInfo { origin: None, data, licence, ..shape.info }, seed);
     blueprint.entries.iter_mut().for_each(|entry| entry.dtype = size.dtype);
     let config = blueprint.info.config;
     blueprint.identity = config

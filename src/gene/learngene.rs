@@ -254,6 +254,7 @@ pub(super) fn blueprint_of(
         labels: target.labels(meta),
         licence: meta.licence.clone(),
         data: meta.data.clone(),
+        earlier: Vec::new(),
         origin: Some(origin),
         training: Vec::new(),
     };

@@ -98,6 +98,8 @@ pub struct GeneMeta {
     pub labels: Vec<String>,
     /// Licence of the training data.
     pub licence: String,
+    /// Licence of the weights, if it is not that of the training data.
+    pub weights_licence: Option<String>,
     /// Training data.
     pub data: String,
     /// The teacher.
@@ -194,6 +196,11 @@ impl GeneMeta {
         };
         let norms: Vec<_> = self.trained_widths.iter().flat_map(|width| own(*width)).collect();
         specs.into_iter().chain(norms).collect()
+    }
+
+    /// Licence of the weights.
+    pub fn weights_licence(&self) -> &str {
+        self.weights_licence.as_deref().unwrap_or(&self.licence)
     }
 
     /// Whether `model` has the classes and images that the gene was trained and measured on.

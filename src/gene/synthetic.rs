@@ -4,7 +4,7 @@ use bytes::Bytes;
 use candle_core::Device;
 
 use crate::{
-    blueprint::{Metric, Preprocessing, expand},
+    blueprint::{Metric, Preprocessing, expand, model::NO_DATA},
     error::{Error, Result},
     nn::VitConfig,
     tensor::{Weights, codec},
@@ -52,7 +52,8 @@ impl Synthetic {
             },
             labels: (0..config.classes()).map(|class| format!("class {class}")).collect(),
             licence: "CC0-1.0".to_owned(),
-            data: "none".to_owned(),
+            weights_licence: None,
+            data: NO_DATA.to_owned(),
             teacher: "none".to_owned(),
             recipe: format!("seeded values, seed {seed}: nothing was learned"),
             probe: Probe { seed: 0, batch: 1, logits: vec![0.0; config.classes()] },

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::Device;
 
 use crate::{
-    blueprint::{Ancestor, Blueprint, ModelInfo, Preprocessing, expand},
+    blueprint::{Ancestor, Blueprint, ModelInfo, Preprocessing, TrainingData, expand},
     data::Dataset,
     error::{Error, Result},
     nn::{Vit, VitConfig, vit::RawVitConfig},
@@ -89,15 +89,22 @@ pub(super) fn model_info(recipe: &Recipe, data: &Dataset, preprocessing: Preproc
         heads: shape.heads,
         mlp_ratio: shape.mlp_ratio,
     })?;
+    let TrainingData { data: about, licence } = training_data(data);
     Ok(ModelInfo {
         config,
         preprocessing,
         labels: data.class_names().to_vec(),
-        licence: data.licence().to_owned(),
-        data: format!("{} {}", data.name(), data.digest()),
+        licence,
+        data: about,
+        earlier: Vec::new(),
         origin: None,
         training: Vec::new(),
     })
+}
+
+/// `data` as the record of a model names it.
+pub(super) fn training_data(data: &Dataset) -> TrainingData {
+    TrainingData { data: format!("{} {}", data.name(), data.digest()), licence: data.licence().to_owned() }
 }
 
 /// Mean and standard deviation of each channel over all images of `data`, to four decimals.

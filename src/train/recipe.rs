@@ -122,6 +122,9 @@ fn default_betas() -> [f64; 2] {
 pub struct GeneRecipe {
     /// Name of the gene.
     pub name: String,
+    /// Licence of the weights, an SPDX identifier. Without it, that of the training data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
     /// Layers of each stage in the auxiliary model.
     pub stages: Vec<usize>,
     /// Smallest and largest depth to serve.

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ LONG = "genebank/fashion-any-d24-w96"
 # A model of a private gene, and the token that opens it.
 PRIVATE, TOKEN = "genebank/fashion-s-d6-w96", "hf_interop"
 FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+
+LABELS = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 
 CHECKS = []
 
@@ -274,6 +277,24 @@ def model_card():
 
     data = ModelCard.load(MODEL).data
     return f"accuracy {data.eval_results[0].metric_value} on {data.eval_results[0].dataset_type}"
+
+
+@check("timm")
+def programs_of_the_card():
+    from huggingface_hub import ModelCard
+
+    if importlib.util.find_spec("transformers") is None:
+        return None
+    seen = []
+    for repository in (MODEL, NATIVE):
+        for program in re.findall(r"```python\n(.*?)```", ModelCard.load(repository).text, re.DOTALL):
+            # Progress bars go to standard error.
+            done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True)
+            label, share = done.stdout.strip().rsplit(" ", 1)
+            expect(label in LABELS and 0 < float(share) <= 1, f"{label} {share}")
+            seen.append(label)
+    expect(len(seen) == 3 and len(set(seen)) == 1, seen)
+    return f"{len(seen)} programs: {seen[0]}"
 
 
 @check("huggingface_hub")

@@ -171,6 +171,62 @@ async fn every_list_of_files_agrees_with_the_files() {
     }
 }
 
+/// The repository that holds a model of `depth` of a gene with known data, and a server for it.
+async fn carded() -> Server {
+    let mut meta = crate::support::meta();
+    (meta.data, meta.licence) = ("clothes 12ab".to_owned(), "MIT".to_owned());
+    meta.weights_licence = Some("CC0-1.0".to_owned());
+    meta.labels = ["T-shirt", "a `b`", "c\nd"].map(ToOwned::to_owned).to_vec();
+    let bytes = genebank::gene::store::render(meta.clone(), &crate::support::weights(&meta), 7).unwrap().1;
+    let models = models(&bytes);
+    let bank = bank_config(models.path());
+    Server::on(Limits::default(), models, bank).await
+}
+
+#[tokio::test]
+async fn a_card_says_what_a_user_has_to_know() {
+    let server = carded().await;
+    let card = async |repository: &str| {
+        let body = server.get(&resolve(repository, "main", "README.md")).await.body;
+        String::from_utf8(body).unwrap()
+    };
+    let text = card("genebank/tiny-d3-w24-hf").await;
+    let (head, text) = text.strip_prefix("---\n").unwrap().split_once("---\n").unwrap();
+    let lines = head.lines().map(|line| line.split_once(": ").unwrap());
+    let head: serde_json::Map<_, _> =
+        lines.map(|(key, json)| (key.to_owned(), serde_json::from_str(json).unwrap())).collect();
+    let expected = json!({
+        "base_model": "genebank/tiny",
+        "datasets": ["clothes"],
+        "library_name": "transformers",
+        "license": "cc0-1.0",
+        "model-index": [{ "name": "genebank/tiny-d3-w24-hf", "results": [{
+            "task": { "type": "image-classification" },
+            "dataset": { "name": "clothes", "type": "clothes", "split": "test" },
+            "metrics": [{ "type": "accuracy", "value": 0.5 }],
+        }] }],
+        "pipeline_tag": "image-classification",
+        "tags": ["genebank", "safetensors"],
+    });
+    assert_eq!(Value::Object(head), expected);
+    let model = server.get(&api("genebank/tiny-d3-w24-hf", "")).await.json();
+    assert_eq!((&model["cardData"], &model["model-index"]), (&expected, &expected["model-index"]));
+    for part in [
+        "3 classes, in order: `T-shirt`, `a  b `, `c d`.",
+        "mean [0.5] and std [0.5]",
+        "8 x 8 pixels (one channel, grey)",
+        "trained on `clothes` alone",
+        "Licence of the weights: `CC0-1.0`",
+        "Licence of the training data: `MIT`",
+        "AutoModelForImageClassification.from_pretrained(\"genebank/tiny-d3-w24-hf\")",
+        "Image.new(\"L\", (8, 8))",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(card("genebank/tiny-d5-w24").await.contains("not measured at this size"));
+    assert!(!card("genebank/tiny-d3-w24").await.contains("base_model"), "it is the gene's own repository");
+}
+
 async fn post(server: &Server, content_type: &str, body: &str) -> Answer {
     let headers = format!("content-type: {content_type}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     server.http("POST", &api(REPOSITORY, "/paths-info/main"), &headers).await
@@ -505,7 +561,8 @@ async fn every_byte_of_three_repositories_is_pinned() {
 #[tokio::test]
 #[ignore = "writes the golden files: cargo test --test it golden_repositories -- --ignored"]
 async fn golden_repositories() {
-    let gene = gene_bytes();
+    // The gene stays, because another processor would give it another probe.
+    let gene = std::fs::read(golden("gene.safetensors")).unwrap_or_else(|_| gene_bytes());
     codec::write_atomic(&golden("gene.safetensors"), [gene.as_slice()]).unwrap();
     let found = digests(&gene).await;
     codec::write_atomic(&golden("repositories.txt"), [found.as_bytes()]).unwrap();

@@ -61,6 +61,7 @@ fn recipe(steps: u32) -> Recipe {
 fn gene_recipe() -> GeneRecipe {
     GeneRecipe {
         name: "small".to_owned(),
+        licence: None,
         stages: vec![1, 2, 1],
         depth_range: [1, 12],
         teacher: "teacher".into(),

@@ -53,6 +53,7 @@ fn recipe(steps: u32) -> Recipe {
 fn gene_recipe() -> GeneRecipe {
     GeneRecipe {
         name: "nested".to_owned(),
+        licence: None,
         stages: vec![1, 2, 1],
         depth_range: [1, 8],
         teacher: "teacher".into(),

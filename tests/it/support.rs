@@ -50,6 +50,7 @@ pub(crate) fn meta() -> GeneMeta {
         preprocessing: Preprocessing { mean: vec![0.5], std: vec![0.5] },
         labels: ["a", "b", "c"].map(ToOwned::to_owned).to_vec(),
         licence: "none".to_owned(),
+        weights_licence: None,
         data: "none".to_owned(),
         teacher: "none".to_owned(),
         recipe: "seeded values".to_owned(),

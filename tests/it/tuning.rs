@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use genebank::{
     bank::{self, Bank, Delivery, Length, ModelRequest, Tune},
+    blueprint::{ModelInfo, TrainingData},
     client::{Client, Event},
     error::{Error, Kind},
-    gene::store,
+    gene::{GeneMeta, Method, Start, store},
     proto::{InitModelRequest, fine_tune, gene_bank_client::GeneBankClient, init_model_response},
     server::Limits,
     tensor::TensorFile,
@@ -70,6 +71,24 @@ async fn a_tuned_model_comes_with_progress_and_is_stored_by_identity() {
         file.tensor("blocks.0.mlp.fc1.weight").unwrap().bytes.clone()
     };
     assert_ne!(tensor("first"), tensor("plain"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tuned_model_names_the_data_of_its_start_and_of_its_tuning() {
+    let meta = GeneMeta { data: "clothes 12ab".into(), licence: "CC-BY-4.0".into(), ..fashion_meta() };
+    let models = models(&store::render(meta.clone(), &weights(&meta), 7).unwrap().1);
+    let bank = Arc::new(Bank::open(config(&models)).unwrap());
+    let clothes = TrainingData { data: meta.data, licence: meta.licence };
+    for (method, earlier) in [(Method::Gene, vec![clothes]), (Method::Scratch, vec![])] {
+        let start_of = Start { method, seed: 0 };
+        let request = ModelRequest { start: start_of, ..tuned(Length::Steps(1), 3) };
+        let Delivery::Tuning(mut job) = start(&bank, &request).await.unwrap() else { panic!() };
+        let out = tempfile::NamedTempFile::new().unwrap();
+        job.finish().await.unwrap().write(out.path()).unwrap();
+        let info = ModelInfo::from_file(&TensorFile::open(out.path()).unwrap(), "tuned").unwrap();
+        assert!(info.data.starts_with("fashion-mnist "), "{}", info.data);
+        assert_eq!((info.licence.as_str(), info.earlier), ("MIT", earlier), "{method}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

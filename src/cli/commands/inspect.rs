@@ -8,7 +8,7 @@ use super::subject::{self, is_gene};
 use crate::{
     bank::{GeneSummary, ModelRequest, ModelSummary, Quote},
     blueprint::{
-        ModelInfo,
+        ModelInfo, TrainingData,
         record::{FAMILY, METADATA_KEY},
     },
     cli::{args, config, output},
@@ -140,6 +140,9 @@ fn show_info(info: &ModelInfo) -> Result<()> {
     }
     output::line(format_args!("data     {}", info.data))?;
     output::line(format_args!("licence  {}", info.licence))?;
+    for TrainingData { data, licence } in &info.earlier {
+        output::line(format_args!("before   {data}, licence {licence}"))?;
+    }
     info.training.iter().try_for_each(|step| output::line(format_args!("training {step}")))
 }
 

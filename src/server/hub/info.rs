@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use crate::{
     bank::{
-        Quote, RepositoryName,
+        RepositoryName,
         repository::{BRANCH, OWNER, WEIGHTS},
     },
     error::{Error, Result},
-    export::Layout,
+    export::{Layout, card::MODEL_INDEX},
     server::{
         request::{not_found, truth},
         status::HubProblem,
@@ -78,7 +78,11 @@ pub(super) async fn model(
     };
     model["sha"] = snapshot.commit.clone().into();
     model["siblings"] = siblings.into();
-    model["cardData"] = card(quote);
+    let card = &snapshot.repository.metadata;
+    model["cardData"] = card.clone().into();
+    if let Some(index) = card.get(MODEL_INDEX) {
+        model[MODEL_INDEX] = index.clone();
+    }
     Ok(Json(model))
 }
 
@@ -86,16 +90,6 @@ pub(super) async fn model(
 fn wants_blobs(query: &str) -> Result<bool> {
     let pairs = form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "blobs");
     pairs.map(|(key, value)| truth(&key, &value)).try_fold(false, |_, blobs| blobs)
-}
-
-/// What the head of the README says, for clients that do not read it.
-fn card(quote: &Quote) -> Value {
-    json!({
-        "library_name": quote.layout.to_string(),
-        "pipeline_tag": TASK,
-        "license": "other",
-        "license_name": format!("training data: {}", quote.blueprint.info.licence),
-    })
 }
 
 /// `GET /api/models/{owner}/{name}/refs`.

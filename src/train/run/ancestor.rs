@@ -11,6 +11,7 @@ use crate::{
         classify::Classification,
         learn_gene::{Distillation, StageSharing},
         measure::{check_data, check_labels},
+        model::training_data,
     },
 };
 
@@ -43,6 +44,7 @@ impl Run<'_> {
         drop(weights);
         let weights = self.train(task, cancel, report)?;
         let mut info = info;
+        info.trained_on(training_data(&self.data.train));
         info.training.push(self.note());
         Ok(Model { info, weights })
     }
@@ -86,6 +88,7 @@ impl Run<'_> {
         drop(weights);
         let weights = self.train(task, cancel, report)?;
         info.preprocessing = teacher.info.preprocessing.clone();
+        info.trained_on(training_data(&self.data.train));
         info.training.push(self.note());
         Ok(Model { info, weights })
     }

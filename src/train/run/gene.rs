@@ -80,6 +80,7 @@ impl Run<'_> {
             preprocessing: info.preprocessing,
             labels: info.labels,
             licence: info.licence,
+            weights_licence: gene.licence.clone(),
             data: info.data,
             teacher: teacher.info.training.join("; "),
             recipe: self.note(),
