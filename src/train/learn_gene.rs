@@ -110,3 +110,35 @@ impl Objective for StageSharing {
         self.distillation.loss(&logits, &self.teacher.logits(shard)?, shard)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    /// One image of class 1; the logits are logarithms, so that the probabilities are simple.
+    #[test]
+    fn the_loss_is_the_one_computed_by_hand() {
+        let row = |values: [f32; 2]| Tensor::new(&[values], &Device::Cpu).unwrap();
+        let ln = |value: f64| libm::log(value) as f32;
+        // At τ = 2: the teacher says (1/4, 3/4), the student (2/3, 1/3). At τ = 1 the student says (4/5, 1/5).
+        let (teacher, student) = (row([0.0, ln(9.0)]), row([ln(4.0), 0.0]));
+        let shard = Shard {
+            images: row([0.0; 2]),
+            labels: vec![1],
+            items: vec![0],
+            views: vec![0],
+            step: 0,
+            first: 0,
+        };
+        let loss = |alpha| {
+            let distillation = Distillation { alpha, temperature: 2.0, label_smoothing: 0.2 };
+            distillation.loss(&student, &teacher, &shard).unwrap().to_scalar::<f32>().unwrap()
+        };
+        // CE = 0.1 ln(5/4) + 0.9 ln 5, and τ² KL = 4 (1/4 ln(3/8) + 3/4 ln(9/4)).
+        let (hard, soft) = (1.470_808_5, 1.451_961_4);
+        for (alpha, expected) in [(0.0, hard), (1.0, soft), (0.3, 0.7 * hard + 0.3 * soft)] {
+            assert!((loss(alpha) - expected).abs() < 1e-6, "{alpha}: {} is not {expected}", loss(alpha));
+        }
+    }
+}

@@ -164,6 +164,112 @@ impl Objective for NestedSharing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        gene::Synthetic,
+        nn::{Spec, Vit, VitConfig, vit::RawVitConfig},
+        tensor::{Init, Weight},
+    };
+    use candle_core::Device;
+
+    fn gene() -> GeneMeta {
+        let raw = RawVitConfig {
+            image_size: 4,
+            patch_size: 2,
+            channels: 1,
+            classes: 3,
+            depth: 3,
+            width: 8,
+            heads: 2,
+            mlp_ratio: 1,
+        };
+        let synthetic = Synthetic {
+            name: "g".to_owned(),
+            config: VitConfig::try_from(raw).unwrap(),
+            stages: 2,
+            widths: vec![4],
+            seed: 0,
+        };
+        synthetic.render().unwrap().0.meta().clone()
+    }
+
+    /// Seeded values that are large enough for distinct answers.
+    fn weights(specs: impl IntoIterator<Item = Spec>, config: &VitConfig, seed: u64) -> Weights {
+        let init = Init::TruncNormal { std_e9: 500_000_000 };
+        let tensor = |spec: &Spec| {
+            let shape = spec.shape(&config.dims());
+            let values = init.values(seed, &spec.name, shape.iter().product());
+            Weight::new(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+        };
+        specs.into_iter().map(|spec| (spec.name.clone(), tensor(&spec))).collect()
+    }
+
+    /// The header's sum at β = 0.3 and λ = (2, 1, 3), with each `D` computed separately.
+    #[test]
+    fn the_loss_is_the_sum_computed_by_hand() {
+        let meta = gene();
+        let nested = Nested {
+            widths: vec![4, 8],
+            depths: [1, 3],
+            draws: 1,
+            ancestor_share: 0.3,
+            full_weight: 2.0,
+            smallest_weight: 3.0,
+            full_only_steps: 5,
+            toward_small: 0.0,
+            width_norms: false,
+        };
+        let ancestor = weights(meta.config.schema().specs(), &meta.config, 1);
+        let ancestor = Vit::new(meta.config, &ancestor).unwrap();
+        let shared = weights(meta.specs(), &meta.config, 2);
+        let distillation = Distillation { alpha: 0.6, temperature: 2.0, label_smoothing: 0.1 };
+        let objective = NestedSharing {
+            meta,
+            nested,
+            teacher: Teacher::Network(Box::new(ancestor)),
+            distillation,
+            drop_path: 0.0,
+            seed: 0,
+            dtype: DType::F32,
+        };
+        let pixels = Init::TruncNormal { std_e9: 1_000_000_000 }.values(3, "pixels", 2 * 16);
+        let shard = |step| Shard {
+            images: Tensor::from_vec(pixels.clone(), (2, 1, 4, 4), &Device::Cpu).unwrap(),
+            labels: vec![0, 2],
+            items: vec![0, 1],
+            views: vec![0, 0],
+            step,
+            first: 0,
+        };
+        let scalar = |loss: Tensor| loss.to_scalar::<f32>().unwrap();
+        let logits = |size: Size| {
+            let blueprint = objective.blueprint(size).unwrap();
+            let own = expand(&blueprint, &shared, &Device::Cpu).unwrap();
+            Vit::new(blueprint.info.config, &own).unwrap().forward(&shard(0).images).unwrap()
+        };
+        let d = |teacher: &Tensor, student: &Tensor| {
+            scalar(distillation.loss(student, teacher, &shard(0)).unwrap())
+        };
+        let answers = objective.teacher.logits(&shard(0)).unwrap();
+        let near = |found: f32, expected: f32| {
+            assert!((found - expected).abs() < 1e-5 * expected, "{found} is not {expected}");
+        };
+
+        // At first only the trained size learns, whatever its weight.
+        assert_eq!(objective.sizes(4), [(Size { width: 8, depth: 3 }, 2.0)]);
+        let largest = logits(Size { width: 8, depth: 3 });
+        near(scalar(objective.loss(&shared, &shard(4)).unwrap()), d(&answers, &largest));
+
+        let step = (5..99).find(|step| objective.sizes(*step).len() == 3).unwrap();
+        let sizes = objective.sizes(step);
+        assert_eq!(sizes.iter().map(|(_, lambda)| *lambda).collect::<Vec<_>>(), [2.0, 1.0, 3.0]);
+        assert_eq!((sizes[0].0, sizes[2].0), (Size { width: 8, depth: 3 }, Size { width: 4, depth: 1 }));
+        let (drawn, smallest) = (logits(sizes[1].0), logits(sizes[2].0));
+        let expected = (2.0 * d(&answers, &largest)
+            + (0.3 * d(&answers, &drawn) + 0.7 * d(&largest, &drawn))
+            + 3.0 * (0.3 * d(&answers, &smallest) + 0.7 * d(&drawn, &smallest)))
+            / 6.0;
+        near(scalar(objective.loss(&shared, &shard(step)).unwrap()), expected);
+    }
 
     #[test]
     fn small_numbers_are_drawn_as_often_as_the_power_says() {

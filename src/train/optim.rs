@@ -182,3 +182,94 @@ pub fn learning_rate(optim: &Optim, step: u64, total: u64) -> f64 {
     let cosine = 0.5 * (1.0 + libm::cos(std::f64::consts::PI * progress.min(1.0)));
     optim.min_learning_rate + (optim.learning_rate - optim.min_learning_rate) * cosine
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::Length;
+
+    fn optim() -> Optim {
+        Optim {
+            length: Length::Steps(12),
+            batch: 1,
+            learning_rate: 8e-3,
+            min_learning_rate: 2e-3,
+            warmup_steps: 4,
+            weight_decay: 0.05,
+            betas: [0.9, 0.999],
+            clip: 1.0,
+            label_smoothing: 0.0,
+            drop_path: 0.0,
+            recompute: false,
+            bf16: false,
+        }
+    }
+
+    fn assert_near(found: f64, expected: f64) {
+        assert!((found - expected).abs() <= 1e-6 * expected.abs(), "{found:e} is not {expected:e}");
+    }
+
+    #[test]
+    fn the_learning_rate_rises_in_a_line_and_falls_along_half_a_cosine() {
+        // After the warm-up, a quarter of the way is at 2e-3 + 6e-3 (1 + cos 45°) / 2.
+        for (step, expected) in [
+            (0, 2e-3),
+            (2, 6e-3),
+            (3, 8e-3),
+            (4, 8e-3),
+            (6, 7.121_320_344e-3),
+            (8, 5e-3),
+            (12, 2e-3),
+            (99, 2e-3),
+        ] {
+            assert_near(learning_rate(&optim(), step, 12), expected);
+        }
+        let unwarmed = Optim { warmup_steps: 0, ..optim() };
+        assert_near(learning_rate(&unwarmed, 0, 12), 8e-3);
+        assert_near(learning_rate(&unwarmed, 6, 12), 5e-3);
+    }
+
+    #[test]
+    fn the_coefficients_of_a_step_are_those_computed_by_hand() {
+        let first = rates(&optim(), 0.5, 1e-3, 0, true);
+        assert_eq!((first.betas, first.clip), ([0.9, 0.999], 1.0));
+        assert_near(f64::from(first.rest[0]), 0.1);
+        assert_near(f64::from(first.rest[1]), 1e-3);
+        // 1 - 1e-3 · 0.05
+        assert_eq!(first.keep, 0.99995);
+        // 1e-3 √0.001 / 0.1 and 1e-8 √0.001
+        assert_near(f64::from(first.rate), 3.162_277_660e-4);
+        assert_near(f64::from(first.epsilon), 3.162_277_660e-10);
+        // 1e-3 √(1 - 0.999²) / (1 - 0.9²)
+        let second = rates(&optim(), 0.5, 1e-3, 1, false);
+        assert_near(f64::from(second.rate), 2.353_167_25e-4);
+        assert_eq!(second.keep, 1.0);
+    }
+
+    #[test]
+    fn gradients_are_scaled_down_to_the_clip_and_never_up() {
+        let clip = |clip, norm| rates(&Optim { clip, ..optim() }, norm, 1e-3, 0, true).clip;
+        assert_eq!([clip(1.0, 4.0), clip(2.0, 8.0), clip(1.0, 1.0), clip(1.0, 0.1)], [0.25, 0.25, 1.0, 1.0]);
+        // A clip of 0 means none.
+        assert_eq!(clip(0.0, 4.0), 1.0);
+    }
+
+    /// One step of two tensors, of which only `a` decays, against the header's formula.
+    #[test]
+    fn a_step_is_the_formula_of_the_header() {
+        use crate::tensor::{Weight, Weights};
+        use candle_core::{Device, Tensor};
+        let one = |value: f32| Weight::new(&Tensor::new(&[value], &Device::Cpu).unwrap()).unwrap();
+        let weights: Weights = [("a".to_owned(), one(2.0)), ("b".to_owned(), one(2.0))].into_iter().collect();
+        let params = Params::new(&weights).unwrap();
+        let mut optimiser = AdamW::new(&params, &Decay(["a".to_owned()].into()), 2);
+        // Norm 4 is clipped to 1, so g = (0.5, 0.5); then m = 0.1 g, v = 0.001 g², and both corrections undo that:
+        // m̂ / √v̂ = 1.
+        optimiser.step(&params, &[2.0, 2.0], 4.0, &optim(), 0.1, 0).unwrap();
+        assert_near(f64::from(optimiser.first[0]), 0.05);
+        assert_near(f64::from(optimiser.second[0]), 0.001 * 0.25);
+        let values = params.values().unwrap();
+        assert_near(f64::from(values[0]), 2.0 - 0.1 * 0.05 * 2.0 - 0.1);
+        assert_near(f64::from(values[1]), 2.0 - 0.1);
+    }
+}

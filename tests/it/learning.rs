@@ -259,6 +259,7 @@ fn assert_steps_agree(device: &Device, tolerance: f64) {
     let (config, batch) = (model.info.config, first_batch(&data, &recipe, &model));
     let objective = Classification::new(config, &recipe.optim, 0);
     let mut host = Engine::new(&model.weights, &decay(&model), &recipe.optim, 2).unwrap();
+    let start = host.params.values().unwrap();
     let variables = Params::variables(&model.weights.to_device(device).unwrap()).unwrap();
     let mut other = Engine::of(variables, &decay(&model), &recipe.optim, 1).unwrap();
     for step in 0..5 {
@@ -271,14 +272,17 @@ fn assert_steps_agree(device: &Device, tolerance: f64) {
         assert!((losses[0] - losses[1]).abs() < tolerance * losses[0], "step {step}: {losses:?}");
     }
     let (state, found) = (host.state().unwrap(), other.state().unwrap());
-    for (what, expected, found) in [
-        ("parameters", &state.values, &found.values),
-        ("first moments", &state.first, &found.first),
-        ("second moments", &state.second, &found.second),
+    // The values barely move in five steps, so the movement is compared, not the values. Where a gradient is almost 0,
+    // a step is mostly rounding.
+    let moved = |values: &[f32]| values.iter().zip(&start).map(|(a, b)| a - b).collect::<Vec<_>>();
+    for (what, times, expected, found) in [
+        ("movement", 200.0, moved(&state.values), moved(&found.values)),
+        ("first moments", 10.0, state.first.clone(), found.first.clone()),
+        ("second moments", 10.0, state.second.clone(), found.second.clone()),
     ] {
-        let distance: f64 = expected.iter().zip(found).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+        let distance: f64 = expected.iter().zip(&found).map(|(a, b)| f64::from(a - b).powi(2)).sum();
         let norm: f64 = expected.iter().map(|a| f64::from(*a).powi(2)).sum();
-        assert!((distance / norm).sqrt() < 10.0 * tolerance, "{what}: {:e}", (distance / norm).sqrt());
+        assert!((distance / norm).sqrt() < times * tolerance, "{what}: {:e}", (distance / norm).sqrt());
     }
     other.restore(&state).unwrap();
     assert_eq!(other.state().unwrap(), state);
