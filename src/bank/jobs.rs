@@ -323,3 +323,83 @@ fn identity(quote: &Quote, tune: &Tune, data: &Dataset, device: &Device) -> Iden
     // Another device adds in another order.
     if device.is_cpu() { form } else { form.text("cuda") }.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        data::ImageShape,
+        digest::Digest,
+        gene::Synthetic,
+        nn::{VitConfig, vit::RawVitConfig},
+    };
+
+    use super::super::quote::ModelRequest;
+
+    fn quote(depth: u64) -> Quote {
+        let raw = RawVitConfig {
+            image_size: 4,
+            patch_size: 2,
+            channels: 1,
+            classes: 3,
+            depth: 2,
+            width: 8,
+            heads: 2,
+            mlp_ratio: 1,
+        };
+        let synthetic = Synthetic {
+            name: "g".to_owned(),
+            config: VitConfig::try_from(raw).unwrap(),
+            stages: 2,
+            widths: Vec::new(),
+            seed: 0,
+        };
+        let mut request = ModelRequest::default();
+        request.size.depth = Some(depth);
+        Quote::new(&Arc::new(synthetic.render().unwrap().0), None, &request, None).unwrap()
+    }
+
+    fn data(pixel: u8) -> Dataset {
+        let shape = ImageShape { channels: 1, size: 4 };
+        let classes = ["a", "b", "c"].map(ToOwned::to_owned).to_vec();
+        Dataset::new("d", shape, vec![pixel; 16], vec![0], classes).unwrap()
+    }
+
+    #[test]
+    fn the_name_of_a_tuned_model_depends_on_all_that_it_is_made_from() {
+        let tune =
+            || Tune { dataset: "d".to_owned(), length: Length::Steps(2), learning_rate_e9: None, seed: 0 };
+        let cpu = |quote: Quote, tune: Tune, data: Dataset| identity(&quote, &tune, &data, &Device::Cpu);
+        let names = [
+            cpu(quote(2), tune(), data(0)),
+            cpu(quote(1), tune(), data(0)),
+            cpu(quote(2), tune(), data(1)),
+            cpu(quote(2), Tune { length: Length::Epochs(2), ..tune() }, data(0)),
+            cpu(quote(2), Tune { length: Length::Steps(3), ..tune() }, data(0)),
+            cpu(quote(2), Tune { learning_rate_e9: Some(1), ..tune() }, data(0)),
+            cpu(quote(2), Tune { learning_rate_e9: Some(2), ..tune() }, data(0)),
+            cpu(quote(2), Tune { seed: 1, ..tune() }, data(0)),
+        ];
+        let different: std::collections::BTreeSet<_> = names.iter().map(ToString::to_string).collect();
+        assert_eq!(different.len(), names.len());
+        // A data set is named by its content, not by what it is called.
+        let renamed = Tune { dataset: "other".to_owned(), ..tune() };
+        assert_eq!(cpu(quote(2), renamed, data(0)), names[0]);
+        // Stored models are found by this name, so its fields and their order stay. Each has a tag, and text a length.
+        let (quote, data) = (quote(2), data(0));
+        let text = |text: &str| [&b"t"[..], &(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+        let integer = |value: u64| [&b"i"[..], &value.to_le_bytes()].concat();
+        let fields = [
+            text("genebank.tuned"),
+            integer(crate::blueprint::RENDER_VERSION),
+            text(&quote.blueprint.identity.to_string()),
+            text(data.digest()),
+            text("steps"),
+            integer(2),
+            integer(0),
+            integer(0),
+            integer(finetune::RECIPE_VERSION),
+        ];
+        assert_eq!(names[0].to_string(), Digest::of(&fields.concat()).to_string());
+    }
+}

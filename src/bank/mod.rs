@@ -240,3 +240,92 @@ impl Bank {
         self.slices.get_with(key, async { Arc::new(slices().with_resized(&quote.blueprint)) }).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        gene::{SizeRequest, Synthetic},
+        nn::{VitConfig, vit::RawVitConfig},
+        tensor::codec,
+    };
+
+    /// A bank with one gene: three layers of width 16, an MLP of one unit per unit of width.
+    fn bank(cache_bytes: u64) -> (Arc<Bank>, tempfile::TempDir) {
+        let raw = RawVitConfig {
+            image_size: 4,
+            patch_size: 2,
+            channels: 1,
+            classes: 3,
+            depth: 3,
+            width: 16,
+            heads: 2,
+            mlp_ratio: 1,
+        };
+        let synthetic = Synthetic {
+            name: "g".to_owned(),
+            config: VitConfig::try_from(raw).unwrap(),
+            stages: 3,
+            widths: vec![8],
+            seed: 0,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = synthetic.render().unwrap().1;
+        codec::write_atomic(&folder.path().join("g.safetensors"), [bytes.as_ref()]).unwrap();
+        let config = Config {
+            models: folder.path().to_owned(),
+            default_gene: None,
+            data: None,
+            store: folder.path().join("store"),
+            cache_bytes,
+            renders: 1,
+            tunings: 1,
+            device: candle_core::Device::Cpu,
+        };
+        (Arc::new(Bank::open(config).unwrap()), folder)
+    }
+
+    async fn artifact(bank: &Arc<Bank>, depth: u64, dtype: Dtype) -> Arc<Artifact> {
+        let size = SizeRequest { depth: Some(depth), dtype, ..SizeRequest::default() };
+        let request = ModelRequest { size, ..ModelRequest::default() };
+        let quote = bank.plan(&bank.owner().admit("").unwrap(), &request).unwrap();
+        bank.fetch(&quote).await.unwrap()
+    }
+
+    /// The weights of both caches in KiB, once all evictions are done.
+    async fn weights(bank: &Bank) -> [u64; 2] {
+        bank.slices.run_pending_tasks().await;
+        bank.artifacts.run_pending_tasks().await;
+        [bank.slices.weighted_size(), bank.artifacts.weighted_size()]
+    }
+
+    #[tokio::test]
+    async fn caches_weigh_the_bytes_that_they_hold() {
+        let (bank, _folder) = bank(64 << 20);
+        // What is served as it is stored takes no memory of its own: a header and a list of at most 4 KiB.
+        artifact(&bank, 3, Dtype::F32).await;
+        let [slices, artifacts] = weights(&bank).await;
+        assert!(slices == 0 && (1..=8).contains(&artifacts), "{slices} {artifacts}");
+        // At width 16 a layer has norms of 4 · 16, qkv of 48 · 17, proj and both halves of the MLP of 16 · 17. Beside
+        // the layers there are kernels of 16 · 5, a class token of 16, positions of 5 · 16, a norm of 2 · 16 and a head
+        // of 3 · 17.
+        let values = 3 * (4 * 16 + 48 * 17 + 3 * 16 * 17) + 16 * 5 + 16 + 5 * 16 + 2 * 16 + 3 * 17;
+        let half = artifact(&bank, 3, Dtype::F16).await;
+        let [more_slices, more_artifacts] = weights(&bank).await;
+        assert_eq!(more_slices - slices, (2 * values as u64).div_ceil(1024));
+        assert_eq!(more_artifacts - artifacts, half.own_bytes().div_ceil(1024));
+        assert!(half.own_bytes() > 2 * values as u64);
+    }
+
+    #[tokio::test]
+    async fn caches_hold_no_more_than_their_part() {
+        // Each of the two caches has 7/16, here 56 KiB. A file of 16-bit values takes about 16 KiB.
+        let (bank, _folder) = bank(128 << 10);
+        for depth in 1..=12 {
+            artifact(&bank, depth, Dtype::F16).await;
+        }
+        let [slices, artifacts] = weights(&bank).await;
+        assert!(slices <= 56 && (16..=56).contains(&artifacts), "{slices} {artifacts}");
+        assert!(bank.artifacts.entry_count() < 12);
+    }
+}

@@ -29,7 +29,7 @@ epochs = [0]
 name = "gene, tuned"
 depths = [2]
 epochs = [1]
-learning_rates = [1e-3, 3e-3]
+learning_rates = [1e-8, 3e-3, 1e-9]
 pick = [2, 24]
 
 [[arms]]
@@ -140,6 +140,9 @@ fn a_study_goes_on_where_it_stopped_and_fills_the_gene() {
     let table = std::fs::read_to_string(folder.join("out/table.csv")).unwrap();
     // One term for each arm, in order: its sizes times its lengths times its seeds.
     assert_eq!(table.lines().count(), 1 + 4 + 1 + 2 * 2 + 1 + 1 + 2 + 2 * 2, "{table}");
+    // The model is random before it is tuned, and at the two other rates it stays so.
+    let picked = table.lines().find(|line| line.starts_with("\"gene, tuned\"")).unwrap();
+    assert!(picked.contains(",3e-3,"), "{picked}");
     // Two arms from one start: one learns only from the ancestor, the other also from labels.
     let taught = ["-taught-", "-both-"].map(|way| {
         let cache = std::fs::read_dir(folder.join(".cache/genebank/study")).unwrap();
