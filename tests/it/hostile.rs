@@ -33,6 +33,7 @@ async fn still_serves(server: &Server) {
 async fn random_bytes_leave_the_server_serving() {
     let server = Server::start().await;
     for seed in 0..40 {
+        println!("seed {seed}");
         let values = genebank::tensor::Init::TruncNormal { std_e9: 1_000_000_000 }.values(seed, "noise", 500);
         let mut bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
         if seed % 2 == 0 {
@@ -47,7 +48,7 @@ async fn random_bytes_leave_the_server_serving() {
 }
 
 #[tokio::test]
-async fn connections_that_say_too_little_are_closed() {
+async fn connections_that_say_too_little_are_closed_and_make_room() {
     let limits = Limits { connections: 3, head_timeout: Duration::from_millis(300), ..Limits::default() };
     let server = Server::with(limits).await;
     let mut slow = Vec::new();
@@ -56,11 +57,17 @@ async fn connections_that_say_too_little_are_closed() {
         stream.write_all(start.as_bytes()).await.unwrap();
         slow.push(stream);
     }
-    // All connections are in use, so this one is answered only after they are closed.
-    timeout(Duration::from_secs(5), server.get("/healthz")).await.unwrap();
+    let answer = timeout(Duration::from_secs(10), server.get(FILE)).await.unwrap();
+    assert_eq!(answer.status, 200);
+    // The limit is 3, so a fourth connection is answered only after one of these was closed.
+    let closed = |stream: &TcpStream| match stream.try_read(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    };
+    assert!(slow.iter().any(closed), "all three connections are open beside the fourth");
     for mut stream in slow {
         // Both an end of stream and a reset mean that the connection is closed.
-        let _ = timeout(Duration::from_secs(5), stream.read_to_end(&mut Vec::new())).await.unwrap();
+        let _ = timeout(Duration::from_secs(10), stream.read_to_end(&mut Vec::new())).await.unwrap();
     }
 }
 
@@ -148,17 +155,33 @@ async fn health_and_reflection_answer() {
 
 #[tokio::test]
 async fn draining_turns_readiness_off_and_ends() {
+    const READY: &[u8] = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n";
     let server = Server::start().await;
-    // One connection is open and idle, and one has sent half of its request head.
-    let mut idle = TcpStream::connect(server.address).await.unwrap();
-    idle.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let [mut idle, mut starting] = [
+        TcpStream::connect(server.address).await.unwrap(),
+        TcpStream::connect(server.address).await.unwrap(),
+    ];
+    // One connection is idle after an answer, and the other has sent half of its first request.
+    starting.write_all(&READY[..READY.len() / 2]).await.unwrap();
+    idle.write_all(READY).await.unwrap();
     let mut start = [0; 12];
     idle.read_exact(&mut start).await.unwrap();
     assert_eq!(&start, b"HTTP/1.1 200");
     server.stop.cancel();
-    timeout(Duration::from_secs(2), idle.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    TcpStream::connect(server.address).await.unwrap_err();
+    timeout(Duration::from_secs(10), idle.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
+    let refused = async {
+        while TcpStream::connect(server.address).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), refused).await.expect("new connections are accepted while draining");
+
+    starting.write_all(&READY[READY.len() / 2..]).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(Duration::from_secs(10), starting.read_to_end(&mut answer)).await.unwrap().unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("draining\n"), "{answer}");
+    timeout(Duration::from_secs(10), server.ended()).await.expect("the server ends with its connections");
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod learning;
 mod lock;
 mod nested;
 mod once;
+mod overload;
 mod pins;
 mod plan;
 mod proxy;

@@ -160,6 +160,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) stop: CancellationToken,
     models: TempDir,
+    task: tokio::task::JoinHandle<Result<(), Error>>,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -190,8 +191,13 @@ impl Server {
         let config = Config { listen, grace: Duration::from_secs(2), limits, bank, access, tls: None };
         let app = config.build().await.unwrap();
         let (address, stop) = (app.local_addr(), CancellationToken::new());
-        tokio::spawn(app.serve(stop.clone()));
-        Self { address, _stop: stop.clone().drop_guard(), stop, models }
+        let task = tokio::spawn(app.serve(stop.clone()));
+        Self { address, _stop: stop.clone().drop_guard(), stop, models, task }
+    }
+
+    /// Waits until the server has ended, which it does after `stop`.
+    pub(crate) async fn ended(self) {
+        self.task.await.unwrap().unwrap();
     }
 
     pub(crate) fn url(&self) -> String {
