@@ -1,5 +1,6 @@
 //! The server under load: throughput compared with nginx and with the generated gRPC service, time to the first byte of
-//! models that nobody has requested before, and memory under many different requests and under slow clients.
+//! models that nobody has requested before, memory under many different requests and under slow clients, and answers to
+//! malformed requests.
 //!
 //! ```text
 //! genebank synthesize MODELS/big.safetensors --widths 192,384,576
@@ -7,9 +8,11 @@
 //! cargo bench --bench load -- first --models MODELS --gene big --width 768 --widths 192,384,576
 //! cargo bench --bench load -- slow --models MODELS --gene big --depth 12 --width 768
 //! cargo bench --bench load -- distinct --models models --gene fashion-any
+//! cargo bench --bench load -- fuzz --requests 1000000
+//! cargo bench --bench load -- fuzz --requests 100000 --protocol grpc
 //! ```
 //!
-//! Needs curl; `wire` also needs nginx, h2load (nghttp2) and openssl. Compared programs run in turns, and only their
+//! All but `fuzz` need curl; `wire` also needs nginx, h2load (nghttp2) and openssl. Compared programs run in turns, and only their
 //! ratio is meaningful: everything runs on loopback, and client and server share the cores.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
@@ -18,6 +21,7 @@ mod bare;
 mod clients;
 mod distinct;
 mod first;
+mod fuzz;
 mod nginx;
 mod server;
 mod slow;
@@ -48,6 +52,8 @@ enum What {
     Slow(slow::Options),
     /// Resident memory over many different requests.
     Distinct(distinct::Options),
+    /// Answers to malformed requests.
+    Fuzz(fuzz::Options),
 }
 
 /// The genes to serve, and the gene to request.
@@ -91,5 +97,6 @@ fn main() -> Outcome<()> {
         What::First(options) => first::run(&options),
         What::Slow(options) => slow::run(&options),
         What::Distinct(options) => distinct::run(&options),
+        What::Fuzz(options) => fuzz::run(&options),
     }
 }

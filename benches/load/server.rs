@@ -20,6 +20,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `genebank serve` for the genes in `models`, with further arguments.
     pub(crate) fn start(models: &Path, more: &[&str]) -> Outcome<Self> {
+        Self::launch(models, more, Stdio::inherit())
+    }
+
+    /// Like [`Server::start`], with the server's messages in `said`.
+    pub(crate) fn launch(models: &Path, more: &[&str], said: Stdio) -> Outcome<Self> {
         let mut process = Command::new(env!("CARGO_BIN_EXE_genebank"))
             .args(["serve", "--listen", "127.0.0.1:0", "--models"])
             .arg(models)
@@ -27,6 +32,7 @@ impl Server {
             .env("GENEBANK_LOG", "warn")
             .env_remove("GENEBANK_DATA")
             .stdout(Stdio::piped())
+            .stderr(said)
             .spawn()?;
         let mut line = String::new();
         BufReader::new(process.stdout.take().ok_or("no output")?).read_line(&mut line)?;
