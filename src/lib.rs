@@ -10,6 +10,7 @@ pub mod data;
 pub mod digest;
 pub mod error;
 pub mod export;
+pub mod file;
 pub mod gene;
 pub mod nn;
 pub mod proto;

@@ -33,7 +33,7 @@ const LAYERS: &[&[&str]] = &[
     &["blueprint"],
     &["nn"],
     &["tensor"],
-    &["digest"],
+    &["digest", "file"],
     &["version", "error"],
 ];
 

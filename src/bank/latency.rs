@@ -4,7 +4,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    file,
+};
 
 /// Most rows of a table.
 pub const MAX_ROWS: usize = 4096;
@@ -78,12 +81,8 @@ impl LatencyTable {
     /// # Errors
     /// [`Error::Io`]; [`Error::Invalid`] where the file is not a table.
     pub fn open(path: &Path) -> Result<Self> {
-        let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
         let named = |reason: String| Error::invalid(path.display().to_string(), reason);
-        if size > MAX_FILE_BYTES {
-            return Err(named(format!("{size} bytes are beyond the limit of {MAX_FILE_BYTES}")));
-        }
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = file::text(path, MAX_FILE_BYTES)?;
         let json = path.extension().is_some_and(|extension| extension == "json");
         let file: File = if json {
             serde_json::from_str(&text).map_err(|error| named(error.to_string()))?

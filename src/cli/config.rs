@@ -9,6 +9,7 @@ use crate::{
     bank::{self, Length, ModelRequest, Tune},
     client::{Client, Transport},
     error::{Error, Result},
+    file,
     gene::{
         Head, SizeRequest, Start, Target,
         target::{MAX_LABEL_BYTES, MAX_LABELS},
@@ -139,13 +140,8 @@ fn labels(text: &str, classes: Option<&[String]>) -> Result<Vec<String>> {
     let Some(path) = text.strip_prefix('@') else {
         return Ok(text.split(',').map(ToOwned::to_owned).collect());
     };
-    let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
-    if size > MAX_LABEL_FILE_BYTES {
-        let reason = format!("{path} has {size} bytes, at most {MAX_LABEL_FILE_BYTES} are read");
-        return Err(Error::invalid("--labels", reason));
-    }
-    let file = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    Ok(file.lines().map(ToOwned::to_owned).collect())
+    let names = file::text(Path::new(path), MAX_LABEL_FILE_BYTES)?;
+    Ok(names.lines().map(ToOwned::to_owned).collect())
 }
 
 /// The requested model.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     client::{Expected, Summary},
     error::{Error, Result},
+    file,
     tensor::codec,
 };
 
@@ -47,17 +48,12 @@ impl Lock {
     /// [`Error::Io`]; [`Error::Invalid`] if the file is not a lock file of this version.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::invalid(path.display().to_string(), reason);
-        let length = match std::fs::metadata(path) {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        let text = match file::text(path, MAX_BYTES) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Self { version: VERSION, models: Vec::new() });
             }
-            Err(error) => return Err(Error::io(path)(error)),
+            text => text?,
         };
-        if length > MAX_BYTES {
-            return Err(invalid(format!("{length} bytes are beyond the limit of {MAX_BYTES}")));
-        }
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let lock: Self = toml::from_str(&text).map_err(|error| invalid(error.to_string()))?;
         if lock.version != VERSION {
             return Err(invalid(format!("version {} is not {VERSION}", lock.version)));

@@ -4,12 +4,12 @@
 //! CIFAR-100 record has a coarse and a fine label, and the fine label is read. The files have no header, so only their
 //! length can be checked.
 
-use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
 use std::path::Path;
 
 use super::dataset::ImageShape;
 use crate::error::{Error, Result};
+use crate::file;
 
 /// Shape of every image.
 pub(super) const SHAPE: ImageShape = ImageShape { channels: 3, size: 32 };
@@ -33,13 +33,10 @@ impl Records {
     /// [`Error::Io`] if the file cannot be read; [`Error::Corrupt`] if it is too long, or is not a sequence of whole
     /// records.
     pub(super) fn append(&mut self, path: &Path, label_bytes: usize) -> Result<()> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let bytes = file.metadata().map_err(Error::io(path))?.len();
+        let (file, metadata) = file::open(path, MAX_FILE_BYTES)?;
+        let bytes = metadata.len();
         let record = label_bytes + SHAPE.values();
         let corrupt = |reason: String| Error::corrupt(path.display().to_string(), reason);
-        if bytes > MAX_FILE_BYTES {
-            return Err(corrupt(format!("{bytes} bytes are more than the limit of {MAX_FILE_BYTES}")));
-        }
         if bytes == 0 || !bytes.is_multiple_of(record as u64) {
             return Err(corrupt(format!(
                 "{bytes} bytes are not a number of whole records of {record} bytes"
@@ -119,7 +116,7 @@ pub(super) mod tests {
     fn a_file_beyond_the_limit_is_refused_before_it_is_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sparse.bin");
-        File::create(&path).unwrap().set_len(3073 << 20).unwrap();
+        std::fs::File::create(&path).unwrap().set_len(3073 << 20).unwrap();
         let error = Records::default().append(&path, 1).unwrap_err().to_string();
         assert!(error.contains("3222274048 bytes are more than the limit of 1073741824"), "{error}");
     }

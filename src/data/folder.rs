@@ -4,13 +4,13 @@
 //! the two parts, names that begin with a dot are skipped, and anything else that is not an image of a class is an
 //! error.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::dataset::{DatasetPair, MAX_CLASSES};
 use super::picture::{CHUNK, Gathered, Picture, decode_all};
 use super::settings::{Settings, entries};
 use crate::error::{Error, Result};
+use crate::file;
 
 /// Folder of the training images.
 const TRAIN: &str = "train";
@@ -97,20 +97,13 @@ fn gather(part: &Path, images: &[Labelled], settings: &Settings) -> Result<Gathe
 }
 
 fn read(path: &Path, settings: &Settings) -> Result<Picture> {
-    let metadata = fs::metadata(path).map_err(Error::io(path))?;
-    let source = path.display().to_string();
-    if !metadata.is_file() {
-        return Err(Error::invalid("data", format!("{source}: is not a file")));
-    }
-    if metadata.len() > MAX_FILE_BYTES {
-        let reason = format!("{} bytes are more than the limit of {MAX_FILE_BYTES}", metadata.len());
-        return Err(Error::corrupt(source, reason));
-    }
-    Picture::decode(&fs::read(path).map_err(Error::io(path))?, &source, settings)
+    Picture::decode(&file::read(path, MAX_FILE_BYTES)?, &path.display().to_string(), settings)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::dataset::{
         Dataset,
         tests::{SAMPLE, sample},
@@ -183,7 +176,7 @@ mod tests {
             (with("train/b.png", &image), "train/b.png: is a file"),
             (with("train/b/.keep", b""), "train/b: holds 0 images, a class has at least 1"),
             (with("train/a/2.webp", b""), "2.webp: does not end in png, jpg, jpeg"),
-            (with("train/a/more.png/2.png", &image), "more.png: is not a file"),
+            (with("train/a/more.png/2.png", &image), "more.png: is a folder"),
             (with("train/a/2.png", &image[..40]), "2.png: cannot be decoded"),
             (with("train/a/2.png", &bomb(1 << 20, 9)), "2.png: 1048576x9 pixels are beyond 1..=16384"),
             (with("test/a/2.png", &grey(3, 3)), "3x3 pixels, those before 2x2"),
@@ -193,6 +186,22 @@ mod tests {
         ] {
             let error = open(&files).unwrap_err().to_string();
             assert!(error.contains(words), "\"{error}\" does not say \"{words}\"");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_are_refused_wherever_a_file_is_read() {
+        let image = grey(2, 2);
+        for file in ["train/a/1.png", "test/a/1.png", "dataset.toml", "test.parquet"] {
+            let root = root(&[("train/a/0.png", &image), ("test/a/0.png", &image)]);
+            let set = root.path().join("set");
+            std::os::unix::fs::symlink("/dev/zero", set.join(file)).unwrap();
+            if file == "test.parquet" {
+                std::os::unix::fs::symlink(file, set.join("train.parquet")).unwrap();
+            }
+            let error = data::open("set", root.path()).unwrap_err().to_string();
+            assert!(error.contains(": is a device; only regular files are read"), "{file}: {error}");
         }
     }
 
@@ -210,6 +219,6 @@ mod tests {
         fs::remove_file(class.join("3.png")).unwrap();
         std::os::unix::fs::symlink(&class, class.join("4.png")).unwrap();
         let error = data::open("set", root.path()).unwrap_err().to_string();
-        assert!(error.contains("4.png: is not a file"), "{error}");
+        assert!(error.contains("4.png: is a folder"), "{error}");
     }
 }

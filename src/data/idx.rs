@@ -5,13 +5,13 @@
 //! with the bytes that are actually read. So neither a false header nor a gzip bomb can use more memory than the file
 //! justifies.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 
 use flate2::bufread::GzDecoder;
 
 use crate::error::{Error, Result};
+use crate::file;
 
 /// Size limit of the elements, bytes.
 pub const MAX_PAYLOAD_BYTES: u64 = 2 << 30;
@@ -21,6 +21,8 @@ pub const MAX_RANK: usize = 4;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const TYPE_U8: u8 = 8;
+/// Size limit of a file, bytes. Gzip may make an array a little longer.
+const MAX_FILE_BYTES: u64 = MAX_PAYLOAD_BYTES + (16 << 20);
 const FIRST_CAPACITY: u64 = 64 << 10;
 
 /// An array of bytes with its shape.
@@ -36,7 +38,7 @@ impl Idx {
     /// # Errors
     /// [`Error::Io`] if the file cannot be read; [`Error::Corrupt`] if it is not exactly one IDX array of bytes.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
+        let (file, _) = file::open(path, MAX_FILE_BYTES)?;
         Self::decode(BufReader::new(file), path)
     }
 

@@ -21,7 +21,10 @@ use super::dataset::{DatasetPair, MAX_CLASSES};
 use super::picture::{CHUNK, Gathered, Picture, decode_all};
 use super::settings::{Settings, entries};
 use crate::error::{Error, Result};
+use crate::file;
 
+/// Size limit of a file, bytes. The Hub cuts data sets into files of 0.5 GB.
+const MAX_FILE_BYTES: u64 = 64 << 30;
 const TRAIN: &str = "train";
 /// Names of the test part; the first one that has files is read.
 const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
@@ -127,8 +130,8 @@ fn gather(tables: &[Table], folder: &Path, settings: &Settings) -> Result<(Gathe
 impl Table {
     fn open(path: &Path) -> Result<Self> {
         let corrupt = |reason: String| Error::corrupt(path.display().to_string(), reason);
-        let file = File::open(path).map_err(Error::io(path))?;
-        let bytes = file.metadata().map_err(Error::io(path))?.len();
+        let (file, metadata) = file::open(path, MAX_FILE_BYTES)?;
+        let bytes = metadata.len();
         let reader = library(path, || SerializedFileReader::new(file))?;
         let file = reader.metadata().file_metadata();
         let columns = file.schema_descr().columns();

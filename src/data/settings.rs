@@ -1,13 +1,13 @@
 //! The settings file of a data set, and the sorted names in a folder. The settings state what the images do not.
 
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::dataset::{MAX_SIZE, NO_LICENCE};
 use crate::error::{Error, Result};
+use crate::file;
 
 /// Name of the settings file in a data set's folder.
 pub(super) const SETTINGS: &str = "dataset.toml";
@@ -40,16 +40,11 @@ impl Settings {
         if !path.exists() {
             return Ok(Self::default());
         }
-        let mut text = String::new();
-        let file = File::open(&path).map_err(Error::io(&path))?;
-        file.take(MAX_SETTINGS_BYTES + 1).read_to_string(&mut text).map_err(Error::io(&path))?;
+        let text = file::text(&path, MAX_SETTINGS_BYTES)?;
         Self::parse(&text).map_err(|reason| Error::invalid(path.display().to_string(), reason))
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        if text.len() as u64 > MAX_SETTINGS_BYTES {
-            return Err(format!("is longer than the limit of {MAX_SETTINGS_BYTES} bytes"));
-        }
         let settings: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         if let Some(size) = settings.size.filter(|size| !(1..=MAX_SIZE).contains(size)) {
             return Err(format!("size {size} is beyond 1..={MAX_SIZE}"));
@@ -99,7 +94,6 @@ mod tests {
             ("licence = \"\"", "licence has 0 bytes, beyond 1..=128"),
             ("license = \"MIT\"", "unknown field `license`"),
             ("size = -1", "size"),
-            (&" ".repeat(65_537), "longer than the limit of 65536 bytes"),
         ] {
             let reason = Settings::parse(text).unwrap_err();
             assert!(reason.contains(words), "\"{reason}\" does not say \"{words}\"");

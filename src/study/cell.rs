@@ -10,6 +10,7 @@ use crate::{
     data::Split,
     digest::Digest,
     error::{Error, Result},
+    file,
     gene::{Head, Learngene, Method, SizeRequest, Target, baselines},
     tensor::{Weights, codec},
     train::{
@@ -84,6 +85,8 @@ pub(super) struct Cells<'a> {
     finished: BTreeMap<String, Finished>,
 }
 
+/// Size limit of the file of finished cells, bytes.
+const MAX_CELLS_BYTES: u64 = 1 << 30;
 /// Name of the ancestor in [`Cells::tensors`]. No gene can have this name.
 const ANCESTOR: &str = "/ancestor";
 
@@ -91,7 +94,7 @@ impl<'a> Cells<'a> {
     pub(super) fn open(study: Study<'a>) -> Result<Self> {
         let path = study.output.join("cells.json");
         let finished = if path.exists() {
-            let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+            let text = file::text(&path, MAX_CELLS_BYTES)?;
             serde_json::from_str(&text)
                 .map_err(|e| Error::corrupt(path.display().to_string(), e.to_string()))?
         } else {

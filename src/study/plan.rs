@@ -9,10 +9,13 @@ use serde::Deserialize;
 
 use crate::{
     error::{Error, Result},
+    file,
     gene::Method,
     nn::Size,
 };
 
+/// Size limit of a plan, bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Limit on the cells of one arm.
 const MAX_CELLS: usize = 100_000;
 
@@ -150,7 +153,7 @@ impl Plan {
     /// # Errors
     /// [`Error::Io`]; [`Error::Invalid`], naming the key and the limit.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = file::text(path, MAX_FILE_BYTES)?;
         let mut plan: Self =
             toml::from_str(&text).map_err(|e| Error::invalid(path.display().to_string(), e.to_string()))?;
         let names: BTreeSet<_> = plan.arms.iter().map(|arm| &arm.name).collect();

@@ -3,12 +3,7 @@
 //! The `safetensors` crate parses and validates headers. Size limits are checked first, so that a header that promises
 //! too much never causes an allocation.
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io::{Read as _, Write as _},
-    path::Path,
-};
+use std::{collections::BTreeMap, io::Write as _, path::Path};
 
 use bytes::Bytes;
 use safetensors::{SafeTensors, tensor::Metadata};
@@ -17,6 +12,7 @@ use strum::VariantArray as _;
 use crate::{
     digest::Digest,
     error::{Error, Result},
+    file,
 };
 
 use super::Dtype;
@@ -52,18 +48,7 @@ impl TensorFile {
     /// [`Error::Io`] if it cannot be read; [`Error::Corrupt`] if it is not a well-formed safetensors file
     /// of f32, f16 and bf16 tensors within the limits.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let size = file.metadata().map_err(Error::io(path))?.len();
-        if size > MAX_FILE_BYTES {
-            return Err(Error::corrupt(
-                path.display().to_string(),
-                format!("file of {size} bytes is beyond the limit of {MAX_FILE_BYTES}"),
-            ));
-        }
-        let mut bytes = Vec::with_capacity(size as usize);
-        // The limit holds even if the file grows while it is read.
-        file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(Error::io(path))?;
-        Self::from_bytes(bytes.into(), &path.display().to_string())
+        Self::from_bytes(file::read(path, MAX_FILE_BYTES)?.into(), &path.display().to_string())
     }
 
     /// Checks a file that is already in memory; `origin` names it in errors.

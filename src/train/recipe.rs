@@ -8,7 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     data::Augment,
     error::{Error, Result},
+    file,
 };
+
+/// Size limit of a recipe, bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The settings of a run. Together with the data and the initial models they determine its result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -183,7 +187,7 @@ impl Recipe {
     /// # Errors
     /// [`Error::Io`], or [`Error::Invalid`] naming key, value and limit.
     pub fn open(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = file::text(path, MAX_FILE_BYTES)?;
         let recipe: Self =
             toml::from_str(&text).map_err(|e| Error::invalid(path.display().to_string(), e.to_string()))?;
         recipe.optim.check()?;
