@@ -76,9 +76,9 @@ pub struct Choice {
     pub cost: Cost,
     /// Time of one forward pass on one batch by the table. `None` without a table.
     pub milliseconds: Option<f64>,
-    /// The accuracy to expect before tuning. `None` if nothing was measured for the gene.
+    /// The accuracy to expect before tuning. `None` outside of what was measured for the gene.
     pub forecast: Option<Forecast>,
-    /// Why the forecast is unreliable, if it is.
+    /// Why there is no forecast, if there is none.
     pub warning: Option<String>,
 }
 
@@ -125,9 +125,7 @@ struct Candidate {
 /// The best sizes of `gene` within `budget`, at most `limit`.
 ///
 /// The size with the best forecast comes first; of equal ones, the size with fewer multiply-accumulate operations.
-/// Extrapolated sizes come last: outside the measured range the forecast is constant, so they would win every tie by
-/// being cheaper. Among them the best forecast also comes first, and of equal ones the depth nearest to the trained
-/// depth. If nothing was measured, the size with the most parameters comes first, and each size has a warning.
+/// Sizes without a forecast come last and say why, the size with the most parameters first.
 ///
 /// # Errors
 /// [`Error::Invalid`] for a budget without a number or with an impossible one; [`Error::OutOfRange`] if not even the
@@ -157,7 +155,7 @@ pub fn choose(gene: &Learngene, budget: &Budget, limit: usize) -> Result<Choices
                 size: Size { width, depth },
                 parameters: config.schema().parameters(),
                 macs: config.macs(),
-                forecast: forecasts.as_ref().map(|forecasts| forecasts.at(depth, width)),
+                forecast: forecasts.as_ref().and_then(|forecasts| forecasts.at(depth, width)),
                 milliseconds,
             });
             deepest = Some(depth);
@@ -167,25 +165,21 @@ pub fn choose(gene: &Learngene, budget: &Budget, limit: usize) -> Result<Choices
     if candidates.is_empty() {
         return Err(search.too_slow(covered));
     }
-    let trained = meta.config.depth();
-    candidates.sort_by(|a, b| better(a, b, trained));
+    candidates.sort_by(better);
     candidates.truncate(limit);
     let sizes = candidates.into_iter().map(|candidate| search.choice(candidate, forecasts.as_ref()));
     Ok(Choices { gene: meta.name.clone(), sizes: sizes.collect::<Result<_>>()?, reach })
 }
 
 /// `Less` if `a` is the better choice.
-fn better(a: &Candidate, b: &Candidate, trained_depth: usize) -> Ordering {
-    let (Some(x), Some(y)) = (a.forecast, b.forecast) else {
-        return b.parameters.cmp(&a.parameters).then(a.macs.cmp(&b.macs));
+fn better(a: &Candidate, b: &Candidate) -> Ordering {
+    let by_value = match (a.forecast, b.forecast) {
+        (Some(x), Some(y)) => y.value.total_cmp(&x.value),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => b.parameters.cmp(&a.parameters),
     };
-    let distance =
-        |c: &Candidate, f: Forecast| if f.extrapolated { c.size.depth.abs_diff(trained_depth) } else { 0 };
-    x.extrapolated
-        .cmp(&y.extrapolated)
-        .then(y.value.total_cmp(&x.value))
-        .then(distance(a, x).cmp(&distance(b, y)))
-        .then(a.macs.cmp(&b.macs))
+    by_value.then(a.macs.cmp(&b.macs))
 }
 
 /// A cost that can be limited. It grows with depth and with width.
@@ -343,7 +337,7 @@ impl Search<'_> {
         let Size { width, depth } = size;
         let warning = match forecasts {
             None => Some("nothing of this gene was measured: larger models come first".to_owned()),
-            Some(forecasts) => forecasts.warning(depth, width),
+            Some(forecasts) => forecasts.unmeasured(depth, width),
         };
         Ok(Choice {
             depth: depth as u32,

@@ -78,7 +78,7 @@ impl<'a> Map<'a> {
         let depths = self.gene.min_depth..=self.gene.max_depth;
         depths.flat_map(move |depth| {
             self.widths.iter().enumerate().map(move |(row, width)| {
-                let forecast = self.forecasts.as_ref().map(|f| f.at(depth as usize, *width as usize));
+                let forecast = self.forecasts.as_ref().and_then(|f| f.at(depth as usize, *width as usize));
                 (depth, row, forecast)
             })
         })
@@ -115,16 +115,12 @@ impl<'a> Map<'a> {
             .y_desc("width (embedding dimension)")
             .axis_desc_style(("sans-serif", 16))
             .draw()?;
-        chart.draw_series(self.cells().map(|(depth, row, forecast)| {
+        // Cells without a forecast stay empty; measured cells have a dot.
+        let known = self.cells().filter_map(|(depth, row, forecast)| Some((depth, row, forecast?)));
+        chart.draw_series(known.map(|(depth, row, forecast)| {
             let (x, y) = (f64::from(depth), row as f64);
-            let fill = forecast.map_or(RGBColor(225, 225, 225), |f| self.colour(f.value));
-            Rectangle::new([(x - 0.5, y - 0.5), (x + 0.5, y + 0.5)], fill.filled())
-        }))?;
-        // Extrapolated cells are pale; measured cells have a dot.
-        let extrapolated = self.cells().filter(|(_, _, f)| f.is_some_and(|f| f.extrapolated));
-        chart.draw_series(extrapolated.map(|(depth, row, _)| {
-            let (x, y) = (f64::from(depth), row as f64);
-            Rectangle::new([(x - 0.5, y - 0.5), (x + 0.5, y + 0.5)], WHITE.mix(0.6).filled())
+            let fill = self.colour(forecast.value).filled();
+            Rectangle::new([(x - 0.5, y - 0.5), (x + 0.5, y + 0.5)], fill)
         }))?;
         let measured = self.cells().filter(|(_, _, f)| f.is_some_and(|f| f.measured));
         chart.draw_series(measured.map(|(depth, row, _)| {
@@ -228,10 +224,8 @@ impl<'a> Map<'a> {
         let at = |i: i32| bottom + 20 + 20 * i;
         area.draw(&Circle::new((16, at(0) + 6), 2, BLACK.mix(0.6).filled()))?;
         area.draw(&Text::new("measured", (34, at(0)), text))?;
-        let pale = [(8, at(1)), (26, at(1) + 12)];
-        area.draw(&Rectangle::new(pale, self.colour(f64::midpoint(low, high)).filled()))?;
-        area.draw(&Rectangle::new(pale, WHITE.mix(0.6).filled()))?;
-        area.draw(&Text::new("extrapolated", (34, at(1)), text))?;
+        area.draw(&Rectangle::new([(8, at(1)), (26, at(1) + 12)], BLACK.mix(0.3)))?;
+        area.draw(&Text::new("not measured", (34, at(1)), text))?;
         area.draw(&PathElement::new([(8, at(2) + 6), (26, at(2) + 6)], EDGE.stroke_width(3)))?;
         area.draw(&Text::new("budget", (34, at(2)), text))?;
         area.draw(&Circle::new((16, at(3) + 6), 6, EDGE.filled()))?;

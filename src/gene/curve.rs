@@ -11,7 +11,7 @@
 //! | `α, β` | `a`, `b` | `dᵢ / Δᵢ` and `dᵢ₊₁ / Δᵢ`; monotone where `α² + β² ≤ 9` |
 //!
 //! Each piece is monotone between its two points, but the whole curve need not be, because measured points may rise
-//! and fall. Outside the measured range the curve is constant.
+//! and fall. Beyond the first and the last point the curve says nothing.
 
 /// Number of points around a value, both sides together, whose residuals bound its error.
 const NEAREST: usize = 4;
@@ -24,24 +24,12 @@ pub(super) struct Curve {
     slopes: Vec<f64>,
 }
 
-/// Where a value of a curve comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Basis {
-    /// A measured point.
-    Measured,
-    /// Between two measured points.
-    Between,
-    /// Beyond the first or last point.
-    Beyond,
-}
-
 /// A value of a curve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Estimate {
     pub(super) value: f64,
-    /// Estimated error, as [`Curve::at`] defines it; absent at a measured point and where there are too few points.
+    /// Estimated error of the curve between points, as [`Curve::at`] defines it; absent at a point.
     pub(super) error: Option<f64>,
-    pub(super) basis: Basis,
 }
 
 impl Curve {
@@ -61,15 +49,18 @@ impl Curve {
         [self.points[0][0], self.points[self.points.len() - 1][0]]
     }
 
-    /// The value at `x`.
+    /// Whether the curve says something about `x`.
+    pub(super) fn covers(&self, x: f64) -> bool {
+        let [first, last] = self.range();
+        (first..=last).contains(&x)
+    }
+
+    /// The value at `x`, which the curve covers.
     pub(super) fn value(&self, x: f64) -> f64 {
+        debug_assert!(self.covers(x));
         let (points, last) = (&self.points, self.points.len() - 1);
-        let above = points.partition_point(|point| point[0] <= x);
-        match above.checked_sub(1) {
-            None => points[0][1],
-            Some(below) if below == last || points[below][0] == x => points[below][1],
-            Some(below) => self.piece(below, x),
-        }
+        let below = points.partition_point(|point| point[0] <= x).saturating_sub(1);
+        if below == last || points[below][0] == x { points[below][1] } else { self.piece(below, x) }
     }
 
     /// The cubic Hermite piece from point `i` to the next.
@@ -99,41 +90,23 @@ impl Curve {
         (first..end.min(self.points.len())).filter_map(|i| self.residual(i)).reduce(f64::max)
     }
 
-    /// The value at `x` and its estimated error.
+    /// The value at `x` and its estimated error. `None` beyond the first and the last point.
     ///
-    /// - Between two points: the largest residual of the two points on either side. Leaving a point out doubles the gap
-    ///   that the curve bridges, so this tends to overestimate the error. If there are only two points, it is the
-    ///   step between them.
-    /// - At a distance `h` beyond an end: the largest difference between the end and any point up to `h` inside it,
-    ///   or at least the next point, plus the largest residual of the two points next to the end. This assumes
-    ///   that the curve changes as much beyond its end as before it. Absent if there is only one point.
-    pub(super) fn at(&self, x: f64) -> Estimate {
-        let value = self.value(x);
-        let points = &self.points;
-        let above = points.partition_point(|point| point[0] < x);
-        if points.get(above).is_some_and(|point| point[0] == x) {
-            return Estimate { value, error: None, basis: Basis::Measured };
+    /// Between two points the error is the largest residual of the two points on either side. Leaving a point out
+    /// doubles the gap that the curve bridges, so this tends to overestimate the error. If there are only two points,
+    /// it is the step between them.
+    pub(super) fn at(&self, x: f64) -> Option<Estimate> {
+        if !self.covers(x) {
+            return None;
         }
-        if above == 0 || above == points.len() {
-            return Estimate { value, error: self.drift(x, above == 0), basis: Basis::Beyond };
+        let (value, points) = (self.value(x), &self.points);
+        let above = points.partition_point(|point| point[0] < x);
+        if points[above][0] == x {
+            return Some(Estimate { value, error: None });
         }
         let residual = self.largest_residual(above.saturating_sub(NEAREST / 2), above + NEAREST / 2);
         let step = (points[above][1] - points[above - 1][1]).abs();
-        Estimate { value, error: Some(residual.unwrap_or(step)), basis: Basis::Between }
-    }
-
-    /// Estimated error at `x` beyond an end, as [`Curve::at`] defines it.
-    fn drift(&self, x: f64, below: bool) -> Option<f64> {
-        let points = &self.points;
-        let ordered: Vec<_> = if below { points.iter().collect() } else { points.iter().rev().collect() };
-        let [end, next, ..] = ordered.as_slice() else { return None };
-        let reach = (x - end[0]).abs().max((next[0] - end[0]).abs());
-        let inside = ordered.iter().take_while(|point| (point[0] - end[0]).abs() <= reach);
-        let change = inside.map(|point| (point[1] - end[1]).abs()).fold(0.0, f64::max);
-        let count = points.len();
-        let nearest =
-            if below { (0, 1 + NEAREST / 2) } else { (count.saturating_sub(1 + NEAREST / 2), count) };
-        Some(change + self.largest_residual(nearest.0, nearest.1).unwrap_or(0.0))
+        Some(Estimate { value, error: Some(residual.unwrap_or(step)) })
     }
 }
 
@@ -189,12 +162,13 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_tells_has_no_error() {
+    fn beyond_its_points_it_says_nothing() {
         let one = Curve::new(vec![[3.0, 0.5]]);
-        assert_eq!(one.at(9.0), Estimate { value: 0.5, error: None, basis: Basis::Beyond });
-        assert_eq!(one.at(3.0).basis, Basis::Measured);
+        assert_eq!(one.at(3.0), Some(Estimate { value: 0.5, error: None }));
+        assert_eq!([one.at(2.9), one.at(9.0)], [None; 2]);
         let two = Curve::new(vec![[2.0, 0.5], [4.0, 0.7]]);
-        assert!((two.at(3.0).error.unwrap() - 0.2).abs() < 1e-12);
+        assert!((two.at(3.0).unwrap().error.unwrap() - 0.2).abs() < 1e-12);
+        assert_eq!([two.at(1.0), two.at(4.5)], [None; 2]);
     }
 
     proptest! {
@@ -218,18 +192,6 @@ mod tests {
                     prop_assert!((near[1] - near[0]) * (y1 - y0).signum() >= -1e-12, "{pair:?} {near:?}");
                 }
                 prop_assert!(values.iter().all(|y| (y0.min(y1)..=y0.max(y1)).contains(y)));
-            }
-        }
-
-        #[test]
-        fn further_beyond_the_end_is_less_certain(points in points(), far in 1u32..20) {
-            let curve = Curve::new(points);
-            let [first, last] = curve.range();
-            for (end, sign) in [(first, -1.0), (last, 1.0)] {
-                let [near, far] = [1.0, f64::from(1 + far)].map(|h| curve.at(end + sign * h));
-                prop_assert_eq!(near.value, curve.value(end));
-                prop_assert_eq!(near.error.is_some(), curve.points().len() > 1);
-                prop_assert!(near.error <= far.error);
             }
         }
     }

@@ -27,6 +27,9 @@ pub struct Quality {
     pub tuning_epochs: u32,
     /// Value of the gene's metric.
     pub value: f64,
+    /// Number of items of the test set. Absent in genes from before it was recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub items: Option<u64>,
 }
 
 /// A self-test: the logits of the auxiliary model for a seeded input.
@@ -148,7 +151,10 @@ impl GeneMeta {
             return Err(format!("metric {:?} is not that of a classifier", self.metric));
         }
         let impossible = |q: &&Quality| {
-            !self.metric.bounds().contains(&q.value) || q.depth > MAX_DEPTH || q.width > config.width()
+            !self.metric.bounds().contains(&q.value)
+                || q.depth > MAX_DEPTH
+                || q.width > config.width()
+                || q.items == Some(0)
         };
         match self.quality.iter().find(impossible) {
             Some(row) => Err(format!("{row:?} is not a quality figure of this gene")),

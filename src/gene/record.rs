@@ -68,6 +68,8 @@ struct Quality1 {
     width: usize,
     tuning_epochs: u32,
     accuracy: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    items: Option<u64>,
 }
 
 /// The record of `meta` as JSON.
@@ -178,13 +180,13 @@ pub(super) fn read(file: &TensorFile, from: &str) -> Result<GeneMeta> {
 }
 
 impl From<Quality> for Quality1 {
-    fn from(Quality { depth, width, tuning_epochs, value }: Quality) -> Self {
-        Self { depth, width, tuning_epochs, accuracy: value }
+    fn from(Quality { depth, width, tuning_epochs, value, items }: Quality) -> Self {
+        Self { depth, width, tuning_epochs, accuracy: value, items }
     }
 }
 
 impl From<Quality1> for Quality {
-    fn from(Quality1 { depth, width, tuning_epochs, accuracy }: Quality1) -> Self {
-        Self { depth, width, tuning_epochs, value: accuracy }
+    fn from(Quality1 { depth, width, tuning_epochs, accuracy, items }: Quality1) -> Self {
+        Self { depth, width, tuning_epochs, value: accuracy, items }
     }
 }

@@ -122,12 +122,12 @@ impl<'a> Study<'a> {
     }
 }
 
-/// Writes the accuracies in `rows` of the gene's models, untuned and tuned, into the gene file at `path`. Each is the
-/// mean over seeds. If two arms measured the same size and epochs, the first arm counts.
+/// Writes the accuracies in `rows` of the gene's models, untuned and tuned, into the gene file at `path`, with the number
+/// of `items` of the test set. Each is the mean over seeds. If two arms measured the same size and epochs, the first arm counts.
 ///
 /// # Errors
 /// [`Error::Io`], and those of [`Learngene::from_file`].
-pub fn store_quality(path: &Path, gene: &Learngene, rows: &[Row]) -> Result<()> {
+pub fn store_quality(path: &Path, gene: &Learngene, rows: &[Row], items: u64) -> Result<()> {
     let mut measured: BTreeMap<(usize, usize, u32), (&str, Vec<f64>)> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.method == Method::Gene && row.gene == gene.meta().name) {
         let (arm, found) =
@@ -137,6 +137,7 @@ pub fn store_quality(path: &Path, gene: &Learngene, rows: &[Row]) -> Result<()> 
         }
     }
     let quality = measured.into_iter().map(|((width, depth, tuning_epochs), (_, found))| Quality {
+        items: Some(items),
         depth,
         width,
         tuning_epochs,

@@ -143,13 +143,13 @@ fn choice_from_proto(message: proto::SizeChoice) -> Choice {
 }
 
 const fn forecast_to_proto(forecast: Forecast) -> proto::Forecast {
-    let Forecast { value, low, high, measured, extrapolated } = forecast;
-    proto::Forecast { value, low, high, measured, extrapolated }
+    let Forecast { value, low, high, measured } = forecast;
+    proto::Forecast { value, low, high, measured }
 }
 
 const fn forecast_from_proto(forecast: proto::Forecast) -> Forecast {
-    let proto::Forecast { value, low, high, measured, extrapolated } = forecast;
-    Forecast { value, low, high, measured, extrapolated }
+    let proto::Forecast { value, low, high, measured } = forecast;
+    Forecast { value, low, high, measured }
 }
 
 const fn reach_to_proto(reach: Reach) -> proto::Reach {
@@ -200,10 +200,12 @@ mod tests {
             size_bytes,
             memory_bytes,
         });
-        let forecast =
-            any::<([f64; 3], bool, bool)>().prop_map(|([value, low, high], measured, extrapolated)| {
-                Forecast { value, low, high, measured, extrapolated }
-            });
+        let forecast = any::<([f64; 3], bool)>().prop_map(|([value, low, high], measured)| Forecast {
+            value,
+            low,
+            high,
+            measured,
+        });
         let warning = option::of(".+");
         (any::<[u32; 2]>(), cost, any::<Option<f64>>(), option::of(forecast), warning).prop_map(
             |([depth, width], cost, milliseconds, forecast, warning)| Choice {

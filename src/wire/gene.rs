@@ -103,13 +103,13 @@ pub(crate) fn from_proto(gene: proto::Gene) -> GeneSummary {
 }
 
 fn quality_to_proto(quality: Quality) -> proto::Quality {
-    let Quality { depth, width, tuning_epochs, value } = quality;
-    proto::Quality { depth: depth as u32, width: width as u32, tuning_epochs, value }
+    let Quality { depth, width, tuning_epochs, value, items } = quality;
+    proto::Quality { depth: depth as u32, width: width as u32, tuning_epochs, value, items }
 }
 
 fn quality_from_proto(quality: proto::Quality) -> Quality {
-    let proto::Quality { depth, width, tuning_epochs, value } = quality;
-    Quality { depth: depth as usize, width: width as usize, tuning_epochs, value }
+    let proto::Quality { depth, width, tuning_epochs, value, items } = quality;
+    Quality { depth: depth as usize, width: width as usize, tuning_epochs, value, items }
 }
 
 #[cfg(test)]
@@ -119,13 +119,10 @@ mod tests {
     use super::*;
 
     fn qualities() -> impl Strategy<Value = Quality> {
-        let figure = |(depth, width, tuning_epochs, value): (u32, u32, u32, f64)| Quality {
-            depth: depth as usize,
-            width: width as usize,
-            tuning_epochs,
-            value,
+        let figure = |(depth, width, tuning_epochs, value, items): (u32, u32, u32, f64, Option<u64>)| {
+            Quality { depth: depth as usize, width: width as usize, tuning_epochs, value, items }
         };
-        (any::<u32>(), any::<u32>(), any::<u32>(), any::<f64>()).prop_map(figure)
+        any::<(u32, u32, u32, f64, Option<u64>)>().prop_map(figure)
     }
 
     proptest! {

@@ -376,7 +376,7 @@ async fn the_list_is_searched_and_paged() {
 async fn pages_name_the_next_one_whole() {
     let mut meta = crate::support::meta();
     meta.quality = (1..=5)
-        .map(|depth| genebank::gene::Quality { depth, width: 24, tuning_epochs: 0, value: 0.5 })
+        .map(|depth| genebank::gene::Quality { depth, width: 24, tuning_epochs: 0, value: 0.5, items: None })
         .collect();
     let bytes = genebank::gene::store::render(meta.clone(), &crate::support::weights(&meta), 7).unwrap().1;
     let models = models(&bytes);

@@ -22,10 +22,11 @@ use crate::support::{self, GENE, Server, bank_config, meta, models, weights};
 
 /// Depths 2 to 8 of both widths, except the odd depths of the narrow width. Accuracy rises with depth up to 6.
 fn quality() -> Vec<Quality> {
-    let cell = |depth: usize, width, value| Quality { depth, width, tuning_epochs: 0, value };
+    let cell =
+        |depth: usize, width, value| Quality { depth, width, tuning_epochs: 0, value, items: Some(10_000) };
     let wide = [(2, 0.70), (3, 0.80), (4, 0.84), (5, 0.86), (6, 0.87), (7, 0.865), (8, 0.86)];
     let narrow = [(2, 0.60), (4, 0.72), (6, 0.74), (8, 0.735)];
-    let tuned = Quality { depth: 20, width: 24, tuning_epochs: 1, value: 0.99 };
+    let tuned = Quality { depth: 20, width: 24, tuning_epochs: 1, value: 0.99, items: None };
     let cells = wide.map(|(d, y)| cell(d, 24, y)).into_iter().chain(narrow.map(|(d, y)| cell(d, 8, y)));
     cells.chain([tuned]).collect()
 }
@@ -83,19 +84,18 @@ fn the_most_accurate_size_within_the_budget_is_first() {
 }
 
 #[test]
-fn between_and_beyond_measurements_is_said_and_comes_last() {
+fn beyond_measurements_there_is_no_figure_and_the_size_comes_last() {
     let choices = choose(&gene(quality()), &macs(u64::MAX), 100).unwrap();
     let of = |depth, width| choices.sizes.iter().find(|c| (c.depth, c.width) == (depth, width)).unwrap();
     let between = of(5, 8).forecast.unwrap();
-    assert!(!between.measured && !between.extrapolated);
+    assert!(!between.measured);
     assert!((0.72..=0.74).contains(&between.value), "{between:?}");
     let beyond = of(9, 24);
-    assert_eq!(beyond.forecast.unwrap().value, 0.86);
+    assert_eq!(beyond.forecast, None);
     assert!(beyond.warning.as_ref().unwrap().contains("2..=8 of width 24"), "{beyond:?}");
-    // The forecast for depth 1 equals that for depth 2, so depth 1 would win by its lower cost.
-    let first = choices.sizes.iter().position(|c| c.forecast.unwrap().extrapolated).unwrap();
+    let first = choices.sizes.iter().position(|c| c.forecast.is_none()).unwrap();
     assert_eq!(first, 7 + 7);
-    assert!(choices.sizes[first..].iter().all(|c| c.forecast.unwrap().extrapolated && c.warning.is_some()));
+    assert!(choices.sizes[first..].iter().all(|c| c.forecast.is_none() && c.warning.is_some()));
     assert!(choices.sizes[..first].iter().all(|c| c.warning.is_none()));
     let only = choose(&gene(quality()), &macs(macs_of(1, 24)), 9).unwrap();
     assert_eq!(sizes(&only).last(), Some(&(1, 8)));
@@ -301,10 +301,10 @@ async fn the_program_prints_the_best_first_and_draws_the_map() {
         assert_eq!(lines.len(), 16);
         assert!(lines[0].starts_with("SIZE"), "{lines:?}");
         assert!(lines[1].starts_with("d6-w24") && lines[1].contains("87.00 %"), "{lines:?}");
-        for (line, basis) in [(1, " measured "), (8, " interpolated "), (15, " extrapolated ")] {
+        for (line, basis) in [(1, " measured "), (8, " interpolated "), (15, " not measured ")] {
             assert!(lines[line].contains(basis), "{line}: {lines:?}");
         }
-        assert!(text(&said.stderr).contains("extrapolated: depth"), "{said:?}");
+        assert!(text(&said.stderr).contains("is beyond the measured depths 2..=8 of width 24"), "{said:?}");
         let drawn = std::fs::read_to_string(&svg).unwrap();
         for part in ["<svg", "depth (transformer blocks)", "width (embedding dimension)", "accuracy, %", "≤"]
         {

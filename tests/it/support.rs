@@ -56,7 +56,7 @@ pub(crate) fn meta() -> GeneMeta {
         recipe: "seeded values".to_owned(),
         probe: Probe { seed: 0, batch: 1, logits: vec![0.0; 3] },
         metric: Metric::Accuracy,
-        quality: vec![Quality { depth: 3, width: 24, tuning_epochs: 0, value: 0.5 }],
+        quality: vec![Quality { depth: 3, width: 24, tuning_epochs: 0, value: 0.5, items: None }],
     }
 }
 

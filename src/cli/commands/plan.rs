@@ -119,7 +119,10 @@ fn size(choice: &Choice) -> String {
 fn row(choice: &Choice) -> Vec<String> {
     let (accuracy, interval, basis) = match &choice.forecast {
         None => ("-".to_owned(), "-".to_owned(), "not measured"),
-        Some(forecast) => (output::percent(Some(forecast.value)), interval(forecast), basis(forecast)),
+        Some(forecast) => {
+            let basis = if forecast.measured { "measured" } else { "interpolated" };
+            (output::percent(Some(forecast.value)), interval(forecast), basis)
+        }
     };
     vec![
         size(choice),
@@ -139,14 +142,6 @@ fn interval(forecast: &Forecast) -> String {
         return "unknown".to_owned();
     }
     format!("{:.2}..{:.2} %", forecast.low * 100.0, forecast.high * 100.0)
-}
-
-const fn basis(forecast: &Forecast) -> &'static str {
-    match (forecast.measured, forecast.extrapolated) {
-        (true, _) => "measured",
-        (false, false) => "interpolated",
-        (false, true) => "extrapolated",
-    }
 }
 
 #[cfg(test)]

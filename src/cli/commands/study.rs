@@ -42,7 +42,8 @@ pub(in crate::cli) fn run(options: &args::Study) -> Result<()> {
         None => watch.line(label.to_owned()),
     })?;
     if options.store_quality {
-        store_quality(&path(&plan.gene), &genes[&plan.gene], &rows)?;
+        let items = study.data.test.len() as u64;
+        store_quality(&path(&plan.gene), &genes[&plan.gene], &rows, items)?;
     }
     let table = options.output.join("table.md");
     output::line(std::fs::read_to_string(&table).map_err(Error::io(&table))?.trim_end())
