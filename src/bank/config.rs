@@ -18,6 +18,9 @@ pub struct Config {
     /// Bytes of cached slices, casts and headers in addition to the genes: an eighth for buffers between two uses, and
     /// half of the rest each for what depths share and for whole models.
     pub cache_bytes: u64,
+    /// Bytes for what is made for requests, in addition to the cache: what is being rendered, and what was rendered and
+    /// is still read although it is in no cache.
+    pub request_bytes: u64,
     /// Models rendered at the same time; one more is [`crate::error::Error::Overloaded`].
     pub renders: usize,
     /// Tuning jobs at the same time; one more is [`crate::error::Error::Overloaded`].

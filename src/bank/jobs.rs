@@ -14,7 +14,7 @@ use candle_core::Device;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::{
-    blueprint::{Artifact, Identity},
+    blueprint::{Artifact, Blueprint, Identity, Pool, Reservation},
     data::{self, Dataset, DatasetPair},
     error::{Error, Kind, Result},
     tensor::{TensorFile, codec},
@@ -113,6 +113,7 @@ pub(super) struct Jobs {
     data: Option<PathBuf>,
     store: PathBuf,
     residents: Residents,
+    pool: Arc<Pool>,
     limit: usize,
     permits: Arc<Semaphore>,
     datasets: Mutex<BTreeMap<String, Arc<DatasetPair>>>,
@@ -122,11 +123,13 @@ pub(super) struct Jobs {
 }
 
 impl Jobs {
-    pub(super) fn new(config: &Config, residents: Residents) -> Self {
+    /// Stored models count in `pool` while they are read.
+    pub(super) fn new(config: &Config, residents: Residents, pool: Arc<Pool>) -> Self {
         Self {
             data: config.data.clone(),
             store: config.store.clone(),
             residents,
+            pool,
             limit: config.tunings,
             permits: Arc::new(Semaphore::new(config.tunings)),
             datasets: Mutex::default(),
@@ -202,12 +205,19 @@ impl Jobs {
         if !path.exists() {
             return Ok(None);
         }
-        self.hold(identity, TensorFile::open(&path)?).map(Some)
+        let bytes = std::fs::metadata(&path).map_err(Error::io(&path))?.len();
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let room = self.pool.reserve(bytes).ok_or(Error::Overloaded {
+            what: "bytes of models being read",
+            limit: self.pool.limit(),
+            retry_after_s: 1,
+        })?;
+        self.hold(identity, TensorFile::open(&path)?, room).map(Some)
     }
 
     /// Remembers a model file, for callers who ask for it while it is in use.
-    fn hold(&self, identity: Identity, file: TensorFile) -> Result<Arc<Artifact>> {
-        let artifact = Arc::new(Artifact::from_file(identity, &file, "tuned model")?);
+    fn hold(&self, identity: Identity, file: TensorFile, room: Reservation) -> Result<Arc<Artifact>> {
+        let artifact = Arc::new(Artifact::from_file(identity, &file, "tuned model", room)?);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         // Another caller may have read it at the same time; one copy is enough.
         if let Some(artifact) = held.get(&identity).and_then(Weak::upgrade) {
@@ -277,7 +287,7 @@ impl Work {
             return Ok(artifact);
         }
         let residents = &self.jobs.residents;
-        let mut blueprint = self.quote.blueprint.clone();
+        let mut blueprint = Blueprint::clone(&self.quote.blueprint);
         blueprint.entries.iter_mut().for_each(|entry| entry.dtype = crate::tensor::Dtype::F32);
         let weights = residents.expand(&blueprint, &self.quote.stored)?;
         let model = Model { info: blueprint.info, weights };
@@ -302,7 +312,8 @@ impl Work {
         }
         let file = tuned.render(self.quote.dtype)?;
         codec::write_atomic(&self.jobs.path(identity), [file.as_ref()])?;
-        self.jobs.hold(identity, TensorFile::from_bytes(file, "tuned model")?)
+        let room = self.jobs.pool.count(file.len());
+        self.jobs.hold(identity, TensorFile::from_bytes(file, "tuned model")?, room)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    blueprint::{Ancestor, Blueprint, Inheritance},
+    blueprint::{Ancestor, Blueprint, Inheritance, Reservation},
     error::{Error, Result},
     export::Layout,
     gene::{Learngene, Method, SizeRequest, Start, Target, baselines},
@@ -39,6 +39,17 @@ pub struct Tune {
     pub learning_rate_e9: Option<u64>,
     /// Seed of the order of the images and of their augmentation.
     pub seed: u64,
+}
+
+impl ModelRequest {
+    /// Estimated bytes that a quote for this request holds beside the gene: the labels, in the request, in the record
+    /// and in the rows of the head.
+    pub(super) fn label_bytes(&self) -> usize {
+        const COPIES: usize = 4;
+        const BESIDE_TEXT: usize = 48;
+        let labels = self.target.head.iter().flat_map(|head| &head.labels);
+        labels.map(|label| COPIES * (label.len() + BESIDE_TEXT)).sum()
+    }
 }
 
 impl Tune {
@@ -85,7 +96,11 @@ pub struct Quote {
     /// Where the blueprint takes its values from.
     pub stored: Stored,
     /// The model before tuning.
-    pub blueprint: Blueprint,
+    pub blueprint: Arc<Blueprint>,
+    /// Length of the header of its file, bytes.
+    pub header_bytes: usize,
+    /// Room for what the request itself holds, if that is much.
+    pub room: Option<Arc<Reservation>>,
     /// Element type of the file.
     pub dtype: Dtype,
     /// How its tensors are named and laid out.
@@ -118,11 +133,17 @@ impl Quote {
             tune.check()?;
         }
         let (blueprint, stored) = start(gene, ancestor, request)?;
+        // Tuned models exist only in timm's layout.
+        if request.tune.is_some() && request.layout != Layout::Timm {
+            let reason = format!("{} is for models that are not tuned", request.layout);
+            return Err(Error::invalid("layout", reason));
+        }
         let config = blueprint.info.config;
         let as_measured = gene.meta().is_for(&blueprint.info);
-        let quote = Self {
+        let blueprint = request.layout.of(blueprint)?;
+        Ok(Self {
             dtype: request.size.dtype,
-            layout: Layout::Timm,
+            layout: request.layout,
             tune: request.tune.clone(),
             expected: match request.tune {
                 None if !as_measured || request.start.method != Method::Gene => None,
@@ -134,17 +155,10 @@ impl Quote {
                 && !gene.meta().trained_widths.contains(&config.width()),
             gene: gene.clone(),
             stored,
-            blueprint,
-        };
-        quote.in_layout(request.layout)
-    }
-
-    /// The same model in `layout`. Tuned models exist only in timm's.
-    fn in_layout(self, layout: Layout) -> Result<Self> {
-        if self.tune.is_some() && layout != Layout::Timm {
-            return Err(Error::invalid("layout", format!("{layout} is for models that are not tuned")));
-        }
-        Ok(Self { blueprint: layout.of(self.blueprint)?, layout, ..self })
+            header_bytes: blueprint.header().len(),
+            blueprint: Arc::new(blueprint),
+            room: None,
+        })
     }
 
     /// How many tensors get their values in which way.
@@ -154,7 +168,7 @@ impl Quote {
 
     /// Length of the file before tuning, in bytes.
     pub fn size_bytes(&self) -> u64 {
-        self.blueprint.header().len() as u64 + self.blueprint.parameters() * self.dtype.size_bytes() as u64
+        self.header_bytes as u64 + self.blueprint.parameters() * self.dtype.size_bytes() as u64
     }
 
     /// Number of this model's layers that come from each stage.

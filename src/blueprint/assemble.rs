@@ -5,9 +5,12 @@
 //! fresh values and reordered rows.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -18,7 +21,7 @@ use crate::{
     tensor::{Dtype, TensorFile, codec},
 };
 
-use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Pool, Row, Source};
+use super::{Blueprint, Entry, Identity, ModelInfo, Piece, Reservation, Row, Source};
 
 /// The bytes of one tensor and their digest.
 #[derive(Debug)]
@@ -46,20 +49,16 @@ pub struct Slices {
     stored: TensorFile,
     stored_width: usize,
     resized_values: u64,
-    pool: Arc<Pool>,
-    ready: Mutex<BTreeMap<(Source, Dtype), Arc<Slice>>>,
+    ready: Mutex<Ready>,
 }
+
+/// Slices by element type and source.
+type Ready = BTreeMap<Dtype, BTreeMap<Source, Arc<Slice>>>;
 
 impl Slices {
     /// Starts with only the tensors of `stored`, which belong to a network of `stored_width`.
     pub fn new(stored: TensorFile, stored_width: usize) -> Self {
-        Self { stored, stored_width, resized_values: 0, pool: Pool::new(0), ready: Mutex::default() }
-    }
-
-    /// Makes new bytes in buffers of `pool`.
-    #[must_use]
-    pub fn with_pool(self, pool: Arc<Pool>) -> Self {
-        Self { pool, ..self }
+        Self { stored, stored_width, resized_values: 0, ready: Mutex::default() }
     }
 
     /// Includes in [`Self::most_owned_bytes`] the values that `blueprint`, and others for the same images, make by
@@ -78,17 +77,52 @@ impl Slices {
         (made + self.resized_values) * dtype.size_bytes() as u64
     }
 
-    fn get(&self, entry: &Entry) -> Result<Arc<Slice>> {
+    /// Bytes that [`assemble_in`] has to make for `blueprint` beside its header: the tensors that are not ready, and the
+    /// largest array that is needed on the way. The stored tensors that the blueprint names have to exist.
+    pub fn missing(&self, blueprint: &Blueprint) -> usize {
+        let ready = self.ready();
+        let (mut made, mut transient) = (0, 0);
+        let mut new = BTreeSet::new();
+        for entry in &blueprint.entries {
+            let values: usize = entry.shape.iter().product();
+            let (keeps, values_on_the_way) = match &entry.source {
+                Source::Pieces(pieces) if matches!(pieces.as_slice(), [piece] if self.is_contiguous(piece, entry.dtype)) =>
+                {
+                    continue;
+                }
+                Source::Pieces(_) => (true, 0),
+                Source::Resized { piece, .. } => (true, 2 * piece.len() + values),
+                Source::Selected { of, .. } => (true, of[0] * of[1]),
+                Source::Rows { .. } => (false, 0),
+                Source::Fresh { .. } => (false, values),
+            };
+            let known = || ready.get(&entry.dtype).is_some_and(|ready| ready.contains_key(&entry.source));
+            if keeps && (known() || !new.insert((&entry.source, entry.dtype))) {
+                continue;
+            }
+            made += values * entry.dtype.size_bytes();
+            transient = transient.max(values_on_the_way * size_of::<f32>());
+        }
+        made + transient
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Ready> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get(&self, entry: &Entry, room: &mut Reservation) -> Result<Arc<Slice>> {
         // Fresh values depend on the tensor's name too, and keeping them gains nothing. Rows come in too many orders to
         // keep.
         let pieces = match &entry.source {
             Source::Pieces(pieces) => pieces.as_slice(),
             Source::Resized { .. } | Source::Selected { .. } => &[],
-            Source::Rows { .. } | Source::Fresh { .. } => return Ok(Slice::new(self.make(entry)?, true)),
+            Source::Rows { .. } | Source::Fresh { .. } => {
+                return Ok(Slice::new(self.make(entry, room)?, true));
+            }
         };
-        let key = (entry.source.clone(), entry.dtype);
-        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slice) = ready.get(&key) {
+        let mut ready = self.ready();
+        let ready = ready.entry(entry.dtype).or_default();
+        if let Some(slice) = ready.get(&entry.source) {
             return Ok(slice.clone());
         }
         let slice = match pieces {
@@ -97,15 +131,15 @@ impl Slices {
         };
         let slice = match slice {
             Some(slice) => slice,
-            None => Slice::new(self.make(entry)?, true),
+            None => Slice::new(self.make(entry, room)?, true),
         };
-        ready.insert(key, slice.clone());
+        ready.insert(entry.source.clone(), slice.clone());
         Ok(slice)
     }
 
-    fn make(&self, entry: &Entry) -> Result<Bytes> {
+    fn make(&self, entry: &Entry, room: &mut Reservation) -> Result<Bytes> {
         let count: usize = entry.shape.iter().product();
-        let mut buffer = self.pool.take(count * entry.dtype.size_bytes());
+        let mut buffer = room.take(count * entry.dtype.size_bytes());
         let out = buffer.as_mut();
         match &entry.source {
             Source::Fresh { init, seed } => {
@@ -152,10 +186,16 @@ impl Slices {
         Ok(buffer.freeze())
     }
 
-    /// The rectangle as a slice of the file; `None` unless its rows are whole and `dtype` is the stored one.
+    /// Whether the rectangle is a slice of the file: its rows are whole and `dtype` is the stored one.
+    fn is_contiguous(&self, piece: &Piece, dtype: Dtype) -> bool {
+        self.stored.tensor(&piece.tensor).is_ok_and(|tensor| tensor.dtype == dtype)
+            && piece.cols.len() == piece.of[1]
+    }
+
+    /// The rectangle as a slice of the file, if it is one.
     fn contiguous(&self, piece: &Piece, dtype: Dtype) -> Result<Option<Bytes>> {
         let tensor = self.stored.tensor(&piece.tensor)?;
-        if tensor.dtype != dtype || piece.cols.len() != piece.of[1] {
+        if !self.is_contiguous(piece, dtype) {
             return Ok(None);
         }
         let row = piece.of[1] * dtype.size_bytes();
@@ -188,16 +228,35 @@ pub struct Artifact {
     ends: Vec<u64>,
     manifest: OnceLock<Digest>,
     sha256: OnceLock<Digest>,
+    /// Room for the bytes, if they were not made in it.
+    _room: Option<Reservation>,
 }
 
-/// Assembles the model file of `blueprint` from `slices`.
+/// Assembles the model file of `blueprint` from `slices`, without a limit on memory.
+///
+/// # Errors
+/// Those of [`assemble_in`].
+pub fn assemble(blueprint: &Blueprint, slices: &Slices) -> Result<Artifact> {
+    assemble_in(blueprint, slices, &mut Reservation::unlimited(), &AtomicBool::new(false))
+}
+
+/// Assembles the model file of `blueprint` from `slices`. New bytes come out of `room`: [`Slices::missing`] and the
+/// header.
 ///
 /// # Errors
 /// [`Error::MissingTensor`] if the blueprint names a tensor that is not stored, [`Error::ShapeMismatch`]
-/// if its pieces do not add up to the shape.
-pub fn assemble(blueprint: &Blueprint, slices: &Slices) -> Result<Artifact> {
-    let tensors = blueprint.entries.iter().map(|entry| slices.get(entry)).collect::<Result<Vec<_>>>()?;
-    Ok(Artifact::new(blueprint.identity, blueprint.header(), tensors))
+/// if its pieces do not add up to the shape, [`Error::Cancelled`] soon after `cancel` is true.
+pub fn assemble_in(
+    blueprint: &Blueprint,
+    slices: &Slices,
+    room: &mut Reservation,
+    cancel: &AtomicBool,
+) -> Result<Artifact> {
+    let mut tensor = |entry: &Entry| {
+        if cancel.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { slices.get(entry, room) }
+    };
+    let tensors = blueprint.entries.iter().map(&mut tensor).collect::<Result<Vec<_>>>()?;
+    Ok(Artifact::new(blueprint.identity, room.keep(blueprint.header()), tensors))
 }
 
 impl Artifact {
@@ -209,21 +268,31 @@ impl Artifact {
                 end
             }))
             .collect();
-        Self { identity, header, tensors, ends, manifest: OnceLock::new(), sha256: OnceLock::new() }
+        Self {
+            identity,
+            header,
+            tensors,
+            ends,
+            manifest: OnceLock::new(),
+            sha256: OnceLock::new(),
+            _room: None,
+        }
     }
 
-    /// Wraps a stored model file as the answer to the request called `identity`.
+    /// Wraps a stored model file as the answer to the request called `identity`. Its bytes count in `room` until the
+    /// artifact is gone.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the file has no valid record of the model.
-    pub fn from_file(identity: Identity, file: &TensorFile, origin: &str) -> Result<Self> {
+    pub fn from_file(identity: Identity, file: &TensorFile, origin: &str, room: Reservation) -> Result<Self> {
         ModelInfo::from_file(file, origin)?;
         let data = file.bytes().len() - file.tensors().map(|(_, t)| t.bytes.len()).sum::<usize>();
         let header = file.bytes().slice(..data);
         // Sorting by address gives file order. An empty tensor has no bytes, so its position does not matter.
         let mut tensors: Vec<_> = file.tensors().map(|(_, t)| t.bytes.clone()).collect();
         tensors.sort_by_key(|bytes| bytes.as_ptr());
-        Ok(Self::new(identity, header, tensors.into_iter().map(|bytes| Slice::new(bytes, true)).collect()))
+        let tensors = tensors.into_iter().map(|bytes| Slice::new(bytes, true)).collect();
+        Ok(Self { _room: Some(room), ..Self::new(identity, header, tensors) })
     }
 
     /// Identity of the request that this file answers.
@@ -248,17 +317,34 @@ impl Artifact {
 
     /// SHA-256 of the header followed by each tensor's SHA-256.
     pub fn manifest(&self) -> Digest {
-        *self.manifest.get_or_init(|| {
-            let tensors: Vec<Digest> = self.tensors.iter().map(|slice| slice.sha256()).collect();
+        self.manifest_unless(&AtomicBool::new(false)).expect("nobody cancels")
+    }
+
+    /// The same, or `None` if it is not known yet and `cancel` became true.
+    pub fn manifest_unless(&self, cancel: &AtomicBool) -> Option<Digest> {
+        let goes_on = || !cancel.load(Ordering::Relaxed);
+        self.known_manifest().or_else(|| {
+            let tensors: Vec<Digest> =
+                self.tensors.iter().take_while(|_| goes_on()).map(|slice| slice.sha256()).collect();
             let tensors = tensors.iter().map(AsRef::as_ref);
-            Digest::of_parts(std::iter::once(self.header.as_ref()).chain(tensors))
+            let digest = Digest::of_parts(std::iter::once(self.header.as_ref()).chain(tensors));
+            goes_on().then(|| *self.manifest.get_or_init(|| digest))
         })
     }
 
     /// SHA-256 of the whole file. It reads every byte on the first call, so never call it on a thread of the async
     /// runtime.
     pub fn sha256(&self) -> Digest {
-        *self.sha256.get_or_init(|| Digest::of_parts(self.parts()))
+        self.sha256_unless(&AtomicBool::new(false)).expect("nobody cancels")
+    }
+
+    /// The same, or `None` if it is not known yet and `cancel` became true.
+    pub fn sha256_unless(&self, cancel: &AtomicBool) -> Option<Digest> {
+        let goes_on = || !cancel.load(Ordering::Relaxed);
+        self.known_sha256().or_else(|| {
+            let digest = Digest::of_parts(self.parts().take_while(|_| goes_on()));
+            goes_on().then(|| *self.sha256.get_or_init(|| digest))
+        })
     }
 
     /// Bytes that this file keeps in memory beside the gene: header, lists, and every slice that was made. A slice

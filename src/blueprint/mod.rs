@@ -22,7 +22,7 @@ pub use expand::expand;
 pub use identity::Identity;
 pub use metric::Metric;
 pub use model::{ModelInfo, Origin, Preprocessing, TrainingData};
-pub use pool::Pool;
+pub use pool::{Pool, Reservation};
 pub use report::Inheritance;
 pub use resident::Resident;
 pub use resize::Resize;

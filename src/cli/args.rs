@@ -78,6 +78,10 @@ pub struct BankOptions {
     /// recomputed more often
     #[arg(long, value_name = "MIB", default_value_t = 512)]
     pub cache_mib: u64,
+    /// Memory for models that are being made, or are read although they are no longer in the cache. Without it a gRPC
+    /// call gets RESOURCE_EXHAUSTED, an HTTP download waits, and a larger model is refused
+    #[arg(long, value_name = "MIB", default_value_t = 512)]
+    pub request_mib: u64,
     /// How many models are rendered at the same time. A further gRPC call gets RESOURCE_EXHAUSTED, and a further HTTP
     /// download waits
     #[arg(long, value_name = "N", default_value_t = 4)]

@@ -51,6 +51,7 @@ pub(super) fn bank(options: args::BankOptions, default_gene: Option<String>) -> 
         data: options.data,
         store: options.store,
         cache_bytes: options.cache_mib.saturating_mul(1 << 20),
+        request_bytes: options.request_mib.saturating_mul(1 << 20),
         renders: options.renders,
         tunings: options.tunings,
         device: device::open(&options.device)?,

@@ -1,12 +1,12 @@
 //! Digests of files. Each is computed once, on a thread where it blocks nobody.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use crate::{
-    bank::{Bank, Quote},
+    bank::{Bank, CancelOnDrop, Quote},
     blueprint::{Artifact, Identity},
     digest::Digest,
     error::{Error, Result},
@@ -37,7 +37,7 @@ impl Digests {
     pub(super) async fn manifest(&self, artifact: &Arc<Artifact>) -> Result<String> {
         match artifact.known_manifest() {
             Some(manifest) => Ok(manifest.to_string()),
-            None => compute(&self.manifests, artifact, Artifact::manifest).await,
+            None => compute(&self.manifests, artifact, Artifact::manifest_unless).await,
         }
     }
 
@@ -45,7 +45,7 @@ impl Digests {
     pub(super) async fn sha256(&self, artifact: &Arc<Artifact>) -> Result<String> {
         match artifact.known_sha256() {
             Some(sha256) => Ok(sha256.to_string()),
-            None => compute(&self.files, artifact, Artifact::sha256).await,
+            None => compute(&self.files, artifact, Artifact::sha256_unless).await,
         }
     }
 
@@ -57,17 +57,21 @@ impl Digests {
     }
 }
 
+/// Computes a digest on a thread for blocking work. The work stops when its caller leaves.
 async fn compute(
     permits: &Arc<Semaphore>,
     artifact: &Arc<Artifact>,
-    digest: fn(&Artifact) -> Digest,
+    digest: fn(&Artifact, &AtomicBool) -> Option<Digest>,
 ) -> Result<String> {
     let permit = permits.clone().acquire_owned().await.map_err(|_| Error::Cancelled)?;
-    let artifact = artifact.clone();
+    let (artifact, cancel) = (artifact.clone(), Arc::new(AtomicBool::new(false)));
+    let left = CancelOnDrop(cancel.clone());
     let work = move || {
-        let text = digest(&artifact).to_string();
+        let digest = digest(&artifact, &cancel);
         drop(permit);
-        text
+        digest
     };
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Panicked { what: "digest" })
+    let digest = tokio::task::spawn_blocking(work).await.map_err(|_| Error::Panicked { what: "digest" })?;
+    drop(left);
+    digest.map(|digest| digest.to_string()).ok_or(Error::Cancelled)
 }

@@ -47,7 +47,7 @@ pub(super) async fn init_model(
     message: proto::InitModelRequest,
 ) -> Result<Download> {
     let (request, part) = wire::request::from_proto(message)?;
-    start(state, guard, &request, part).await
+    start(state, guard, request, part).await
 }
 
 /// The rest of a model that a client has a part of.
@@ -60,11 +60,12 @@ pub(super) async fn download_model(
     message: proto::DownloadModelRequest,
 ) -> Result<Download> {
     let (request, part) = wire::request::rest_from_proto(message)?;
-    start(state, guard, &request, part).await
+    start(state, guard, request, part).await
 }
 
-async fn start(state: &State, guard: Guard<'_>, request: &ModelRequest, part: Part) -> Result<Download> {
-    let quote = state.bank.plan(&guard.admit(&request.gene)?, request)?;
+async fn start(state: &State, guard: Guard<'_>, request: ModelRequest, part: Part) -> Result<Download> {
+    let gene = request.gene.clone();
+    let quote = state.bank.plan_any(guard.admit(&gene)?, request).await?;
     let delivery = state.bank.deliver(&quote).await?;
     let events = events(quote, delivery, part, state.digests.clone());
     let message = |event| proto::InitModelResponse { event: Some(event) };

@@ -40,6 +40,8 @@ use super::{
 
 /// Metadata of a call that wants the generated service, to compare the two or to find a fault.
 const FRAMES: &str = "genebank-frames";
+/// A larger message is decoded on a thread for blocking work.
+const SMALL_MESSAGE: usize = 64 << 10;
 /// Length of a frame's prefix: the flag of compression and the length of the message.
 const PREFIX_BYTES: usize = 5;
 
@@ -103,7 +105,7 @@ fn is_plain(headers: &HeaderMap) -> bool {
 }
 
 /// Reads the one message of a call.
-async fn message<M: prost::Message + Default>(body: Body) -> Result<M, Status> {
+async fn message<M: prost::Message + Default + 'static>(body: Body) -> Result<M, Status> {
     let limit = proto::MAX_REQUEST_BYTES;
     let mut bytes = axum::body::to_bytes(body, PREFIX_BYTES + limit).await.map_err(|_| {
         Status::out_of_range(format!("the message is beyond the limit of {limit} bytes, or was cut"))
@@ -118,6 +120,12 @@ async fn message<M: prost::Message + Default>(body: Body) -> Result<M, Status> {
     if length != bytes.len() {
         let reason = format!("the frame announces {length} bytes and holds {}", bytes.len());
         return Err(Status::internal(reason));
+    }
+    if bytes.len() > SMALL_MESSAGE {
+        let decoded = tokio::task::spawn_blocking(move || M::decode(bytes)).await;
+        return decoded
+            .map_err(|_| Status::cancelled("the server is ending"))?
+            .map_err(|error| Status::internal(error.to_string()));
     }
     M::decode(bytes).map_err(|error| Status::internal(error.to_string()))
 }

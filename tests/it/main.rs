@@ -30,6 +30,7 @@ mod proxy;
 mod ranges;
 mod relay;
 mod retarget;
+mod room;
 mod shipped;
 mod study;
 mod support;

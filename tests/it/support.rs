@@ -132,6 +132,7 @@ pub(crate) fn bank_config(models: &Path) -> bank::Config {
         data: None,
         store: models.join("store"),
         cache_bytes: 64 << 20,
+        request_bytes: 64 << 20,
         renders: 4,
         tunings: 1,
         device: Device::Cpu,
