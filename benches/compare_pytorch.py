@@ -14,10 +14,11 @@ waiting for data counts.
 curve: this program trains, and writes its first values and its batches to disk. PyTorch repeats the run
 in float32 and in float64. The float64 run shows how much of the difference is rounding.
 
-PyTorch runs eagerly in float32, with fused AdamW, scaled_dot_product_attention, and gradients set to
-None. The script uses the fastest of these alternatives: clipping with or without foreach, default or
-enlarged allocator thresholds, and 0, 1 or 2 DataLoader workers. In train and forward PyTorch's images
-are already in memory; in train ours come from the loader.
+PyTorch runs in float32, eagerly or with --compiled through torch.compile, with fused AdamW,
+scaled_dot_product_attention, and gradients set to None. As in this program, the last block computes the
+class token alone. The script uses the fastest of these alternatives: clipping with or without foreach,
+default or enlarged allocator thresholds, and 0, 1 or 2 DataLoader workers. In train and forward PyTorch's
+images are already in memory; in train ours come from the loader.
 """
 
 import argparse
@@ -80,6 +81,18 @@ def build(image, patch, channels, classes, width, depth=DEPTH, head_dim=HEAD_DIM
             x = F.scaled_dot_product_attention(*qkv.unbind(0))
             return self.proj(x.transpose(1, 2).reshape(b, n, width))
 
+    class ClassAttention(Attention):
+        """Attention of the class token to all tokens. Nothing reads the others after the last block."""
+
+        def forward(self, x):
+            def part(x, of, rows):
+                values = F.linear(x, self.qkv.weight[rows], self.qkv.bias[rows])
+                return values.reshape(len(x), x.shape[1], of, width // head_dim, head_dim).permute(2, 0, 3, 1, 4)
+
+            (q,), (k, v) = part(x[:, :1], 1, slice(width)), part(x, 2, slice(width, None))
+            x = F.scaled_dot_product_attention(q, k, v)
+            return self.proj(x.transpose(1, 2).reshape(len(x), 1, width))
+
     class Mlp(nn.Module):
         def __init__(self):
             super().__init__()
@@ -91,15 +104,16 @@ def build(image, patch, channels, classes, width, depth=DEPTH, head_dim=HEAD_DIM
             return self.fc2(self.act(self.fc1(x)))
 
     class Block(nn.Module):
-        def __init__(self):
+        def __init__(self, last):
             super().__init__()
             self.norm1 = nn.LayerNorm(width, eps=1e-6)
-            self.attn = Attention()
+            self.last = last
+            self.attn = ClassAttention() if last else Attention()
             self.norm2 = nn.LayerNorm(width, eps=1e-6)
             self.mlp = Mlp()
 
         def forward(self, x):
-            x = x + self.attn(self.norm1(x))
+            x = (x[:, :1] if self.last else x) + self.attn(self.norm1(x))
             return x + self.mlp(self.norm2(x))
 
     class PatchEmbed(nn.Module):
@@ -117,7 +131,7 @@ def build(image, patch, channels, classes, width, depth=DEPTH, head_dim=HEAD_DIM
             self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
             self.pos_embed = nn.Parameter(torch.randn(1, tokens, width) * 0.02)
             self.patch_embed = PatchEmbed()
-            self.blocks = nn.Sequential(*(Block() for _ in range(depth)))
+            self.blocks = nn.Sequential(*(Block(last=i == depth - 1) for i in range(depth)))
             self.norm = nn.LayerNorm(width, eps=1e-6)
             self.head = nn.Linear(width, classes)
 
@@ -245,9 +259,11 @@ def torch_speed(options):
         batches = endless(made)
     before = memory("VmRSS")
     model, times = build(image, patch, channels, classes, width), []
-    training = None if options.mode == "forward" else Training(model)
     if options.mode == "forward":
         model.eval()
+    if options.compiled:
+        model.compile()
+    training = None if options.mode == "forward" else Training(model)
     for step in range(1, options.warmup + options.steps + 1):
         images, labels = next(batches)
         if training is None:
@@ -363,6 +379,7 @@ def ours(options, steps):
 
 def pytorch(options, steps, variant):
     words = ["--child", "--steps", steps, "--warmup", options.warmup, "--workers", variant["workers"]]
+    words += ["--compiled"] if options.compiled else []
     return measure([sys.executable, __file__, *common(options), *words], variant["environment"])
 
 
@@ -417,7 +434,8 @@ def compare_speed(options):
         name: (middle(runs, "peak_rss_bytes") / 1e9, middle(runs, "rss_before_bytes") / 1e9)
         for name, runs in (("ours", mine), ("PyTorch", theirs))
     }
-    print(f"\nPyTorch {b['torch']}, {variant['name']}, clipping with foreach: {b['foreach_clip']}")
+    way = "compiled" if options.compiled else "eager"
+    print(f"\nPyTorch {b['torch']}, {way}, {variant['name']}, clipping with foreach: {b['foreach_clip']}")
     print(f"batch {a['batch']}, {options.steps} steps after {options.warmup}, {options.threads} threads")
     for name, (peak, before) in gigabytes.items():
         print(f"{name}: peak {peak:.3f} GB; before there is a model {before:.3f} GB")
@@ -426,10 +444,11 @@ def compare_speed(options):
         print(f"NOT QUIET: other processes used more than {QUIET} cores; the ratio is invalid.")
     if variant["workers"]:
         print("Memory of PyTorch's workers is not counted.")
-    columns = ["mode", "shape", "pairs", "ours, images/s", "PyTorch, images/s", "ratio: quartiles", "peak GB"]
+    columns = ["mode", "shape", "PyTorch", "pairs", "ours, images/s", "PyTorch, images/s", "ratio: quartiles", "peak GB"]
     row = [
         options.mode,
         options.shape,
+        way,
         options.pairs,
         f"{middle(mine, key):.1f}",
         f"{middle(theirs, key):.1f}",
@@ -488,6 +507,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--data", type=pathlib.Path, help="folder of the data sets")
     parser.add_argument("--dump", type=pathlib.Path, help="folder to keep a curve's first values and batches in")
+    parser.add_argument("--compiled", action="store_true", help="compile PyTorch's model with torch.compile")
     parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--double", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

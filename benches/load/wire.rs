@@ -52,13 +52,16 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     }
     let off = nginx::serve(www, "off", "sendfile off;")?;
     let on = nginx::serve(www, "on", "sendfile on; tcp_nopush on;")?;
+    // By default nginx reads and writes 32 KiB at a time. Our writes have up to 256 KiB.
+    let large = nginx::serve(www, "large", "sendfile off; output_buffers 2 256k;")?;
     let tls = format!(
         "sendfile on; ssl_protocols TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key};"
     );
     let tls = nginx::serve(www, "tls", &tls)?;
     let url = |scheme: &str, server: &Server| format!("{scheme}://{}/model.safetensors", server.address);
     let bare = format!("http://{}/", bare::serve(std::fs::read(&file)?)?);
-    let (off, on, tls) = (url("http", &off), url("http", &on), url("https", &tls));
+    let (off, on, large) = (url("http", &off), url("http", &on), url("http", &large));
+    let tls = url("https", &tls);
 
     let request = |chunk: u32| InitModelRequest {
         gene: options.gene.gene.clone(),
@@ -84,10 +87,12 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
         let (url, message) = (service.clone(), message.to_owned());
         Box::new(move || h2load_grpc(&Call { url: &url, message: &message, frame, generated }, bytes, times))
     };
-    let rows: [(&str, Way<'_>, Way<'_>); 11] = [
+    let rows: [(&str, Way<'_>, Way<'_>); 13] = [
         ("HTTP/1.1 / nginx, sendfile off (curl)", by_curl(&ours), by_curl(&off)),
+        ("HTTP/1.1 / nginx, sendfile off, buffers of 256 KiB (curl)", by_curl(&ours), by_curl(&large)),
         ("HTTP/1.1 / nginx, sendfile on (curl)", by_curl(&ours), by_curl(&on)),
         ("HTTP/1.1 / nginx, sendfile off (h2load)", by_h2load(&ours), by_h2load(&off)),
+        ("HTTP/1.1 / nginx, sendfile off, buffers of 256 KiB (h2load)", by_h2load(&ours), by_h2load(&large)),
         ("HTTP/1.1 / nginx, sendfile on (h2load)", by_h2load(&ours), by_h2load(&on)),
         ("HTTP/1.1 / a bare loop over memory (curl)", by_curl(&ours), by_curl(&bare)),
         ("a bare loop over memory / nginx, sendfile off (curl)", by_curl(&bare), by_curl(&off)),

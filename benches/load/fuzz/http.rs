@@ -3,9 +3,13 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, TcpStream},
+    time::Duration,
 };
 
 use super::{PATIENCE, Work, draw::Draw};
+
+/// How long an answer to a broken request is waited for.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// A request as bytes, and what may follow it.
 struct Request {
@@ -290,30 +294,43 @@ fn exchange(
     let fault = |error: std::io::Error| error.to_string();
     if !request.whole {
         let mut stream = open(address).map_err(fault)?;
+        // The server may wait for more until its own limit, which other tests are for.
+        stream.set_read_timeout(Some(GLANCE)).map_err(fault)?;
         // A server that has seen enough may close before it has read everything.
         let _ = stream.write_all(&request.bytes);
         let _ = stream.shutdown(Shutdown::Write);
         let mut answer = Vec::new();
-        return match stream.read_to_end(&mut answer) {
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) => {
-                Err("the connection stays open".to_owned())
-            }
-            _ if answer.starts_with(b"HTTP/1.1 5") => Err(shown(&answer)),
-            _ => Ok("broken request: closed or refused".to_owned()),
+        let ended = stream.read_to_end(&mut answer);
+        return match answer.starts_with(b"HTTP/1.1 5") {
+            true => Err(shown(&answer)),
+            false if answer.is_empty() && ended.is_err() => Ok("broken request, the server waits".to_owned()),
+            false => Ok("broken request, refused or closed".to_owned()),
         };
     }
-    let mut reader = match connection.take() {
-        Some(reader) => reader,
-        None => BufReader::new(open(address).map_err(fault)?),
-    };
-    let sent = reader.get_mut().write_all(&request.bytes);
-    let (status, keep) = answer(&mut reader, request.head).map_err(|error| {
-        format!("no answer: {error}{}", sent.err().map_or(String::new(), |e| format!(", {e}")))
-    })?;
-    if keep {
-        *connection = Some(reader);
+    // The server may close a kept connection at any time; then the request is sent again on a new one.
+    if let Some(kept) = connection.take()
+        && let Ok(answer) = ask(kept, connection, request)
+    {
+        return judged(answer);
     }
+    let reader = BufReader::new(open(address).map_err(fault)?);
+    judged(ask(reader, connection, request).map_err(|error| format!("no answer: {error}"))?)
+}
+
+fn judged(status: u16) -> Result<String, String> {
     if status >= 500 { Err(format!("status {status}")) } else { Ok(status.to_string()) }
+}
+
+/// Sends a request and reads the status of its answer. The connection is kept if it is good for another.
+fn ask(
+    mut reader: BufReader<TcpStream>,
+    connection: &mut Option<BufReader<TcpStream>>,
+    request: &Request,
+) -> std::io::Result<u16> {
+    let sent = reader.get_mut().write_all(&request.bytes);
+    let (status, keep) = answer(&mut reader, request.head)?;
+    *connection = (keep && sent.is_ok()).then_some(reader);
+    Ok(status)
 }
 
 fn open(address: &str) -> std::io::Result<TcpStream> {
