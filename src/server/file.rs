@@ -95,13 +95,19 @@ enum Answer {
     Part(Range<u64>),
 }
 
+/// RFC 9110, sections 13.2.2 and 14.2.
 fn asked(method: &Method, headers: &HeaderMap, facts: &Facts) -> Result<Answer, Problem> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let own = facts.etag.to_str().unwrap_or_default();
-    let matches = |list: &str| {
-        list.split(',').map(str::trim).any(|tag| tag == "*" || tag.trim_start_matches("W/") == own)
+    // A list may be spread over several lines.
+    let tags = |name| {
+        let lines = headers.get_all(name).iter().map(|line| line.to_str().unwrap_or_default());
+        lines.flat_map(|line| line.split(',').map(str::trim))
     };
-    if text(header::IF_NONE_MATCH).is_some_and(matches) {
+    if headers.contains_key(header::IF_MATCH) && !tags(header::IF_MATCH).any(|tag| tag == "*" || tag == own) {
+        return Err(Problem::changed(own));
+    }
+    if tags(header::IF_NONE_MATCH).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == own) {
         return Ok(Answer::NotModified);
     }
     // A range is defined for GET only, and holds only if the client has a part of this very file.

@@ -2,6 +2,7 @@
 
 use axum::{
     extract::Request,
+    http::{Version, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -17,6 +18,22 @@ pub(super) async fn without_body(request: Request, next: Next) -> Response {
         return next.run(request).await;
     }
     Problem::from(Error::invalid("body", "no body is expected")).into_response()
+}
+
+/// Refuses a request that does not name exactly one host (RFC 9112, section 3.2). Proxies disagree about which of two
+/// they read.
+pub(super) async fn with_one_host(request: Request, next: Next) -> Response {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let holds = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Authority::try_from(host.as_bytes()).is_ok(),
+        // In HTTP/2 the URI names it, and HTTP/1.0 does without.
+        (None, _) => request.version() != Version::HTTP_11,
+        (Some(_), Some(_)) => false,
+    };
+    if holds {
+        return next.run(request).await;
+    }
+    Problem::from(Error::invalid("host", "the request must name exactly one host")).into_response()
 }
 
 /// A client's text as an error repeats it.

@@ -28,7 +28,7 @@ use super::{
     http,
     hub::{self, Hub},
     models,
-    request::{not_found, without_body},
+    request::{not_found, with_one_host, without_body},
     state::State,
     status::Problem,
     web,
@@ -41,7 +41,8 @@ use super::{
 pub(super) fn all(state: State, origins: Arc<Origins>, health: HealthServer<impl Health>) -> Result<Router> {
     let grpc = grpc(state.clone(), origins, health)?;
     let hub = hub::router(Hub::new(state.clone()));
-    Ok(plain(state).merge(hub).merge(grpc).fallback(unknown))
+    let all = plain(state).merge(hub).merge(grpc).fallback(unknown);
+    Ok(all.layer(middleware::from_fn(with_one_host)))
 }
 
 /// Files, JSON and what monitoring asks for.

@@ -95,6 +95,12 @@ impl Problem {
         Self { status: StatusCode::PAYLOAD_TOO_LARGE, ..error.into() }
     }
 
+    /// A file that is none of those that `If-Match` names.
+    pub(super) fn changed(etag: &str) -> Self {
+        let error = Error::invalid("if-match", format!("the entity tag of the file is {etag}"));
+        Self { status: StatusCode::PRECONDITION_FAILED, ..error.into() }
+    }
+
     /// A range that holds no byte of the file.
     pub(super) fn unsatisfiable(size: u64) -> Self {
         let error = Error::invalid("range", format!("no byte of it is in the file of {size} bytes"));
@@ -153,15 +159,13 @@ fn printable(text: &str) -> HeaderValue {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let codes = error.kind().codes();
-        Self {
-            status: StatusCode::from_u16(codes.http).expect("the table holds statuses"),
-            kind: codes.word,
-            detail: message(&error),
-            headers: retry_after(&error)
-                .map(|seconds| (header::RETRY_AFTER, seconds.into()))
-                .into_iter()
-                .collect(),
-        }
+        let status = StatusCode::from_u16(codes.http).expect("the table holds statuses");
+        let retry = retry_after(&error).map(|seconds| (header::RETRY_AFTER, seconds.into()));
+        // RFC 9110 requires it: how to say who is calling.
+        let challenge = (status == StatusCode::UNAUTHORIZED)
+            .then(|| (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"genebank\"")));
+        let headers = retry.into_iter().chain(challenge).collect();
+        Self { status, kind: codes.word, detail: message(&error), headers }
     }
 }
 
@@ -220,6 +224,7 @@ mod tests {
             assert_eq!(response.headers()["content-type"], "application/problem+json");
             let retry = response.headers().get("retry-after").map(|v| v.to_str().unwrap().to_owned());
             assert_eq!(retry, (codes.word == "overloaded").then(|| "7".to_owned()));
+            assert_eq!(response.headers().contains_key("www-authenticate"), codes.http == 401);
         }
         for error in errors() {
             let codes = error.kind().codes();
@@ -227,6 +232,7 @@ mod tests {
             assert_eq!(response.status().as_u16(), codes.http);
             let code = response.headers().get(ERROR_CODE).map(|code| code.to_str().unwrap());
             assert_eq!(code, codes.hub);
+            assert_eq!(response.headers().contains_key("www-authenticate"), codes.http == 401);
             let message = response.headers()[ERROR_MESSAGE].to_str().unwrap();
             assert!(message.len() <= MAX_MESSAGE_BYTES && !message.contains("secret"));
         }

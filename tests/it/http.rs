@@ -1,5 +1,10 @@
 //! HEAD, ranges, conditions and queries.
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
 use crate::support::Server;
 
 const FILE: &str = "/v1/models/tiny/d5-w24.safetensors";
@@ -47,6 +52,55 @@ async fn one_range_is_a_part_of_the_file() {
         if status == 416 {
             assert_eq!(answer.header("content-range"), Some(format!("bytes */{size}").as_str()));
         }
+    }
+}
+
+#[tokio::test]
+async fn conditions_may_have_several_lines() {
+    let server = Server::start().await;
+    let own = server.http("HEAD", FILE, "").await.header("etag").unwrap().to_owned();
+    for (headers, status) in [
+        (format!("if-none-match: \"a\"\r\nif-none-match: {own}\r\n"), 304),
+        (format!("if-none-match: W/{own}\r\n"), 304),
+        ("if-none-match: \"a\"\r\nif-none-match: \"b\"\r\n".to_owned(), 200),
+        (format!("if-match: {own}\r\n"), 200),
+        ("if-match: *\r\n".to_owned(), 200),
+        (format!("if-match: \"a\"\r\nif-match: \"b\", {own}\r\n"), 200),
+        ("if-match: \"a\"\r\n".to_owned(), 412),
+        // If-Match compares strongly, and a line that cannot be read names nothing.
+        (format!("if-match: W/{own}\r\n"), 412),
+        ("if-match: \u{e9}\r\n".to_owned(), 412),
+        // It is read first.
+        (format!("if-match: \"a\"\r\nif-none-match: {own}\r\n"), 412),
+        (format!("if-match: {own}\r\nif-none-match: {own}\r\n"), 304),
+        ("if-match: \"a\"\r\nrange: bytes=0-0\r\n".to_owned(), 412),
+    ] {
+        for method in ["GET", "HEAD"] {
+            assert_eq!(server.http(method, FILE, &headers).await.status, status, "{method} {headers}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let server = Server::start().await;
+    for (request, status) in [
+        ("GET /healthz HTTP/1.1\r\nhost: a:80\r\n", "200"),
+        ("GET /healthz HTTP/1.0\r\n", "200"),
+        ("GET http://a/healthz HTTP/1.1\r\nhost: a\r\n", "200"),
+        ("GET /healthz HTTP/1.1\r\n", "400"),
+        ("GET http://a/healthz HTTP/1.1\r\n", "400"),
+        ("GET /healthz HTTP/1.1\r\nhost: a\r\nhost: a\r\n", "400"),
+        ("GET /healthz HTTP/1.0\r\nhost: a\r\nhost: b\r\n", "400"),
+        ("GET /healthz HTTP/1.1\r\nhost: a/b\r\n", "400"),
+        ("GET /no/route HTTP/1.1\r\nhost: a\r\nhost: b\r\n", "400"),
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let request = format!("{request}connection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{request}{answer}");
     }
 }
 
