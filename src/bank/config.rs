@@ -7,8 +7,8 @@ use candle_core::Device;
 /// What a bank needs to open.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Folder of gene files.
-    pub models: PathBuf,
+    /// Folder of gene files; without it there is only the gene inside the program.
+    pub models: Option<PathBuf>,
     /// Gene of requests that name none; by default the first in name order.
     pub default_gene: Option<String>,
     /// Folder of data sets for tuning; without it there is no tuning.

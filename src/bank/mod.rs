@@ -4,6 +4,7 @@
 mod admitted;
 mod blocking;
 pub mod budget;
+pub mod builtin;
 pub mod catalog;
 mod config;
 pub mod cost;
@@ -60,12 +61,12 @@ pub struct Bank {
 }
 
 impl Bank {
-    /// Loads every gene of the folder. None is private before [`Bank::guarded`] says so.
+    /// Loads every gene of the folder, or the one inside the program. None is private before [`Bank::guarded`] says so.
     ///
     /// # Errors
     /// Those of [`Registry::open`], and [`crate::error::Error::Tensor`] where the device refuses.
     pub fn open(config: Config) -> Result<Self> {
-        let registry = Registry::open(&config.models, config.default_gene.as_deref())?;
+        let registry = Registry::open(config.models.as_deref(), config.default_gene.as_deref())?;
         let residents = Residents::new(&registry, config.device.clone())?;
         let render = Render::new(&config);
         Ok(Self {

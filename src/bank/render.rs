@@ -216,7 +216,7 @@ mod tests {
         let bytes = synthetic.render().unwrap().1;
         codec::write_atomic(&folder.path().join("g.safetensors"), [bytes.as_ref()]).unwrap();
         let config = Config {
-            models: folder.path().to_owned(),
+            models: Some(folder.path().to_owned()),
             default_gene: None,
             data: None,
             store: folder.path().join("store"),

@@ -56,8 +56,8 @@ pub enum Command {
 /// Folder of the genes.
 #[derive(Debug, Clone, Args)]
 pub struct Models {
-    /// Folder of gene files. Default: `models` in the current folder if it exists, otherwise the folder that came with
-    /// the program. Every file is checked when it is loaded, and a broken file stops the start
+    /// Folder of gene files. Default: `models` in the current folder, or the folder that came with the program, or, if
+    /// neither exists, the gene fashion-any inside the program. Every file is checked when it is loaded, and a broken file stops the start
     #[arg(long, value_name = "DIR", env = "GENEBANK_MODELS")]
     pub models: Option<PathBuf>,
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    bank::{self, Length, ModelRequest, Tune},
+    bank::{self, Length, ModelRequest, Tune, builtin},
     client::{Client, Transport},
     error::{Error, Result},
     file,
@@ -18,7 +18,7 @@ use crate::{
     tensor::device,
 };
 
-use super::args;
+use super::{args, output};
 
 /// Limit on the renders, and on the tuning jobs, that run at the same time.
 const MAX_PERMITS: usize = 1024;
@@ -26,16 +26,19 @@ const MAX_PERMITS: usize = 1024;
 /// Size limit of a file of labels, bytes.
 const MAX_LABEL_FILE_BYTES: u64 = (MAX_LABELS * (MAX_LABEL_BYTES + 2)) as u64;
 
-/// The folder of the genes.
-pub(super) fn models(models: &args::Models) -> PathBuf {
-    let here = Path::new("models");
-    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("share/genebank/models"));
-    match &models.models {
-        Some(folder) => folder.clone(),
-        None if here.is_dir() => here.to_owned(),
-        // If neither folder exists, the error names this one.
-        None => beside().filter(|folder| folder.is_dir()).unwrap_or_else(|| here.to_owned()),
+/// The folder of the genes. Without one, the program uses the gene inside it, and says so.
+pub(super) fn models(models: &args::Models) -> Option<PathBuf> {
+    if models.models.is_some() {
+        return models.models.clone();
     }
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.join("share/genebank/models"));
+    let folder =
+        [Some(PathBuf::from("models")), beside()].into_iter().flatten().find(|folder| folder.is_dir());
+    if folder.is_none() {
+        let gene = builtin::NAME;
+        output::talk(format_args!("there is no folder ./models: using the gene {gene} inside the program"));
+    }
+    folder
 }
 
 /// The settings of a bank.

@@ -1,11 +1,11 @@
-//! The script of `examples/ci` pulls, tunes and measures, and fails below its threshold.
+//! Shell scripts. The checks of the repository say what they lack. The script of `examples/ci` pulls, tunes and measures, and fails below its threshold.
 
 use std::{
     path::Path,
     process::{Command, Output},
 };
 
-use genebank::{gene::store, server::Limits};
+use genebank::{gene::store, server::Limits, tensor::codec};
 
 use crate::support::{GENE, Server, bank_config, fashion_meta, models, program, sample_data, weights};
 
@@ -61,4 +61,41 @@ fn the_script_passes_a_threshold_and_fails_one_that_cannot_be_met() {
     let wrong = run(&[("THRESHOLD", "high")]);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     assert!(said(&wrong).contains("no number"), "{wrong:?}");
+}
+
+#[test]
+fn the_checks_say_at_their_start_what_is_missing() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let stub = |name: &str, body: &str| {
+        codec::write_atomic(&path(name), [format!("#!/bin/sh\n{body}\n").as_bytes()]).unwrap();
+        std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    symlink("/usr/bin/dirname", path("dirname")).unwrap();
+    stub("sudo", "exec \"$@\"");
+    stub("env", "shift; exec \"$@\"");
+    let run = || {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/run");
+        let mut command = Command::new("/bin/bash");
+        command.arg(script).env_clear().env("PATH", folder.path()).env("CARGO_HOME", folder.path());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (installed, missing) = run();
+    assert!(installed.is_empty() && missing.contains("a C compiler") && missing.contains("a Rust toolchain"));
+    // Each system has its own way to a C compiler.
+    for (tool, arguments) in
+        [("dnf", "install -y gcc"), ("apt-get", "install -y --no-install-recommends gcc")]
+    {
+        stub(tool, &format!("echo {tool} \"$@\""));
+        let (installed, missing) = run();
+        assert!(installed.contains(&format!("{tool} {arguments}")) && missing.contains("a C compiler"));
+    }
+    stub("cc", "");
+    stub("cargo", "[ \"$1\" != clippy ]");
+    let (installed, missing) = run();
+    assert!(installed.is_empty() && missing.lines().count() == 1 && missing.contains("clippy"), "{missing}");
 }

@@ -97,6 +97,48 @@ async fn transport_and_layout_are_chosen_and_nothing_but_lines_is_said() {
 }
 
 #[test]
+fn the_program_works_in_an_empty_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| program().current_dir(&folder).args(arguments).output().unwrap();
+    let said = |output: &Output| String::from_utf8(output.stderr.clone()).unwrap();
+    for arguments in [
+        &["init", "fashion-any", "--depth", "2", "-o", "m.safetensors"][..],
+        &["list"],
+        &["plan", "--parameters", "1M"],
+        &["inspect", "fashion-any"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 0, "{arguments:?} {output:?}");
+        assert!(said(&output).contains("the gene fashion-any inside the program"), "{output:?}");
+    }
+    TensorFile::open(&folder.path().join("m.safetensors")).unwrap().tensor("blocks.1.norm1.bias").unwrap();
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let with =
+        run(&["init", "fashion-any", "--depth", "2", "-o", "n", "--models", bundled.to_str().unwrap()]);
+    assert!(!said(&with).contains("inside the program"), "{with:?}");
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(read("m.safetensors") == read("n"));
+
+    let mut server = program()
+        .current_dir(&folder)
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let listed = run(&["list", "--server", line.trim().strip_prefix("listening on ").unwrap()]);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(String::from_utf8(listed.stdout).unwrap().contains("fashion-any"));
+
+    // A folder of genes is never passed over.
+    std::fs::create_dir(folder.path().join("models")).unwrap();
+    assert_eq!(code(&run(&["list"])), 3);
+    assert_eq!(code(&run(&["init", "fashion-s", "-o", "x", "--models", "none"])), 1);
+}
+
+#[test]
 fn exit_codes_follow_the_table() {
     let (models, out) = (models(&gene_bytes()), tempfile::tempdir().unwrap());
     for (more, exit) in [

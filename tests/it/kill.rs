@@ -102,7 +102,7 @@ async fn a_killed_download_goes_on_to_the_same_bytes() {
     let gene = path("models/large.safetensors");
     assert!(program().arg("synthesize").arg(&gene).args(SIZE).status().unwrap().success());
     let models = tempfile::tempdir_in(folder.path()).unwrap();
-    let config = bank::Config { models: path("models"), ..bank_config(models.path()) };
+    let config = bank::Config { models: Some(path("models")), ..bank_config(models.path()) };
     let server = Server::on(Limits::default(), models, config).await;
     let relay = Relay::start(server.address, false).await;
     let whole = server.get("/v1/models/large/d6-w512.safetensors").await;

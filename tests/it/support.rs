@@ -127,7 +127,7 @@ pub(crate) fn private() -> Access {
 /// The settings of a bank with the genes in `models`.
 pub(crate) fn bank_config(models: &Path) -> bank::Config {
     bank::Config {
-        models: models.to_owned(),
+        models: Some(models.to_owned()),
         default_gene: None,
         data: None,
         store: models.join("store"),

@@ -1,7 +1,5 @@
 //! `genebank inspect`: shows the contents of a gene file, a model file, or a gene given by name.
 
-use std::path::{Path, PathBuf};
-
 use serde::Serialize;
 
 use super::subject::{self, is_gene};
@@ -20,7 +18,7 @@ use crate::{
 /// Everything that the command shows.
 #[derive(Debug, Serialize)]
 struct Contents {
-    file: PathBuf,
+    file: String,
     size_bytes: u64,
     /// Only for a gene.
     gene: Option<GeneSummary>,
@@ -40,14 +38,12 @@ struct TensorLine {
 }
 
 pub(in crate::cli) fn run(options: &args::Inspect) -> Result<()> {
-    let path = subject::find(&options.subject)?;
-    let contents = read(&path, &options.subject)?;
+    let (file, name) = subject::find(&options.subject)?;
+    let contents = read(file, name, &options.subject)?;
     if options.json { output::json(&contents) } else { show(&contents) }
 }
 
-fn read(path: &Path, options: &args::Subject) -> Result<Contents> {
-    let origin = path.display().to_string();
-    let file = TensorFile::open(path)?;
+fn read(file: TensorFile, origin: String, options: &args::Subject) -> Result<Contents> {
     let line = |(name, tensor): (&str, &crate::tensor::TensorBytes)| TensorLine {
         name: name.to_owned(),
         dtype: tensor.dtype.safetensors_name(),
@@ -55,7 +51,7 @@ fn read(path: &Path, options: &args::Subject) -> Result<Contents> {
         bytes: tensor.bytes.len(),
     };
     let mut contents = Contents {
-        file: path.to_owned(),
+        file: origin.clone(),
         size_bytes: file.bytes().len() as u64,
         gene: None,
         info: None,
@@ -75,7 +71,7 @@ fn read(path: &Path, options: &args::Subject) -> Result<Contents> {
 }
 
 fn show(contents: &Contents) -> Result<()> {
-    output::line(format_args!("{}: {} bytes", contents.file.display(), contents.size_bytes))?;
+    output::line(format_args!("{}: {} bytes", contents.file, contents.size_bytes))?;
     if let Some(gene) = &contents.gene {
         show_gene(gene)?;
     }

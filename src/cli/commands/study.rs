@@ -15,7 +15,8 @@ use super::train::open_data;
 
 pub(in crate::cli) fn run(options: &args::Study) -> Result<()> {
     let plan = Plan::open(&options.plan)?;
-    let folder = config::models(&options.models);
+    // A study may write measurements into its gene, so it needs a folder.
+    let folder = config::models(&options.models).unwrap_or_else(|| "models".into());
     let path = |name: &str| folder.join(format!("{name}.safetensors"));
     let open = |name: &str| Ok((name.to_owned(), Learngene::open(&path(name))?));
     let genes: BTreeMap<_, _> = plan.genes().into_iter().map(open).collect::<Result<_>>()?;

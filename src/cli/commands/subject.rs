@@ -1,12 +1,12 @@
 //! The subject of a command: a model file, a gene file, or a gene given by name.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::Device;
 use serde_json::Value;
 
 use crate::{
-    bank::Registry,
+    bank::{Registry, builtin},
     blueprint::{Ancestor, record::METADATA_KEY},
     cli::{args, config},
     error::{Error, Result},
@@ -15,18 +15,23 @@ use crate::{
     train::Model,
 };
 
-/// The path of the file if it exists, otherwise of the gene with that name.
-pub(super) fn find(options: &args::Subject) -> Result<PathBuf> {
+/// The file at the path if it exists, otherwise of the gene with that name; and what errors call it.
+pub(super) fn find(options: &args::Subject) -> Result<(TensorFile, String)> {
+    let open = |path: &Path| Ok((TensorFile::open(path)?, path.display().to_string()));
     let path = Path::new(&options.source);
     if path.is_file() {
-        return Ok(path.to_owned());
+        return open(path);
     }
     let folder = config::models(&options.models);
-    let file = folder.join(format!("{}.safetensors", options.source));
-    if meta::check_name(&options.source).is_ok() && file.is_file() {
-        return Ok(file);
+    if let Some(folder) = &folder {
+        let file = folder.join(format!("{}.safetensors", options.source));
+        if meta::check_name(&options.source).is_ok() && file.is_file() {
+            return open(&file);
+        }
+    } else if options.source == builtin::NAME {
+        return Ok((builtin::file()?, options.source.clone()));
     }
-    let known = Registry::open(&folder, None).map_or_else(
+    let known = Registry::open(folder.as_deref(), None).map_or_else(
         |_| String::new(),
         |genes| genes.iter().map(|gene| gene.meta().name.clone()).collect::<Vec<_>>().join(", "),
     );
@@ -43,8 +48,7 @@ pub(super) fn is_gene(file: &TensorFile) -> bool {
 /// data.
 pub(super) fn model(options: &args::Subject, classes: &[String], device: &Device) -> Result<Model> {
     let target = config::target(&options.target, Some(classes))?;
-    let path = find(options)?;
-    let file = TensorFile::open(&path)?;
+    let (file, name) = find(options)?;
     if !is_gene(&file) {
         let size = &options.size;
         if size.depth.is_some() || size.width.is_some() {
@@ -57,9 +61,9 @@ pub(super) fn model(options: &args::Subject, classes: &[String], device: &Device
                 "a model file has its images and classes; these are for genes",
             ));
         }
-        return Model::of(&Ancestor::from_file(file, &path.display().to_string())?, device);
+        return Model::of(&Ancestor::from_file(file, &name)?, device);
     }
-    let gene = Learngene::from_file(file, &path.display().to_string())?;
+    let gene = Learngene::from_file(file, &name)?;
     let (info, weights) = gene.expand_for(&config::size(&options.size), &target, device)?;
     Ok(Model { info, weights })
 }
