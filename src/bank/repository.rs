@@ -1,9 +1,9 @@
 //! Models as repositories of the Hub protocol: their names, revisions and files.
 //!
 //! `genebank/{gene}-d{depth}-w{width}[-hf][-{dtype}]`: a repository is a request. There is one for
-//! every size, and none is stored.
+//! every size, and none is stored. `genebank/{gene}` is another name of the one of the trained size.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::SystemTime};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -33,7 +33,7 @@ const TAG_DIGITS: usize = 12;
 /// Ending of the name of a repository in transformers' layout.
 const TRANSFORMERS_ENDING: &str = "-hf";
 /// The form of a name, as errors show it.
-const FORM: &str = "{gene}-d{depth}-w{width}[-hf][-f16|-bf16]";
+const FORM: &str = "{gene}[-d{depth}-w{width}[-hf][-f16|-bf16]]";
 
 /// The name of a repository without its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,11 +126,28 @@ fn unknown(owner: &str, name: &str, reason: String) -> Error {
     Error::NoRepository { name: format!("{owner}/{name}").chars().take(120).collect(), reason }
 }
 
+/// What is known of a repository by its name and its gene's record alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub name: RepositoryName,
+    /// Number of parameters.
+    pub parameters: u64,
+    /// Others need a token for it.
+    pub private: bool,
+    /// Name of the data set that the gene was trained on; `none` if there is none.
+    pub dataset: String,
+    /// Licence of the weights.
+    pub licence: String,
+    /// When the gene's file was changed last. The same file has the same date after a restart.
+    pub modified: SystemTime,
+}
+
 /// One model as a repository: its plan and its small files.
 #[derive(Debug, Clone)]
 pub struct Repository {
-    /// Its name.
-    pub name: RepositoryName,
+    /// What a list says of it.
+    pub listed: Listed,
     /// The model of its weights.
     pub quote: Quote,
     /// What the head of its README says.
@@ -140,21 +157,22 @@ pub struct Repository {
 }
 
 impl Repository {
-    fn new(name: RepositoryName, quote: Quote) -> Result<Self> {
+    fn new(listed: Listed, quote: Quote) -> Result<Self> {
+        let name = &listed.name;
         let (info, meta) = (&quote.blueprint.info, quote.gene.meta());
-        let recipe = finetune::recipe(data_name(&info.data), Length::Epochs(1), None, 0)?;
+        let recipe = finetune::recipe(&listed.dataset, Length::Epochs(1), None, 0)?;
         let tuning = toml::to_string(&recipe).map_err(|error| Error::invalid("recipe", error.to_string()))?;
         let base_model = format!("{OWNER}/{}", name.gene);
         let card = Card {
             repository: &format!("{OWNER}/{name}"),
             // The gene's own repository is the model of its trained size, which is not derived from itself.
-            base_model: (name != RepositoryName::trained(meta)).then_some(&base_model),
+            base_model: (*name != RepositoryName::trained(meta)).then_some(&base_model),
             blueprint: &quote.blueprint,
             layout: quote.layout,
             dtype: quote.dtype,
             size_bytes: quote.size_bytes(),
             accuracy: quote.expected,
-            licence: meta.weights_licence(),
+            licence: &listed.licence,
             teacher: &meta.teacher,
             recipe: &meta.recipe,
             tuning: &tuning,
@@ -164,7 +182,7 @@ impl Repository {
             ("config.json", quote.layout.config(info, quote.dtype).into()),
             ("preprocessor_config.json", quote.layout.preprocessor(info).into()),
         ]);
-        Ok(Self { metadata: card.metadata(), name, quote, texts })
+        Ok(Self { metadata: card.metadata(), listed, quote, texts })
     }
 
     /// The one commit: the first digits of the request's identity, so that the same request has the same commit.
@@ -197,6 +215,31 @@ impl Repository {
 }
 
 impl Bank {
+    /// Reads `owner` and `name`. The name of a gene alone means the model of its trained size.
+    ///
+    /// # Errors
+    /// [`Error::NoRepository`] for another owner or form.
+    pub fn repository_name(&self, owner: &str, name: &str) -> Result<RepositoryName> {
+        RepositoryName::parse(owner, name).or_else(|error| {
+            // An empty name would mean the default gene.
+            let named = owner == OWNER && !name.is_empty();
+            let gene = named.then(|| self.registry.get(name).ok()).flatten();
+            gene.map(|gene| RepositoryName::trained(gene.meta())).ok_or(error)
+        })
+    }
+
+    /// What a list says of the repository called `name`, with a model of so many `parameters`.
+    pub(super) fn listed(&self, meta: &GeneMeta, name: RepositoryName, parameters: u64) -> Listed {
+        Listed {
+            name,
+            parameters,
+            private: self.is_private(&meta.name),
+            dataset: data_name(&meta.data).to_owned(),
+            licence: meta.weights_licence().to_owned(),
+            modified: self.registry.modified(&meta.name),
+        }
+    }
+
     /// The repository called `name`, of the admitted gene. No weight is touched.
     ///
     /// # Errors
@@ -211,7 +254,10 @@ impl Bank {
         let (gene, layout) = (name.gene.clone(), name.layout);
         let request = ModelRequest { gene, size, layout, ..ModelRequest::default() };
         match self.plan(admitted, &request) {
-            Ok(quote) => Repository::new(name, quote),
+            Ok(quote) => {
+                let listed = self.listed(quote.gene.meta(), name, quote.blueprint.parameters());
+                Repository::new(listed, quote)
+            }
             Err(error) if matches!(error.kind(), Kind::NotFound | Kind::Invalid) => Err(name.unknown(&error)),
             Err(error) => Err(error),
         }

@@ -234,6 +234,18 @@ def list_models_within_a_budget():
 
 
 @check("huggingface_hub")
+def models_by_data_set_and_gene():
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    found = list(api.list_models(trained_dataset="fashion-mnist", filter="license:mit", search="fashion-any"))
+    expect(found and not list(api.list_models(filter="dataset:none")), found)
+    model = api.model_info("genebank/fashion-any")
+    expect(model.last_modified.year > 2000 and model.model_index, model)
+    return f"{len(found)} models, {model.id}"
+
+
+@check("huggingface_hub")
 def errors():
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError

@@ -227,6 +227,94 @@ async fn a_card_says_what_a_user_has_to_know() {
     assert!(!card("genebank/tiny-d3-w24").await.contains("base_model"), "it is the gene's own repository");
 }
 
+/// Every model of a list.
+async fn list(server: &Server, query: &str) -> Vec<Value> {
+    let answer = server.get(&format!("/api/models?{query}")).await;
+    assert_eq!(answer.status, 200, "{query}");
+    answer.json().as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn models_are_found_by_data_set_and_licence() {
+    let server = carded().await;
+    for (query, found) in [
+        ("filter=dataset%3Aclothes", 1),
+        ("filter=dataset%3Aclothes&filter=license:cc0-1.0&filter=timm", 1),
+        ("filter=dataset:clothes,image-classification", 1),
+        ("filter=dataset:other", 0),
+        ("filter=license:mit", 0),
+        ("filter=dataset:clothes&filter=transformers", 0),
+    ] {
+        assert_eq!(list(&server, query).await.len(), found, "{query}");
+    }
+    let tags = |server: Vec<Value>| server[0]["tags"].as_array().unwrap().clone();
+    assert!(tags(list(&server, "").await).contains(&json!("dataset:clothes")));
+    let without = tags(list(&Server::start().await, "").await);
+    assert!(!without.iter().any(|tag| tag.as_str().unwrap().starts_with("dataset:")), "{without:?}");
+}
+
+#[tokio::test]
+async fn dates_are_those_of_the_genes_files() {
+    let folder = models(&gene_bytes());
+    let newer = genebank::gene::GeneMeta { name: "newer".to_owned(), ..crate::support::meta() };
+    let bytes = genebank::gene::store::render(newer, &crate::support::weights(&crate::support::meta()), 7);
+    codec::write_atomic(&folder.path().join("newer.safetensors"), [bytes.unwrap().1.as_ref()]).unwrap();
+    for (name, seconds) in [("tiny", 1_600_000_000), ("newer", 1_700_000_000)] {
+        let file =
+            std::fs::File::options().write(true).open(folder.path().join(format!("{name}.safetensors")));
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        file.unwrap().set_modified(time).unwrap();
+    }
+    let start = async || {
+        let bank = bank_config(folder.path());
+        Server::on(Limits::default(), tempfile::tempdir().unwrap(), bank).await
+    };
+    let date = "2020-09-13T12:26:40.000Z";
+    // The second server stands for one that was started again.
+    for server in [start().await, start().await] {
+        let model = server.get(&api(REPOSITORY, "")).await.json();
+        assert_eq!((&model["createdAt"], &model["lastModified"]), (&json!(date), &json!(date)));
+        let commits = server.get(&api(REPOSITORY, "/commits/main")).await.json();
+        assert_eq!(commits[0]["date"], json!(date));
+        for (query, first) in [("sort=lastModified", "newer"), ("sort=created_at&limit=1", "newer")] {
+            let models = list(&server, query).await;
+            assert_eq!(models[0]["id"], json!(format!("genebank/{first}-d3-w24")), "{query}");
+            assert_eq!(models[0]["lastModified"], json!("2023-11-14T22:13:20.000Z"));
+        }
+    }
+    let (path, server) = (folder.path().join("tiny.safetensors"), start().await);
+    let newest = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_001);
+    std::fs::File::options().write(true).open(path).unwrap().set_modified(newest).unwrap();
+    drop(server);
+    assert_eq!(list(&start().await, "sort=lastModified").await[0]["id"], json!("genebank/tiny-d3-w24"));
+}
+
+#[tokio::test]
+async fn the_name_of_a_gene_is_its_trained_size() {
+    let server = Server::start().await;
+    let (short, long) = ("genebank/tiny", "genebank/tiny-d3-w24");
+    let models = [server.get(&api(short, "")).await.json(), server.get(&api(long, "")).await.json()];
+    assert_eq!(models[0], models[1]);
+    assert_eq!(models[0]["id"], json!(long));
+    for path in FILES {
+        let [a, b] = [short, long].map(|repository| resolve(repository, "main", path));
+        let (a, b) = (server.get(&a).await, server.get(&b).await);
+        assert!(a.status == 200 && a.body == b.body && a.header("etag") == b.header("etag"), "{path}");
+    }
+    // An ending belongs to a size.
+    for name in ["genebank/tiny-hf", "genebank/nobody", "other/tiny"] {
+        assert_eq!(server.get(&api(name, "")).await.status, 404, "{name}");
+    }
+    assert_eq!(private_server().await.get(&api(short, "")).await.status, 401);
+}
+
+/// A server whose gene needs a token.
+async fn private_server() -> Server {
+    let models = models(&gene_bytes());
+    let bank = bank_config(models.path());
+    Server::guarded(Limits::default(), models, bank, private()).await
+}
+
 async fn post(server: &Server, content_type: &str, body: &str) -> Answer {
     let headers = format!("content-type: {content_type}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     server.http("POST", &api(REPOSITORY, "/paths-info/main"), &headers).await
@@ -400,13 +488,13 @@ async fn pages_name_the_next_one_whole() {
 
 #[tokio::test]
 async fn a_private_gene_needs_a_token_over_every_interface() {
-    let models = models(&gene_bytes());
-    let bank = bank_config(models.path());
-    let server = Server::guarded(Limits::default(), models, bank, private()).await;
+    let server = private_server().await;
     let (good, bad) = ("authorization: Bearer hf_secret\r\n", "authorization: Bearer hf_other\r\n");
     let address = resolve(REPOSITORY, "main", "config.json");
     for path in [address.clone(), api(REPOSITORY, ""), api(REPOSITORY, "/tree/main")] {
-        refused(&server.get(&path).await, 401, Some("RepoNotFound"), "private");
+        let answer = server.get(&path).await;
+        refused(&answer, 401, Some("RepoNotFound"), "private");
+        assert_eq!(answer.header("www-authenticate"), Some("bearer realm=\"genebank\""));
         refused(
             &server.http("GET", &path, bad).await,
             401,
@@ -428,7 +516,8 @@ async fn a_private_gene_needs_a_token_over_every_interface() {
         "/v1/models//d5-w24.safetensors",
         "/v1/plan?max_parameters=9000000",
     ] {
-        assert_eq!(server.get(path).await.status, 401, "{path}");
+        let answer = server.get(path).await;
+        assert_eq!((answer.status, answer.header("www-authenticate").is_some()), (401, true), "{path}");
         assert_eq!(server.http("GET", path, bad).await.status, 401, "{path}");
         assert_eq!(server.http("GET", path, good).await.status, 200, "{path}");
     }

@@ -1,5 +1,7 @@
 //! `GET /api/models`: the list, its filters and its pages.
 
+use std::cmp::Reverse;
+
 use axum::{
     Json,
     extract::{RawQuery, State},
@@ -9,7 +11,10 @@ use axum::{
 use serde_json::Value;
 
 use crate::{
-    bank::{catalog::Listed, quantity, repository::OWNER},
+    bank::{
+        quantity,
+        repository::{Listed, OWNER},
+    },
     error::{Error, Result},
     server::{
         request::{short, truth},
@@ -23,6 +28,8 @@ use super::{info, state::Hub};
 const DEFAULT_PAGE: usize = 50;
 /// Most models on a page.
 const MAX_PAGE: usize = 500;
+/// Orders by date, as old and new clients name them; the newest comes first.
+const DATES: [&str; 4] = ["createdAt", "created_at", "lastModified", "last_modified"];
 /// Filters on properties that no model here has.
 const NEVER: [&str; 3] = ["apps", "inference", "inference_provider"];
 
@@ -35,6 +42,7 @@ struct Search {
     /// Tags that a model must have.
     tags: Vec<String>,
     parameters: [u64; 2],
+    newest_first: bool,
     nothing: bool,
     limit: usize,
     /// Number of models on earlier pages.
@@ -59,14 +67,15 @@ pub(super) async fn list(
 }
 
 impl Search {
-    /// Reads a query. Keys that choose fields or an order are ignored: every field is given, and all models have the
-    /// same date and the same number of likes.
+    /// Reads a query. Keys that choose fields are ignored, and every field is given. An order other than that of dates is
+    /// ignored too: all models have the same number of downloads and likes.
     fn read(query: &str) -> Result<Self> {
         let mut search = Self {
             author: None,
             text: None,
             tags: Vec::new(),
             parameters: [0, u64::MAX],
+            newest_first: false,
             nothing: false,
             limit: DEFAULT_PAGE,
             cursor: 0,
@@ -79,6 +88,7 @@ impl Search {
                     search.tags.extend(value.split(',').map(ToOwned::to_owned));
                 }
                 "num_parameters" => search.parameters = range(&value)?,
+                "sort" => search.newest_first = DATES.contains(&value.as_ref()),
                 "gated" => search.nothing |= truth("gated", &value)?,
                 "limit" => match number("limit", &value)? {
                     0 => return Err(Error::invalid("limit", format!("0 is beyond 1..={MAX_PAGE}"))),
@@ -93,9 +103,16 @@ impl Search {
 
     /// One page of the models that it finds, and where the next page begins.
     fn page(&self, listed: impl Iterator<Item = Listed>) -> (Vec<Value>, Option<usize>) {
-        let mut found = listed.filter(|listed| self.finds(listed)).skip(self.cursor);
-        let line = |Listed { name, parameters, private }| info::summary(&name, parameters, private);
-        let page: Vec<_> = found.by_ref().take(self.limit).map(line).collect();
+        let found = listed.filter(|listed| self.finds(listed));
+        let found: Box<dyn Iterator<Item = Listed>> = if self.newest_first {
+            let mut all: Vec<_> = found.collect();
+            all.sort_by_key(|listed| Reverse(listed.modified));
+            Box::new(all.into_iter())
+        } else {
+            Box::new(found)
+        };
+        let mut found = found.skip(self.cursor);
+        let page: Vec<_> = found.by_ref().take(self.limit).map(|listed| info::summary(&listed)).collect();
         let next = found.next().map(|_| self.cursor + page.len());
         (page, next)
     }
@@ -108,7 +125,7 @@ impl Search {
             && self.author.as_ref().is_none_or(|author| author == OWNER)
             && self.text.as_ref().is_none_or(|text| id().contains(text))
             && (self.tags.is_empty() || {
-                let known = info::tags(&listed.name);
+                let known = info::tags(listed);
                 self.tags.iter().all(|tag| known.contains(tag))
             })
     }
@@ -155,7 +172,7 @@ mod tests {
     #[test]
     fn queries_are_read_as_clients_write_them() {
         let search = Search::read(
-            "search=Fashion&author=genebank&filter=timm&filter=depth%3A7&num_parameters=min%3A1.5K%2Cmax%3A6M&limit=7&sort=likes",
+            "search=Fashion&author=genebank&filter=timm&filter=depth%3A7&num_parameters=min%3A1.5K%2Cmax%3A6M&limit=7&sort=lastModified",
         )
         .unwrap();
         let expected = Search {
@@ -163,11 +180,13 @@ mod tests {
             text: Some("fashion".to_owned()),
             tags: vec!["timm".to_owned(), "depth:7".to_owned()],
             parameters: [1_500, 6_000_000],
+            newest_first: true,
             nothing: false,
             limit: 7,
             cursor: 0,
         };
         assert_eq!(search, expected);
+        assert!(!Search::read("sort=likes").unwrap().newest_first);
         assert_eq!(Search::read("limit=99999").unwrap().limit, MAX_PAGE);
         assert!(Search::read("gated=True").unwrap().nothing);
         assert!(Search::read("apps=vllm").unwrap().nothing);

@@ -1,20 +1,25 @@
 //! What is said about one repository: the model, its revisions, its commit, the header of its weights.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use axum::{
     Json,
     extract::{Query, RawQuery, State},
 };
+use prost_types::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
     bank::{
         RepositoryName,
-        repository::{BRANCH, OWNER, WEIGHTS},
+        repository::{BRANCH, Listed, OWNER, WEIGHTS},
     },
+    blueprint::model::NO_DATA,
     error::{Error, Result},
-    export::{Layout, card::MODEL_INDEX},
+    export::{
+        Layout,
+        card::{MODEL_INDEX, licence_id},
+    },
     server::{
         request::{not_found, truth},
         status::HubProblem,
@@ -23,13 +28,13 @@ use crate::{
 
 use super::{place::Place, snapshot::Object, state::Hub};
 
-/// The date of every model: the bytes do not depend on when they are made.
-pub(super) const DATE: &str = "1970-01-01T00:00:00.000Z";
 /// What every model is for.
 pub(super) const TASK: &str = crate::export::task::PIPELINE_TAG;
 
-/// What is known of a repository by its name alone.
-pub(super) fn summary(name: &RepositoryName, parameters: u64, private: bool) -> Value {
+/// What is known of a repository without its files.
+pub(super) fn summary(listed: &Listed) -> Value {
+    let Listed { name, parameters, private, .. } = listed;
+    let date = date(listed.modified);
     let id = format!("{OWNER}/{name}");
     let element = name.dtype.safetensors_name();
     json!({
@@ -42,24 +47,34 @@ pub(super) fn summary(name: &RepositoryName, parameters: u64, private: bool) -> 
         "disabled": false,
         "downloads": 0,
         "likes": 0,
-        "createdAt": DATE,
-        "lastModified": DATE,
+        "createdAt": date,
+        "lastModified": date,
         "library_name": name.layout.to_string(),
         "pipeline_tag": TASK,
-        "tags": tags(name),
+        "tags": tags(listed),
         "safetensors": { "parameters": BTreeMap::from([(element, parameters)]), "total": parameters },
     })
 }
 
+/// A date as the protocol writes it.
+fn date(time: SystemTime) -> String {
+    let seconds = Timestamp { nanos: 0, ..time.into() };
+    // Old clients need the fraction.
+    seconds.to_string().replace('Z', ".000Z")
+}
+
 /// What a list is filtered by.
-pub(super) fn tags(name: &RepositoryName) -> Vec<String> {
-    let library = match name.layout {
+pub(super) fn tags(listed: &Listed) -> Vec<String> {
+    let Listed { name: RepositoryName { gene, depth, width, layout, .. }, dataset, licence, .. } = listed;
+    let library = match layout {
         Layout::Timm => vec!["timm"],
         Layout::Transformers => vec!["transformers", "vit"],
     };
     let fixed = ["safetensors", TASK, OWNER].into_iter().chain(library).map(ToOwned::to_owned);
-    let RepositoryName { gene, depth, width, .. } = name;
-    fixed.chain([format!("gene:{gene}"), format!("depth:{depth}"), format!("width:{width}")]).collect()
+    let dataset = (dataset != NO_DATA).then(|| format!("dataset:{dataset}"));
+    let licence = format!("license:{}", licence_id(licence));
+    let size = [format!("gene:{gene}"), format!("depth:{depth}"), format!("width:{width}")];
+    fixed.chain(dataset).chain([licence]).chain(size).collect()
 }
 
 /// `GET /api/models/{owner}/{name}` and `…/revision/{revision}`.
@@ -69,8 +84,8 @@ pub(super) async fn model(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, HubProblem> {
     let blobs = wants_blobs(&query.unwrap_or_default())?;
-    let (snapshot, quote) = (&place.snapshot, &place.snapshot.repository.quote);
-    let mut model = summary(&snapshot.repository.name, quote.blueprint.parameters(), place.private);
+    let snapshot = &place.snapshot;
+    let mut model = summary(&snapshot.repository.listed);
     let siblings: Vec<_> = if blobs {
         snapshot.objects(&hub.state).await?.iter().map(Object::sibling).collect()
     } else {
@@ -111,13 +126,13 @@ pub(super) async fn refs(
 
 /// `GET /api/models/{owner}/{name}/commits/{revision}`: there is one.
 pub(super) async fn commits(place: Place) -> Json<Value> {
-    let name = &place.snapshot.repository.name;
+    let Listed { name, modified, .. } = &place.snapshot.repository.listed;
     Json(json!([{
         "id": place.snapshot.commit,
         "title": format!("Gene {} at depth {}, width {}", name.gene, name.depth, name.width),
         "message": "",
         "authors": [{ "user": OWNER }],
-        "date": DATE,
+        "date": date(*modified),
     }]))
 }
 
@@ -130,4 +145,19 @@ pub(super) async fn header(place: Place) -> Result<Json<Value>, HubProblem> {
     let header: Value =
         serde_json::from_slice(&header[8..]).map_err(|error| Error::corrupt(WEIGHTS, error.to_string()))?;
     Ok(Json(json!({ "index": { "metadata": {} }, "headers": { WEIGHTS: header } })))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_protocol() {
+        // date -ud @1787654321
+        let time = SystemTime::UNIX_EPOCH + Duration::new(1_787_654_321, 987_654_321);
+        assert_eq!(date(time), "2026-08-25T10:38:41.000Z");
+        assert_eq!(date(SystemTime::UNIX_EPOCH), "1970-01-01T00:00:00.000Z");
+    }
 }

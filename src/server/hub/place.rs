@@ -9,7 +9,7 @@ use axum::{
 use serde::Deserialize;
 
 use crate::{
-    bank::{RepositoryName, repository::BRANCH},
+    bank::repository::BRANCH,
     error::{Error, Result},
     server::status::HubProblem,
 };
@@ -46,7 +46,7 @@ impl FromRequestParts<Hub> for Place {
         let Path(segments) = Path::<Segments>::from_request_parts(parts, hub)
             .await
             .map_err(|rejection| Error::invalid("path", rejection.body_text()))?;
-        let name = RepositoryName::parse(&segments.owner, &segments.name)?;
+        let name = hub.state.bank.repository_name(&segments.owner, &segments.name)?;
         let admitted = name.admit(hub.state.guard(&parts.headers)?)?;
         let snapshot = hub.snapshot(admitted, &name).await?;
         let revision = segments.revision.as_deref().unwrap_or(BRANCH);
