@@ -24,6 +24,7 @@ mod lock;
 mod nested;
 mod once;
 mod overload;
+mod pages;
 mod pins;
 mod plan;
 mod proxy;
