@@ -68,7 +68,7 @@ pub(super) fn page() -> Page {
     );
     let (least, most) = least_and_most((7..=11).map(|depth| tuned(depth) - served(depth)));
     page.states(
-        "at depths 7 to 11 one epoch changes accuracy by {} to {} points",
+        "at depths 7 to 11 one epoch changes accuracy by {} to {} points,",
         &[points(least), format!("{:+.1}", most * 100.0)],
     );
     page.states("error of one accuracy on 10,000 images is {} points.", &[points(sampling(0.89))]);
