@@ -18,7 +18,7 @@ use tokio::{runtime::Runtime, time::timeout};
 use crate::support::{self, bank_config, gene_bytes, models};
 
 /// Long enough for whatever is not held up.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 /// Long enough to see that something waits.
 const SHORT: Duration = Duration::from_millis(200);
 

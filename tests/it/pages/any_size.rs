@@ -301,6 +301,23 @@ fn forecast(page: &mut Page, rows: &[Row]) {
     );
 }
 
+/// Expected cost of `draws` widths that are drawn from `left` without repetition.
+fn drawn(
+    left: &[usize],
+    draws: usize,
+    share: &dyn Fn(usize, &[usize]) -> f64,
+    cost: &dyn Fn(usize) -> f64,
+) -> f64 {
+    if draws == 0 {
+        return 0.0;
+    }
+    let one = |width: &usize| {
+        let others: Vec<_> = left.iter().copied().filter(|other| other != width).collect();
+        share(*width, left) * (cost(*width) + drawn(&others, draws - 1, share, cost))
+    };
+    left.iter().map(one).sum()
+}
+
 /// Multiply-accumulates of learning. A step counts as three forward passes; the ancestor answers once for every image
 /// and its mirror image.
 fn cost(page: &mut Page, rows: &[Row]) {
@@ -316,21 +333,6 @@ fn cost(page: &mut Page, rows: &[Row]) {
     let depths: Vec<_> = DRAWN.collect();
     let of_width =
         |width: usize| depths.iter().map(|depth| share(*depth, &depths) * macs(*depth, width)).sum::<f64>();
-    fn drawn(
-        left: &[usize],
-        draws: usize,
-        share: &dyn Fn(usize, &[usize]) -> f64,
-        cost: &dyn Fn(usize) -> f64,
-    ) -> f64 {
-        if draws == 0 {
-            return 0.0;
-        }
-        let one = |width: &usize| {
-            let others: Vec<_> = left.iter().copied().filter(|other| other != width).collect();
-            share(*width, left) * (cost(*width) + drawn(&others, draws - 1, share, cost))
-        };
-        left.iter().map(one).sum()
-    }
     let ancestor = 3.0 * 12.0 * TRAINING * macs(16, 96);
     let answers = 2.0 * TRAINING * macs(16, 96);
     let passes = 3.0 * 20.0 * TRAINING;

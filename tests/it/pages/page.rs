@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use genebank::tensor::codec::write_atomic;
+
 pub(crate) struct Page {
     path: PathBuf,
     text: String,
@@ -48,15 +50,15 @@ impl Page {
         self.text.split_whitespace().map(place).collect()
     }
 
-    /// The number in `word` where `pattern` has `{}`; `None` if they differ elsewhere.
-    fn number(&self, word: &Range<usize>, pattern: &str) -> Option<Option<Range<usize>>> {
+    /// The number in `word` where `pattern` has `{}`, or nothing for a plain word; `None` if they differ elsewhere.
+    fn number(&self, word: &Range<usize>, pattern: &str) -> Option<Range<usize>> {
         let found = &self.text[word.clone()];
         let Some((before, after)) = pattern.split_once("{}") else {
-            return (found == pattern).then_some(None);
+            return (found == pattern).then_some(word.end..word.end);
         };
         let number = found.strip_prefix(before)?.strip_suffix(after)?;
         let start = word.start + before.len();
-        is_number(number).then_some(Some(start..start + number.len()))
+        is_number(number).then_some(start..start + number.len())
     }
 
     /// States `template` with `numbers`.
@@ -69,7 +71,7 @@ impl Page {
                 let found: Option<Vec<_>> =
                     words.iter().zip(&patterns).map(|(word, pattern)| self.number(word, pattern)).collect();
                 let whole = words[0].start..words[words.len() - 1].end;
-                Some((whole, found?.into_iter().flatten().collect::<Vec<_>>()))
+                Some((whole, found?.into_iter().filter(|number| !number.is_empty()).collect::<Vec<_>>()))
             })
             .collect();
         let [(whole, places)] = places.as_slice() else {
@@ -139,7 +141,7 @@ impl Page {
     /// Writes the page where it differs.
     pub(crate) fn write(&self) {
         if self.text != self.original {
-            std::fs::write(&self.path, &self.text).unwrap();
+            write_atomic(&self.path, [self.text.as_bytes()]).unwrap();
         }
     }
 
@@ -162,7 +164,7 @@ fn a_wrong_figure_a_lost_sentence_and_a_figure_from_nowhere_are_found() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("page.md");
     let check = |text: &str| {
-        std::fs::write(&path, text).unwrap();
+        write_atomic(&path, [text.as_bytes()]).unwrap();
         let mut page = Page::open(path.to_str().unwrap());
         page.states("The gap is {} points at width {}.", &["1.50".into(), "24".into()]);
         page.table("| depth | accuracy |\n| --- | --- |", &["| 3 | 87.10 |".into()]);
@@ -180,7 +182,7 @@ fn a_wrong_figure_a_lost_sentence_and_a_figure_from_nowhere_are_found() {
     assert!(!check(&format!("{right}\nIt takes 3.5 hours.\n")));
     assert!(check(&format!("{right}\n```\n3.5\n```\n")));
     // What is written is what the data say.
-    std::fs::write(&path, right.replace("1.50", "+0.3")).unwrap();
+    write_atomic(&path, [right.replace("1.50", "+0.3").as_bytes()]).unwrap();
     let mut page = Page::open(path.to_str().unwrap());
     page.states("The gap is {} points at width {}.", &["1.50".into(), "24".into()]);
     page.write();
