@@ -25,7 +25,8 @@ pub(super) struct OnDevice {
     device: Device,
     decay: Decay,
     gradients: BTreeMap<String, Tensor>,
-    alive: Vec<bool>,
+    /// Whether each parameter has had a gradient.
+    pub(super) alive: Vec<bool>,
     first: BTreeMap<String, Tensor>,
     second: BTreeMap<String, Tensor>,
 }
@@ -40,11 +41,6 @@ impl OnDevice {
         let (first, second) = (zeros()?, zeros()?);
         let alive = vec![false; params.iter().len()];
         Ok(Self { device, decay, gradients: BTreeMap::new(), alive, first, second })
-    }
-
-    /// Whether each parameter has had a gradient.
-    pub(super) fn alive(&self) -> &[bool] {
-        &self.alive
     }
 
     /// As [`super::Engine::gradients`].

@@ -7,6 +7,8 @@
 mod device;
 mod host;
 
+use std::ops::Range;
+
 use crate::{
     data::Batch,
     error::{Error, Result},
@@ -63,11 +65,11 @@ impl Engine {
     /// The parameters. Frees the optimiser's memory.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] for a parameter that got no gradient in any step of this engine.
+    /// [`Error::MissingTensor`] for a parameter that got no gradient in any step, those before a checkpoint included.
     pub fn into_params(self) -> Result<Params> {
         match &self.executor {
             Executor::Host(host) => check_alive(&self.params, &host.alive)?,
-            Executor::Device(device) => check_alive(&self.params, device.alive())?,
+            Executor::Device(device) => check_alive(&self.params, &device.alive)?,
         }
         Ok(self.params)
     }
@@ -130,19 +132,27 @@ impl Engine {
         Ok(State { values: self.params.values()?, first, second })
     }
 
-    /// Restores `state`, which must have as many values as the parameters.
+    /// Restores `state`, which must have as many values as the parameters. A parameter whose first moment is not zero
+    /// has had a gradient before.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the number differs, [`Error::Tensor`] if a device refuses.
     pub fn restore(&mut self, state: &State) -> Result<()> {
         self.params.set(&state.values)?;
+        let moved =
+            |(_, _, span): (_, _, Range<usize>)| state.first[span].iter().any(|moment| *moment != 0.0);
+        let alive: Vec<_> = self.params.iter().map(moved).collect();
         match &mut self.executor {
             Executor::Host(host) => {
+                host.alive = alive;
                 host.adamw.first.clone_from(&state.first);
                 host.adamw.second.clone_from(&state.second);
                 Ok(())
             }
-            Executor::Device(device) => device.restore(&self.params, state),
+            Executor::Device(device) => {
+                device.alive = alive;
+                device.restore(&self.params, state)
+            }
         }
     }
 }
