@@ -17,7 +17,8 @@ use crate::{
     blueprint::{Artifact, Blueprint, Identity, Pool, Reservation},
     data::{self, Dataset, DatasetPair},
     error::{Error, Kind, Result},
-    tensor::{TensorFile, codec},
+    file,
+    tensor::TensorFile,
     train::{
         Event, Length, Model, finetune,
         run::{Run, RunEvent},
@@ -291,6 +292,10 @@ impl Work {
         blueprint.entries.iter_mut().for_each(|entry| entry.dtype = crate::tensor::Dtype::F32);
         let weights = residents.expand(&blueprint, &self.quote.stored)?;
         let model = Model { info: blueprint.info, weights };
+        // A store that cannot be written is told before the work, not after it.
+        let (store, path) = (&self.jobs.store, self.jobs.path(identity));
+        std::fs::create_dir_all(store).map_err(Error::io(store))?;
+        file::check_writable(&path)?;
         let rate = self.tune.learning_rate_e9.map(|rate| rate as f64 * 1e-9);
         let recipe = finetune::recipe_on(&self.data, self.tune.length, rate, self.tune.seed)?;
         let run = Run {
@@ -311,7 +316,7 @@ impl Work {
             origin.identity = identity.to_string();
         }
         let file = tuned.render(self.quote.dtype)?;
-        codec::write_atomic(&self.jobs.path(identity), [file.as_ref()])?;
+        file::write_atomic(&path, [file.as_ref()])?;
         let room = self.jobs.pool.count(file.len());
         self.jobs.hold(identity, TensorFile::from_bytes(file, "tuned model")?, room)
     }

@@ -17,7 +17,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    file,
+};
 
 /// The first bytes of a record.
 const MAGIC: [u8; 8] = *b"gb-parts";
@@ -29,15 +32,16 @@ const RECORD_EVERY_BYTES: u64 = 1 << 20;
 /// A partial file. Every method blocks.
 #[derive(Debug)]
 pub(super) struct Partial {
-    target: PathBuf,
     place: Place,
     size: u64,
     arrived: Arrived,
 }
 
-/// An open file and its path, shared by several threads.
+/// An open file and its path, shared by several threads. Errors name the target, because only that is known to the
+/// user.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
+    target: PathBuf,
     path: PathBuf,
     file: Arc<Mutex<File>>,
 }
@@ -58,16 +62,13 @@ impl Partial {
     /// # Errors
     /// [`Error::Io`]; [`Error::Invalid`] if another process is writing the file.
     pub(super) fn open(target: &Path, identity: &str, size: u64, part_bytes: Option<u64>) -> Result<Self> {
+        file::check_target(target)?;
         let path = path(target, identity)?;
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        }
-        let file = Arc::new(Mutex::new(locked(&path)?));
-        let place = Place { path, file };
+        let file = Arc::new(Mutex::new(locked(&path, target)?));
+        let place = Place { path, file, target: target.to_owned() };
         let found = place.length()?;
         let arrived = if found <= size { Some(Arrived::Prefix(found)) } else { Arrived::read(&place, size)? };
-        let (target, arrived) = (target.to_owned(), arrived.unwrap_or(Arrived::Prefix(0)));
-        let mut partial = Self { target, place, size, arrived };
+        let mut partial = Self { place, size, arrived: arrived.unwrap_or(Arrived::Prefix(0)) };
         match (part_bytes, &partial.arrived) {
             (None, _) => partial.keep_prefix(partial.prefix())?,
             (Some(wanted), Arrived::Parts { length, .. }) if *length == wanted => {}
@@ -118,7 +119,7 @@ impl Partial {
 
     /// Appends bytes to the file, or to a part of it.
     pub(super) fn write(&mut self, offset: u64, chunk: &[u8]) -> Result<()> {
-        let (size, path) = (self.size, self.place.path.clone());
+        let (size, path) = (self.size, self.place.target.clone());
         let misplaced =
             || Error::corrupt(path.display().to_string(), format!("{} bytes at {offset}", chunk.len()));
         let count = chunk.len() as u64;
@@ -163,10 +164,10 @@ impl Partial {
 
     /// Renames the file to its target.
     pub(super) fn finish(self) -> Result<()> {
-        let Place { path, file } = &self.place;
+        let Place { target, path, file } = &self.place;
         let file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.set_len(self.size).and_then(|()| file.sync_all()).map_err(Error::io(path))?;
-        std::fs::rename(path, &self.target).map_err(Error::io(&self.target))
+        let whole = file.set_len(self.size).and_then(|()| file.sync_all());
+        whole.and_then(|()| std::fs::rename(path, target)).map_err(Error::io(target))
     }
 
     /// Removes the file.
@@ -231,23 +232,23 @@ impl Place {
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let read = file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(buffer));
-        read.map_err(Error::io(&self.path))
+        read.map_err(Error::io(&self.target))
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let written = file.seek(SeekFrom::Start(offset)).and_then(|_| file.write_all(bytes));
-        written.map_err(Error::io(&self.path))
+        written.map_err(Error::io(&self.target))
     }
 
     fn length(&self) -> Result<u64> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.metadata().map(|metadata| metadata.len()).map_err(Error::io(&self.path))
+        file.metadata().map(|metadata| metadata.len()).map_err(Error::io(&self.target))
     }
 
     fn set_length(&self, bytes: u64) -> Result<()> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.set_len(bytes).map_err(Error::io(&self.path))
+        file.set_len(bytes).map_err(Error::io(&self.target))
     }
 }
 
@@ -266,21 +267,21 @@ fn path(target: &Path, identity: &str) -> Result<PathBuf> {
     Ok(target.with_file_name(hidden))
 }
 
-/// Opens the file at `path` and locks out other processes while it is open.
-fn locked(path: &Path) -> Result<File> {
+/// Opens the file at `path` and locks out other processes while it is open. Errors name its `target`.
+fn locked(path: &Path, target: &Path) -> Result<File> {
     loop {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(path).map_err(Error::io(path))?;
+        let file = options.open(path).map_err(Error::io(target))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::invalid(
                     "output",
-                    format!("another process is writing {}", path.display()),
+                    format!("another process is writing {}", target.display()),
                 ));
             }
-            Err(TryLockError::Error(error)) => return Err(Error::io(path)(error)),
+            Err(TryLockError::Error(error)) => return Err(Error::io(target)(error)),
         }
         // The process that had the lock may have renamed or removed the file. Then this is no longer the file at
         // `path`.
@@ -315,12 +316,13 @@ mod tests {
     #[test]
     fn what_has_arrived_is_gone_on_with() {
         let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("new/m.safetensors");
+        let target = folder.path().join("m.safetensors");
         let open = || Partial::open(&target, "id", 4, None);
         let mut partial = open().unwrap();
         partial.write(0, b"ab").unwrap();
         let busy = open().unwrap_err().to_string();
-        assert!(busy.contains("another process is writing"), "{busy}");
+        // The user knows the target, and not the partial file.
+        assert!(busy.ends_with(&format!("another process is writing {}", target.display())), "{busy}");
         drop(partial);
         assert!(!target.exists());
 
@@ -334,10 +336,13 @@ mod tests {
         partial.finish().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"abcd");
 
-        write_atomic(&folder.path().join("new/.m.safetensors.id.part"), [&b"longer"[..]]).unwrap();
+        write_atomic(&folder.path().join(".m.safetensors.id.part"), [&b"longer"[..]]).unwrap();
         assert_eq!(open().unwrap().bytes(), 0, "more than the file has");
         open().unwrap().remove().unwrap();
-        Partial::open(Path::new("/"), "id", 4, None).unwrap_err();
+        for target in [Path::new("/"), &folder.path().join("new/m")] {
+            Partial::open(target, "id", 4, None).unwrap_err();
+        }
+        assert!(!folder.path().join("new").exists());
     }
 
     #[test]

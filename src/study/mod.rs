@@ -33,6 +33,9 @@ impl<'a> Study<'a> {
     /// # Errors
     /// Those of training. After [`Error::Cancelled`], the next run continues where this one stopped.
     pub fn run(&self, cancel: &AtomicBool, say: &mut dyn FnMut(&str, Option<RunEvent>)) -> Result<Vec<Row>> {
+        for folder in [self.output, self.cache] {
+            std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        }
         let mut cells = cell::Cells::open(*self)?;
         let mut rows = Vec::new();
         for arm in &self.plan.arms {

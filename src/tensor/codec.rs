@@ -1,12 +1,12 @@
-//! The safetensors container: strict reading from memory, writing as lists of slices, atomic files.
+//! The safetensors container: strict reading from memory, writing as lists of slices.
 //!
 //! The `safetensors` crate parses and validates headers. Size limits are checked first, so that a header that promises
 //! too much never causes an allocation.
 
-use std::{collections::BTreeMap, io::Write as _, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
-use safetensors::{SafeTensors, tensor::Metadata};
+use safetensors::{SafeTensorError, SafeTensors, tensor::Metadata};
 use strum::VariantArray as _;
 
 use crate::{
@@ -14,6 +14,8 @@ use crate::{
     error::{Error, Result},
     file,
 };
+
+pub use crate::file::write_atomic;
 
 use super::Dtype;
 
@@ -61,8 +63,14 @@ impl TensorFile {
             .first_chunk()
             .ok_or_else(|| corrupt(format!("{} bytes are too few for a safetensors header", bytes.len())))?;
         let header_bytes = header_bytes(*prefix, bytes.len() as u64).map_err(corrupt)?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| corrupt(e.to_string()))?;
         let data = bytes.slice(8 + header_bytes as usize..);
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| {
+            // The library says only that the offsets are wrong.
+            match lengths(&bytes[8..8 + header_bytes as usize], data.len() as u64) {
+                Err(reason) if matches!(error, SafeTensorError::MetadataIncompleteBuffer) => corrupt(reason),
+                _ => corrupt(error.to_string()),
+            }
+        })?;
         let mut tensors = BTreeMap::new();
         for (name, info) in header.tensors() {
             let found = info.dtype.to_string();
@@ -129,7 +137,8 @@ impl TensorFile {
 pub fn header_bytes(prefix: [u8; 8], size: u64) -> Result<u64, String> {
     let (found, limit) = (u64::from_le_bytes(prefix), MAX_HEADER_BYTES.min(size.saturating_sub(8)));
     if found > limit {
-        return Err(format!("header of {found} bytes is beyond the limit of {limit}"));
+        let cut = if limit < MAX_HEADER_BYTES { "; the file is cut, or no safetensors file" } else { "" };
+        return Err(format!("header of {found} bytes is beyond the limit of {limit}{cut}"));
     }
     Ok(found)
 }
@@ -142,7 +151,10 @@ pub fn header_bytes(prefix: [u8; 8], size: u64) -> Result<u64, String> {
 pub fn lengths(json: &[u8], data_bytes: u64) -> Result<Vec<u64>, String> {
     let header: Metadata = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     if header.data_len() as u64 != data_bytes {
-        return Err(format!("header of {} bytes of tensors before {data_bytes}", header.data_len()));
+        let announced = header.data_len();
+        return Err(format!(
+            "its header announces {announced} bytes of tensors and {data_bytes} follow; the file is cut or damaged"
+        ));
     }
     let keys = header.offset_keys();
     let tensors = keys.iter().filter_map(|name| header.info(name));
@@ -196,50 +208,6 @@ pub fn render(metadata: &BTreeMap<String, String>, tensors: &[(String, TensorByt
     file.into()
 }
 
-/// Writes `parts` to a temporary file beside `path`, syncs it and renames it to `path`. A reader sees the old file or
-/// the new one, never a partial one.
-///
-/// # Errors
-/// [`Error::Io`]; the temporary file is removed.
-pub fn write_atomic<'a>(path: &Path, parts: impl IntoIterator<Item = &'a [u8]>) -> Result<()> {
-    let mut temporary = begin_atomic(path)?;
-    for part in parts {
-        temporary.write_all(part).map_err(Error::io(path))?;
-    }
-    finish_atomic(temporary, path)
-}
-
-/// Creates a temporary file beside `path`, and the folder if it is missing. The file is removed unless
-/// [`finish_atomic`] renames it.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn begin_atomic(path: &Path) -> Result<tempfile::NamedTempFile> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    tempfile::NamedTempFile::new_in(folder).map_err(Error::io(folder))
-}
-
-/// Syncs a temporary file, gives it the permissions of an ordinary file and renames it to `path`.
-///
-/// # Errors
-/// [`Error::Io`]; the temporary file is removed.
-pub fn finish_atomic(temporary: tempfile::NamedTempFile, path: &Path) -> Result<()> {
-    temporary.as_file().sync_all().map_err(Error::io(path))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        // tempfile creates private files, but other users must be able to read a model.
-        let permissions = std::fs::Permissions::from_mode(0o644);
-        temporary.as_file().set_permissions(permissions).map_err(Error::io(path))?;
-    }
-    temporary.persist(path).map_err(|e| Error::Io { path: path.to_owned(), source: e.error })?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,16 +255,11 @@ mod tests {
         reason(raw(r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}}"#, 4));
         reason(raw(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#, 4));
         assert!(reason(raw(r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#, 8)).contains("I64"));
-        reason(raw(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 3));
+        let cut = reason(raw(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 3));
+        assert_eq!(cut, "its header announces 4 bytes of tensors and 3 follow; the file is cut or damaged");
+        assert!(
+            reason(raw(&" ".repeat(99), 0).slice(..60)).ends_with("the file is cut, or no safetensors file")
+        );
         reason(raw("\u{0}\u{1}", 0));
-    }
-
-    #[test]
-    fn a_failed_write_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("taken");
-        std::fs::create_dir(&target).unwrap();
-        write_atomic(&target, [b"x".as_slice()]).unwrap_err();
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

@@ -30,6 +30,7 @@ fn bank(with_ancestor: bool) -> (Arc<Bank>, tempfile::TempDir) {
     let folder = models(&gene_bytes());
     if with_ancestor {
         let path = folder.path().join(format!("ancestors/{GENE}.safetensors"));
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
         codec::write_atomic(&path, [ancestor().as_slice()]).unwrap();
     }
     (Arc::new(Bank::open(bank_config(folder.path())).unwrap()), folder)

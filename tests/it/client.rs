@@ -114,7 +114,7 @@ fn script(events: Vec<Event>) -> Script {
 #[tokio::test]
 async fn a_stream_that_keeps_its_word_becomes_a_file() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("new/m");
+    let path = folder.path().join("m");
     // The second header is for the tuned file.
     let events = vec![header(9), header(4), chunk(0, b"ab"), chunk(2, b"cd"), completed(b"abcd", 4)];
     let mut script = script(events);

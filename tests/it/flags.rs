@@ -149,6 +149,7 @@ fn every_command_runs() {
     let tokens = format!("private = [\"tiny\"]\n[[token]]\nname = \"ci\"\nsha256 = \"{digest}\"\n");
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     for (name, content) in [
+    std::fs::create_dir(folder.join("models")).unwrap();
         ("models/tiny.safetensors", gene.as_ref()),
         ("ancestor.toml", ANCESTOR.as_bytes()),
         ("gene.toml", [ANCESTOR, GENE].concat().as_bytes()),

@@ -100,6 +100,7 @@ async fn a_killed_download_goes_on_to_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let gene = path("models/large.safetensors");
+    std::fs::create_dir(path("models")).unwrap();
     assert!(program().arg("synthesize").arg(&gene).args(SIZE).status().unwrap().success());
     let models = tempfile::tempdir_in(folder.path()).unwrap();
     let config = bank::Config { models: Some(path("models")), ..bank_config(models.path()) };
@@ -110,6 +111,7 @@ async fn a_killed_download_goes_on_to_the_same_bytes() {
     assert!(size > 64 << 20, "{size}");
 
     let out = path("out/m");
+    std::fs::create_dir(path("out")).unwrap();
     let url = relay.url();
     let start = |transport: &str| {
         let mut command = program();

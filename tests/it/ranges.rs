@@ -217,7 +217,7 @@ async fn receive(server: &Arc<Scripted>, path: &Path, retries: u32) -> Result<(S
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_add_up_to_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("new/m");
+    let path = folder.path().join("m");
     let server = Arc::new(Scripted::honest());
     let (summary, resumed) = receive(&server, &path, 0).await.unwrap();
     assert!(std::fs::read(&path).unwrap() == server.file);

@@ -133,6 +133,7 @@ fn a_study_goes_on_where_it_stopped_and_fills_the_gene() {
     let folder = models.path();
     write_atomic(&folder.join("plan.toml"), [PLAN.as_bytes()]).unwrap();
     write_atomic(&folder.join("scratch.toml"), [SCRATCH.as_bytes()]).unwrap();
+    std::fs::create_dir(folder.join("work")).unwrap();
     genebank(folder, &["train", "scratch.toml", "-o", "work/ancestor.safetensors"]);
     let study = ["study", "plan.toml", "-o", "out", "--models", ".", "--store-quality"];
     let first = genebank(folder, &study);
@@ -194,6 +195,7 @@ fn a_study_on_other_classes_measures_what_has_their_head() {
     for (name, text) in [("scratch.toml", SCRATCH), ("small.toml", &small)] {
         write_atomic(&folder.join(name), [text.as_bytes()]).unwrap();
     }
+    std::fs::create_dir(folder.join("work")).unwrap();
     genebank(folder, &["train", "scratch.toml", "-o", "work/ancestor.safetensors"]);
     let run = |plan: &str| {
         write_atomic(&folder.join("plan.toml"), [plan.as_bytes()]).unwrap();

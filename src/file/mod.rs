@@ -1,6 +1,8 @@
-//! Reads files that others name. Only regular files are opened, and their size is checked before a byte is read.
+//! Reads files that others name, and writes files whole. Only regular files are opened, and their size is checked before a byte is read.
 //!
 //! A FIFO would block the reader until somebody writes, and a device such as `/dev/zero` never ends.
+
+mod atomic;
 
 use std::{
     fs::{File, FileType, Metadata, OpenOptions},
@@ -9,6 +11,8 @@ use std::{
 };
 
 use crate::error::{Error, Result};
+
+pub use atomic::{check_target, check_writable, write_atomic};
 
 /// Opens the regular file at `path` for reading, if it has at most `limit` bytes. Links are followed.
 ///
@@ -81,7 +85,13 @@ fn kind(found: FileType) -> &'static str {
             return "a device";
         }
     }
-    if found.is_dir() { "a folder" } else { "no file" }
+    if found.is_dir() {
+        "a folder"
+    } else if found.is_symlink() {
+        "a link"
+    } else {
+        "no file"
+    }
 }
 
 #[cfg(test)]
