@@ -1,6 +1,7 @@
 //! A client that writes a model completely or not at all, and resumes where it was interrupted. It uses gRPC, and for
 //! long files several HTTP connections.
 
+mod address;
 mod arriving;
 mod budget;
 mod download;
@@ -121,8 +122,7 @@ impl Client {
     /// # Errors
     /// Those of [`Client::connect`].
     pub async fn connect_by(url: &str, transport: Transport) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .map_err(|error| Error::invalid("server", format!("\"{url}\" is not a URL: {error}")))?
+        let endpoint = Endpoint::from(address::parse(url)?)
             .connect_timeout(Duration::from_secs(10))
             .tcp_nodelay(true)
             .max_frame_size(FRAME_BYTES)
@@ -136,13 +136,8 @@ impl Client {
         let endpoint = endpoint.map_err(|error| Error::invalid("server", format!("TLS: {error}")))?;
         let channel = match transport {
             Transport::Auto | Transport::Grpc => endpoint.connect().await.map_err(|error| {
-                let cause =
-                    std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
-                Error::Remote {
-                    server: url.to_owned(),
-                    kind: Kind::Internal,
-                    message: format!("{error}{cause}"),
-                }
+                let message = address::failure(secure, &error);
+                Error::Remote { server: url.to_owned(), kind: Kind::Internal, message }
             })?,
             Transport::Http => endpoint.connect_lazy(),
         };

@@ -6,6 +6,7 @@
 #   GENEBANK_DATA    folder of data sets (required)
 #   GENE             name of the gene (fashion-s)
 #   DEPTH, WIDTH     size of the model (the gene's trained size)
+#   LABELS           classes of the model: names separated by commas, or @FILE with one name per line (the gene's)
 #   DATASET          name of the data set (fashion-mnist)
 #   EPOCHS           passes over its training part (1)
 #   THRESHOLD        minimum accuracy on its test part, 0 to 1 (0.85)
@@ -34,6 +35,7 @@ esac
 
 # Either the bytes that the lock file records, or no file.
 "$genebank" init "${GENE:-fashion-s}" ${DEPTH:+--depth "$DEPTH"} ${WIDTH:+--width "$WIDTH"} \
+    ${LABELS:+--labels "$LABELS"} \
     --server "$GENEBANK_SERVER" --locked --lock="${LOCK:-genebank.lock}" -o "$model"
 
 "$genebank" finetune "$model" --dataset "$dataset" --epochs "${EPOCHS:-1}" -o "$tuned"

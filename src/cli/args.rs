@@ -8,6 +8,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::{
     bank::{budget::DEFAULT_CHOICES, quantity},
@@ -51,6 +52,8 @@ pub enum Command {
     Study(Study),
     /// Write a gene of seeded values in any shape, to benchmark a server. It has learned nothing
     Synthesize(Synthesize),
+    /// Print a script that completes the commands and flags of this program in a shell
+    Completions(Completions),
 }
 
 /// Folder of the genes.
@@ -493,4 +496,11 @@ pub struct Synthesize {
     /// Seed for the values
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub seed: u64,
+}
+
+/// `completions`.
+#[derive(Debug, Clone, Args)]
+pub struct Completions {
+    /// The shell. For bash, for example: `source <(genebank completions bash)`
+    pub shell: Shell,
 }

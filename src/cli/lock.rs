@@ -70,7 +70,9 @@ impl Lock {
         let locked = self.models.iter().find(|locked| locked.output == name);
         locked.map(|locked| &locked.expected).ok_or_else(|| {
             let known: Vec<_> = self.models.iter().map(|locked| locked.output.as_str()).collect();
-            Error::NotFound { what: "locked output", name, known: known.join(", ") }
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let known = format!("{known}; to lock it, run the same command with --lock in place of --locked");
+            Error::NotFound { what: "locked output", name, known }
         })
     }
 

@@ -25,7 +25,10 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::error::{Error, Kind, Result};
 
-use super::retry::Interrupted;
+use super::{
+    address::{chain, failure},
+    retry::Interrupted,
+};
 
 /// Longest time to open a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -176,7 +179,9 @@ impl Pieces {
 impl Connection {
     pub(super) async fn open(http: &Http) -> Result<Self, Interrupted> {
         let stream = match timeout(CONNECT, http.stream()).await {
-            Ok(stream) => stream.map_err(|error| http.lost(format!("no connection: {}", chain(&error))))?,
+            Ok(stream) => stream.map_err(|error| {
+                http.lost(format!("no connection: {}", failure(http.tls.is_some(), &error)))
+            })?,
             Err(_) => return Err(http.lost(format!("no connection within {} s", CONNECT.as_secs()))),
         };
         let opened = handshake(TokioIo::new(stream)).await;
@@ -258,10 +263,4 @@ async fn refusal(status: StatusCode, headers: &HeaderMap, pieces: Pieces) -> Int
         return Interrupted::Again { error, pause: seconds.map(Duration::from_secs) };
     }
     Interrupted::Failed(error)
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -13,9 +13,18 @@ fn script(folder: &Path, server: &str, more: &[(&str, &str)]) -> Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/ci/pull_and_tune.sh");
     let mut command = Command::new("sh");
     command.arg(script).current_dir(folder);
-    for name in
-        ["GENEBANK_MODELS", "GENEBANK_TOKEN", "DEPTH", "WIDTH", "DATASET", "EPOCHS", "MODEL", "LOCK", "TUNED"]
-    {
+    for name in [
+        "GENEBANK_MODELS",
+        "GENEBANK_TOKEN",
+        "DEPTH",
+        "WIDTH",
+        "LABELS",
+        "DATASET",
+        "EPOCHS",
+        "MODEL",
+        "LOCK",
+        "TUNED",
+    ] {
         command.env_remove(name);
     }
     command.env("GENEBANK", env!("CARGO_BIN_EXE_genebank")).env("GENEBANK_SERVER", server);
@@ -53,6 +62,15 @@ fn the_script_passes_a_threshold_and_fails_one_that_cannot_be_met() {
     let impossible = run(&[("THRESHOLD", "1.01"), ("DEPTH", "3")]);
     assert_eq!(impossible.status.code(), Some(1), "{impossible:?}");
     assert!(said(&impossible).contains("is below 1.01"), "{impossible:?}");
+
+    // The classes of the sample of folders, of which the gene knows none.
+    let labels = "bag,sneaker,trouser";
+    let lock = [&lock[..], &["--labels", labels]].concat();
+    assert!(program().current_dir(folder.path()).args(lock).status().unwrap().success());
+    let other = [("THRESHOLD", "0"), ("DEPTH", "3"), ("LABELS", labels), ("DATASET", "fashion-folder")];
+    let labelled = run(&other);
+    assert!(labelled.status.success(), "{labelled:?}");
+    assert!(said(&run(&other[..2])).contains("is not the locked"));
 
     // First a model that differs from the locked one, then a threshold that is not a number.
     let other = run(&[("THRESHOLD", "0"), ("DEPTH", "2")]);

@@ -91,6 +91,7 @@ const INVOCATIONS: &[&str] = &[
      --image-size 28 --patch-size 14 --labels dataset --head-seed 1 --data DATA",
     "study study.toml -o out --cache cells --models models --data DATA --threads 1 --device cpu --store-quality",
     "study study.toml -o out --cache cells --models models --data DATA --list",
+    "completions bash",
 ];
 
 /// Runs against a server, and the invocations of its clients.

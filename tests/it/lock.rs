@@ -42,7 +42,9 @@ fn works(source: &[&str], replace: impl FnOnce()) {
 
     let missing = with(&["--locked"]);
     assert_eq!(code(&missing), 3, "{missing:?}");
-    assert!(said(&missing).contains("locked output \"m.safetensors\""), "{missing:?}");
+    for words in ["locked output \"m.safetensors\"", "with --lock in place of --locked"] {
+        assert!(said(&missing).contains(words), "{missing:?}");
+    }
 
     assert_eq!(code(&with(&["--depth", "4", "--lock"])), 0);
     let (model, lock) = (read("m.safetensors"), read("genebank.lock"));

@@ -328,6 +328,8 @@ async fn the_program_prints_the_best_first_and_draws_the_map() {
             let said = plan(&models, &[&[GENE], more].concat());
             assert!(text(&said.stdout).lines().nth(1).unwrap().starts_with("d4-w24"), "{said:?}");
             assert!(text(&said.stdout).contains("4.000"), "{said:?}");
+            assert!(text(&said.stderr).contains("for batches of 1: widths 8"), "{said:?}");
+            assert!(!text(&said.stderr).contains("the default"), "{said:?}");
         }
     };
     tokio::task::spawn_blocking(run).await.unwrap();
@@ -348,7 +350,7 @@ fn exit_codes_follow_the_table() {
         (&[GENE, "--bytes", "1"], 2),
         (&[GENE, "--latency", "1"], 2),
         (&[GENE, "--macs", "1M", "--latency-table", "x"], 2),
-        (&[GENE, "--latency", "NaN", "--latency-table", "/dev/null"], 2),
+        (&[GENE, "--latency", "NaN", "--latency-table", "/dev/null"], 1),
         (&[GENE, "--latency", "1", "--latency-table", "/nowhere.toml"], 1),
         (&[GENE, "--macs", "1M", "--limit", "0"], 2),
         (&[GENE, "--macs", "1M", "--limit", "101"], 2),
@@ -361,6 +363,8 @@ fn exit_codes_follow_the_table() {
         let said = plan(models.path(), more);
         assert_eq!(said.status.code(), Some(exit), "{more:?} {said:?}");
         assert_eq!(said.stdout.is_empty(), exit != 0, "{more:?}");
+        let named = text(&said.stderr).contains(&format!("gene {GENE} (the default)"));
+        assert_eq!(named, exit == 0, "{more:?} {said:?}");
     }
     assert!(crate::support::entries(out.path()).is_empty());
 }

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub(super) mod completions;
 pub(super) mod eval;
 pub(super) mod init;
 pub(super) mod inspect;

@@ -22,6 +22,19 @@ pub(in crate::cli) fn run(options: &args::Plan) -> Result<()> {
         Some(url) => super::small_runtime()?.block_on(remote(url, options, &budget))?,
         None => embedded(options, &budget)?,
     };
+    if options.gene.is_none() {
+        output::talk(format_args!("gene {} (the default)", choices.gene));
+    }
+    if let Some(latency) = &budget.latency {
+        let untimed = untimed(&gene, &latency.table, options.batch);
+        if !untimed.is_empty() {
+            let widths = output::list(&untimed);
+            output::talk(format_args!(
+                "note: left out, because the latency table has no row of them for batches of {}: widths {widths}",
+                options.batch
+            ));
+        }
+    }
     for choice in &choices.sizes {
         if let Some(warning) = &choice.warning {
             output::talk(format_args!("warning: {}: {warning}", size(choice)));
@@ -44,6 +57,12 @@ pub(in crate::cli) fn run(options: &args::Plan) -> Result<()> {
         }
     }
     output::table(&rows)
+}
+
+/// Widths of the gene without a row for the batch.
+fn untimed(gene: &GeneSummary, table: &LatencyTable, batch: u32) -> Vec<u32> {
+    let timed = |width: &u32| table.rows().iter().any(|row| (row.width, row.batch) == (*width, batch));
+    gene.trained_widths.iter().copied().filter(|width| !timed(width)).collect()
 }
 
 fn check_plot(path: &Path) -> Result<()> {
