@@ -141,14 +141,19 @@ impl Jobs {
 
     /// The stored result of `quote`, or the job that makes it.
     pub(super) async fn deliver(self: &Arc<Self>, quote: &Quote, tune: &Tune) -> Result<Delivery> {
-        let (jobs, name) = (self.clone(), tune.dataset.clone());
-        let data = blocking(move || jobs.dataset(&name)).await?;
+        let data = self.load(&tune.dataset).await?;
         let identity = identity(quote, tune, &data.train, self.residents.device());
         let jobs = self.clone();
         if let Some(artifact) = blocking(move || jobs.stored(identity)).await? {
             return Ok(Delivery::Ready(artifact));
         }
         self.join_or_start(identity, quote, tune, data).map(Delivery::Tuning)
+    }
+
+    /// The data set called `name`.
+    pub(super) async fn load(self: &Arc<Self>, name: &str) -> Result<Arc<DatasetPair>> {
+        let (jobs, name) = (self.clone(), name.to_owned());
+        blocking(move || jobs.dataset(&name)).await
     }
 
     fn join_or_start(
@@ -287,20 +292,21 @@ impl Work {
         if let Some(artifact) = self.jobs.stored(identity)? {
             return Ok(artifact);
         }
+        // A store that cannot be written is told before the work, not after it.
+        let (store, path) = (&self.jobs.store, self.jobs.path(identity));
+        std::fs::create_dir_all(store).map_err(Error::io(store))?;
+        file::check_writable(&path)?;
         let residents = &self.jobs.residents;
         let mut blueprint = Blueprint::clone(&self.quote.blueprint);
         blueprint.entries.iter_mut().for_each(|entry| entry.dtype = crate::tensor::Dtype::F32);
         let weights = residents.expand(&blueprint, &self.quote.stored)?;
         let model = Model { info: blueprint.info, weights };
-        // A store that cannot be written is told before the work, not after it.
-        let (store, path) = (&self.jobs.store, self.jobs.path(identity));
-        std::fs::create_dir_all(store).map_err(Error::io(store))?;
-        file::check_writable(&path)?;
+        let data = self.data.with_channels(model.info.config.channels())?;
         let rate = self.tune.learning_rate_e9.map(|rate| rate as f64 * 1e-9);
-        let recipe = finetune::recipe_on(&self.data, self.tune.length, rate, self.tune.seed)?;
+        let recipe = finetune::recipe_on(&data, self.tune.length, rate, self.tune.seed)?;
         let run = Run {
             recipe: &recipe,
-            data: &self.data,
+            data: &data,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             device: residents.device().clone(),
             checkpoint: None,

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crate::{
     blueprint::Artifact,
     error::{Kind, Result},
-    gene::Learngene,
+    gene::{Head, Learngene},
 };
 
 pub use admitted::{Admitted, Guard};
@@ -158,6 +158,25 @@ impl Bank {
         let gene = self.registry.get(gene)?;
         let ancestor = self.registry.ancestor(&gene.meta().name);
         Quote::new(gene, ancestor, request, self.config.data.as_deref())
+    }
+
+    /// `request` with the classes of the data set that it tunes on, if it names none and the gene has others.
+    ///
+    /// # Errors
+    /// Those of [`Bank::plan`]; [`crate::error::Error::NotFound`] for an unknown data set.
+    pub async fn with_classes(
+        &self,
+        admitted: &Admitted<'_>,
+        mut request: ModelRequest,
+    ) -> Result<ModelRequest> {
+        let (Some(tune), None) = (&request.tune, &request.target.head) else { return Ok(request) };
+        let quote = self.plan(admitted, &request)?;
+        let data = self.jobs.load(&tune.dataset).await?;
+        let classes = data.train.class_names();
+        if quote.blueprint.info.labels != classes {
+            request.target.head = Some(Head { labels: classes.to_vec(), seed: 0 });
+        }
+        Ok(request)
     }
 
     /// The model of `quote`, or the job that makes it.

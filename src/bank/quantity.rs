@@ -26,6 +26,15 @@ pub fn hub_parameters(text: &str) -> Result<u64, String> {
     scaled(text, &HUB).ok_or_else(|| "use a number of at most 2^64 - 1, or one with K, M, B or T".to_owned())
 }
 
+/// A number of milliseconds.
+///
+/// # Errors
+/// What would be right.
+pub fn milliseconds(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| "use a number greater than 0".to_owned())
+}
+
 /// Bytes with a suffix k, M, G, KiB, MiB or GiB.
 ///
 /// # Errors

@@ -190,15 +190,9 @@ fn start(
         digest: gene.digest().to_owned(),
         width: gene.meta().config.width(),
     };
-    if start.method != Method::Gene && *target != Target::default() {
-        let reason = format!("method \"{}\" gives the gene's classes and images alone", start.method);
-        return Err(Error::invalid("method", reason));
-    }
     match start.method {
         Method::Gene => Ok((gene.blueprint_for(size, target)?, of_gene())),
-        Method::Scratch => {
-            Ok((baselines::scratch(gene.meta(), size, &Target::default(), start.seed)?, of_gene()))
-        }
+        Method::Scratch => Ok((baselines::scratch(gene.meta(), size, target, start.seed)?, of_gene())),
         method @ (Method::FirstLayers | Method::Uniform) => {
             let ancestor = ancestor.ok_or_else(|| Error::NotFound {
                 what: "ancestor of gene",
@@ -210,7 +204,7 @@ fn start(
                 digest: ancestor.digest().to_owned(),
                 width: ancestor.info().config.width(),
             };
-            Ok((baselines::select(ancestor, method, size)?, stored))
+            Ok((baselines::select(ancestor, method, size, target)?, stored))
         }
     }
 }

@@ -162,8 +162,8 @@ pub struct TargetOptions {
     #[arg(long, value_name = "PIXELS")]
     pub patch_size: Option<u64>,
     /// Classes in order: names separated by commas, or @FILE with one name per line, or `dataset` for the classes of
-    /// the data set, if the command has one. The head keeps the rows of names that the gene knows, and the other rows
-    /// are fresh. Default: the gene's
+    /// the data set. The head keeps the rows of names that the gene knows, and the other rows are fresh. Default: those
+    /// of the data set if the command has one, otherwise the gene's
     #[arg(long, value_name = "NAMES")]
     pub labels: Option<String>,
     /// Seed for fresh rows of the head
@@ -333,9 +333,9 @@ pub struct Finetune {
     /// What to tune.
     #[command(flatten)]
     pub subject: Subject,
-    /// Name of the data set
-    #[arg(long, value_name = "NAME", default_value = "fashion-mnist")]
-    pub dataset: String,
+    /// Name of the data set. Default: the one that the gene or file records
+    #[arg(long, value_name = "NAME")]
+    pub dataset: Option<String>,
     /// Passes over the training part
     #[arg(long, value_name = "N")]
     pub epochs: Option<u32>,
@@ -362,9 +362,9 @@ pub struct Eval {
     /// What to measure.
     #[command(flatten)]
     pub subject: Subject,
-    /// Name of the data set
-    #[arg(long, value_name = "NAME", default_value = "fashion-mnist")]
-    pub dataset: String,
+    /// Name of the data set. Default: the one that the gene or file records
+    #[arg(long, value_name = "NAME")]
+    pub dataset: Option<String>,
     /// Part of the data set: test, held-out, train or train-full. Use held-out to make choices, and test for final
     /// results
     #[arg(long, value_name = "PART", default_value = "test")]
@@ -430,7 +430,7 @@ pub struct Plan {
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes)]
     pub memory: Option<u64>,
     /// Maximum latency of one forward pass of one batch, milliseconds, from --latency-table
-    #[arg(long, value_name = "MS", requires = "latency_table")]
+    #[arg(long, value_name = "MS", requires = "latency_table", value_parser = quantity::milliseconds)]
     pub latency: Option<f64>,
     /// Latencies measured on the machine that will run the model: a TOML file of `[[row]]` tables with depth, width,
     /// milliseconds and, if it is not 1, batch; or a .json file with a list "row". Between two rows of one width,

@@ -12,7 +12,7 @@ use crate::{
     file,
     gene::{
         Head, SizeRequest, Start, Target,
-        target::{MAX_LABEL_BYTES, MAX_LABELS},
+        labels::{MAX_LABEL_BYTES, MAX_LABELS},
     },
     server,
     tensor::device,

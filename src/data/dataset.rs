@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use strum::{Display, EnumString};
 
+use super::colour;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 use crate::tensor::rng;
@@ -125,6 +126,17 @@ impl Dataset {
         Self { licence: licence.to_owned(), ..self }
     }
 
+    /// The same images with `channels` channels, 1 or 3.
+    fn with_channels(&self, channels: usize) -> Result<Self> {
+        let own = self.shape;
+        let images = self.images.chunks_exact(own.values());
+        let images =
+            images.flat_map(|image| colour::convert(image.to_vec(), own.channels, channels)).collect();
+        let shape = ImageShape { channels, ..own };
+        let dataset = Self::new(&self.name, shape, images, self.labels.clone(), self.classes.clone())?;
+        Ok(dataset.with_licence(&self.licence))
+    }
+
     /// Name of the data set.
     pub fn name(&self) -> &str {
         &self.name
@@ -215,6 +227,32 @@ pub struct DatasetPair {
 }
 
 impl DatasetPair {
+    /// A data set of these parts.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the training set has one item: at least one has to be trained on, and one held out.
+    pub fn new(train: Arc<Dataset>, test: Arc<Dataset>) -> Result<Self> {
+        if train.len() < 2 {
+            let reason = "the training set holds 1 item, at least 2 are needed, because one is held out";
+            return Err(Error::corrupt(format!("data set \"{}\"", train.name()), reason));
+        }
+        Ok(Self { train, test })
+    }
+
+    /// The data set with the images in `channels` channels: grey from colour, or colour from grey.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for other channels than 1 and 3.
+    pub fn with_channels(&self, channels: usize) -> Result<Self> {
+        let part = |set: &Arc<Dataset>| {
+            if set.shape.channels == channels {
+                return Ok(Arc::clone(set));
+            }
+            set.with_channels(channels).map(Arc::new)
+        };
+        Ok(Self { train: part(&self.train)?, test: part(&self.test)? })
+    }
+
     /// The data set that holds `split`, and the item numbers in ascending order. `seed` chooses the held-out part.
     pub fn select(&self, split: Split, seed: u64) -> (Arc<Dataset>, Vec<u32>) {
         match split {

@@ -14,7 +14,7 @@ use crate::file;
 
 /// Folder of the training images.
 const TRAIN: &str = "train";
-/// Folders of the test images; the first one that exists is read.
+/// Folders of the test images; the first one that exists is read, and a message names the others.
 const TEST: [&str; 3] = ["test", "val", "validation"];
 const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
 /// Size limit of an image file, bytes.
@@ -42,6 +42,9 @@ pub(super) fn open(name: &str, folder: &Path, settings: &Settings) -> Result<Dat
         })
     };
     let (train, test) = (part(&[TRAIN])?, part(&TEST)?);
+    for other in TEST.map(|name| folder.join(name)).iter().filter(|other| **other != test && other.is_dir()) {
+        tracing::warn!("{} is not read: the test images are those of {}", other.display(), test.display());
+    }
     let classes = entries(&train)?;
     if !(1..=MAX_CLASSES).contains(&classes.len()) {
         let found = classes.len();
@@ -166,12 +169,13 @@ mod tests {
     #[test]
     fn folders_that_are_no_data_set_are_refused() {
         let image = grey(2, 2);
-        let good: [(&str, &[u8]); 2] = [("train/a/1.png", &image), ("test/a/1.png", &image)];
+        let good: [(&str, &[u8]); 3] =
+            [("train/a/0.png", &image), ("test/a/1.png", &image), ("train/a/1.png", &image)];
         open(&good).unwrap();
         let with = |path, bytes| [&good[..], &[(path, bytes)]].concat();
         for (files, words) in [
             (good[..1].to_vec(), "holds no folder test or val or validation"),
-            (good[1..].to_vec(), "holds no folder train"),
+            (good[1..2].to_vec(), "holds no folder train"),
             (with("test/b/1.png", &image), "test/b: is none of the 1 classes of train"),
             (with("train/b.png", &image), "train/b.png: is a file"),
             (with("train/b/.keep", b""), "train/b: holds 0 images, a class has at least 1"),
@@ -181,6 +185,7 @@ mod tests {
             (with("train/a/2.png", &bomb(1 << 20, 9)), "2.png: 1048576x9 pixels are beyond 1..=16384"),
             (with("test/a/2.png", &grey(3, 3)), "3x3 pixels, those before 2x2"),
             (vec![("train/.keep", b""), good[1]], "holds 0 class folders, 1..=65536"),
+            (good[..2].to_vec(), "data set \"set\": the training set holds 1 item, at least 2 are needed"),
             (vec![good[0], ("test/a/.keep", b"")], "holds 0 images, 1..="),
             (vec![good[0], ("test/a/1.png", &grey(3, 3))], "the test set of \"set\": 3x3 pixels"),
         ] {
@@ -209,10 +214,10 @@ mod tests {
     #[test]
     fn links_are_followed_and_a_loop_ends() {
         let image = grey(2, 2);
-        let root = root(&[("train/a/1.png", &image), ("test/a/1.png", &image)]);
+        let root = root(&[("train/a/0.png", &image), ("train/a/1.png", &image), ("test/a/1.png", &image)]);
         let class = root.path().join("set/train/a");
         std::os::unix::fs::symlink("1.png", class.join("2.png")).unwrap();
-        assert_eq!(data::open("set", root.path()).unwrap().train.len(), 2);
+        assert_eq!(data::open("set", root.path()).unwrap().train.len(), 3);
         std::os::unix::fs::symlink("3.png", class.join("3.png")).unwrap();
         let error = data::open("set", root.path()).unwrap_err();
         assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("3.png")), "{error:?}");

@@ -141,7 +141,7 @@ impl Known {
                 (read(train)?, read(test)?)
             }
         };
-        Ok(DatasetPair { train: Arc::new(train), test: Arc::new(test) })
+        DatasetPair::new(Arc::new(train), Arc::new(test))
     }
 
     fn read_idx(&self, files: IdxFiles, root: &Path) -> Result<Dataset> {

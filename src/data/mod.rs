@@ -2,9 +2,11 @@
 
 pub mod augment;
 mod cifar;
+mod colour;
 pub mod dataset;
 mod folder;
 pub mod idx;
+mod jpeg;
 pub mod known;
 pub mod loader;
 mod open;

@@ -26,7 +26,7 @@ use crate::file;
 /// Size limit of a file, bytes. The Hub cuts data sets into files of 0.5 GB.
 const MAX_FILE_BYTES: u64 = 64 << 30;
 const TRAIN: &str = "train";
-/// Names of the test part; the first one that has files is read.
+/// Names of the test part; the first one that has files is read, and a message names the others.
 const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
 const IMAGES: [&str; 4] = ["image.bytes", "img.bytes", "image", "img"];
 const LABELS: [&str; 4] = ["label", "labels", "fine_label", "fine_labels"];
@@ -55,7 +55,15 @@ impl Files {
             names.iter().filter(is_of_part).map(|name| folder.join(name)).collect()
         };
         let train = part(TRAIN);
-        let test = TEST.iter().map(|name| part(name)).find(|files| !files.is_empty()).unwrap_or_default();
+        let mut tests = TEST.iter().map(|name| part(name)).filter(|files| !files.is_empty());
+        let test = tests.next().unwrap_or_default();
+        for other in tests.flatten() {
+            tracing::warn!(
+                "{} is not read: the test images are those of {}",
+                other.display(),
+                test[0].display()
+            );
+        }
         let found = !train.is_empty() || !test.is_empty();
         Ok(found.then(|| Self { folder: folder.to_owned(), train, test }))
     }

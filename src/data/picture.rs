@@ -2,8 +2,7 @@
 //!
 //! *Source:* torchvision's `Resize(size)` (bilinear, antialiased) and `CenterCrop(size)` on 8-bit images, which is
 //! Pillow's `Resample.c`: first the columns, then the rows, each with weights in 22-bit fixed point. The same decoded
-//! image gives the same bytes on every machine. Colour becomes grey as in Pillow's `convert("L")` (ITU-R 601-2), and an
-//! alpha channel is dropped. *Differs from torchvision in:* JPEG decoders may differ by one level; 16-bit samples are
+//! image gives the same bytes on every machine. An alpha channel is dropped. *Differs from torchvision in:* JPEG decoders may differ by one level; 16-bit samples are
 //! scaled to 8 bits, not truncated.
 //!
 //! The decoder's limits and the fit to one size change together, with what an image of a data set may be. Two fifths of
@@ -16,7 +15,9 @@ use std::thread;
 
 use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits};
 
+use super::colour;
 use super::dataset::{Dataset, DatasetPair, ImageShape, MAX_SIZE};
+use super::jpeg;
 use super::settings::{SETTINGS, Settings};
 use crate::error::{Error, Result};
 
@@ -79,6 +80,9 @@ impl Raw {
             .ok()
             .filter(|format| matches!(format, ImageFormat::Png | ImageFormat::Jpeg))
             .ok_or_else(|| corrupt("begins neither as a PNG nor as a JPEG".to_owned()))?;
+        if format == ImageFormat::Jpeg && !jpeg::is_whole(encoded) {
+            return Err(corrupt(format!("ends after {} bytes, before the end of its JPEG", encoded.len())));
+        }
         let mut reader = ImageReader::with_format(Cursor::new(encoded), format);
         let mut limits = Limits::default();
         limits.max_alloc = Some(MAX_DECODED_BYTES);
@@ -106,21 +110,8 @@ impl Raw {
     }
 
     fn with_channels(self, channels: Option<usize>) -> Self {
-        match (self.channels, channels) {
-            (1, Some(3)) => Self { channels: 3, pixels: self.pixels.repeat(3), ..self },
-            (3, Some(1)) => {
-                let plane = self.width * self.height;
-                let (red, rest) = self.pixels.split_at(plane);
-                let (green, blue) = rest.split_at(plane);
-                let grey = |((r, g), b): ((&u8, &u8), &u8)| {
-                    ((u32::from(*r) * 19595 + u32::from(*g) * 38470 + u32::from(*b) * 7471 + 0x8000) >> 16)
-                        as u8
-                };
-                let pixels = red.iter().zip(green).zip(blue).map(grey).collect();
-                Self { channels: 1, pixels, ..self }
-            }
-            _ => self,
-        }
+        let channels = channels.unwrap_or(self.channels);
+        Self { pixels: colour::convert(self.pixels, self.channels, channels), channels, ..self }
     }
 
     /// Scales the shorter side to `size`, and keeps the middle `size` pixels of the longer side.
@@ -286,7 +277,7 @@ impl Gathered {
             let dataset = Dataset::new(name, shape, part.pixels, part.labels, classes.to_vec())?;
             Ok(Arc::new(dataset.with_licence(&settings.licence)))
         };
-        Ok(DatasetPair { train: dataset(train)?, test: dataset(test)? })
+        DatasetPair::new(dataset(train)?, dataset(test)?)
     }
 }
 
@@ -418,10 +409,12 @@ pub(super) mod tests {
         let mut file = Cursor::new(Vec::new());
         let image = RgbImage::from_pixel(16, 8, Rgb([200, 100, 50]));
         DynamicImage::from(image).write_to(&mut file, ImageFormat::Jpeg).unwrap();
-        let picture = decode(&file.into_inner(), Some(4), None).unwrap();
+        let file = file.into_inner();
+        let picture = decode(&file, Some(4), None).unwrap();
         for (plane, level) in picture.pixels.chunks(16).zip([200u8, 100, 50]) {
             assert!(plane.iter().all(|pixel| pixel.abs_diff(level) < 4), "{plane:?}");
         }
+        refused(&file[..file.len() - 9], "before the end of its JPEG");
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | `D` | width of the ancestor | |
 //!
 //! Differs from the official code in two points. Queries, keys and values are selected separately, so that no row of
-//! one becomes a row of another. The head is inherited, because the classes are the same.
+//! one becomes a row of another. The head is inherited as far as the classes are the same.
 
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, VariantArray};
@@ -22,7 +22,7 @@ use crate::{
     tensor::{matrix_view, row_axes},
 };
 
-use super::{GeneMeta, SizeRequest, Target, width};
+use super::{GeneMeta, SizeRequest, Target, meta::images, target::Own, width};
 
 /// Where the first values of a model come from.
 #[derive(
@@ -82,12 +82,14 @@ impl Start {
     }
 }
 
-/// The model of `size` that `method` selects from `ancestor`. Absent numbers mean the ancestor's.
+/// The model of `size` for `target` that `method` selects from `ancestor`. Absent values mean the ancestor's.
 ///
 /// # Errors
-/// [`Error::OutOfRange`] for a size beyond the ancestor's, [`Error::Invalid`] for a method that selects nothing.
-pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest) -> Result<Blueprint> {
-    let own = &ancestor.info().config;
+/// [`Error::OutOfRange`] for a size beyond the ancestor's, [`Error::Invalid`] for a method that selects nothing, and for
+/// other images with chosen elements.
+pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest, target: &Target) -> Result<Blueprint> {
+    let info = ancestor.info();
+    let (own, of) = (&info.config, Own { config: &info.config, labels: &info.labels });
     let within = |what, asked: Option<u64>, most: usize| match asked.unwrap_or(most as u64) {
         found if (1..=most as u64).contains(&found) => Ok(found as usize),
         found => {
@@ -96,8 +98,13 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest) -> Result
         }
     };
     let depth = within("depth", size.depth, own.depth())?;
-    let target = own.resized(depth, within("width", size.width, own.width())?)?;
-    let (dims, schema) = (own.dims(), target.schema());
+    let sized = own.resized(depth, within("width", size.width, own.width())?)?;
+    let config = target.config(sized)?;
+    if method == Method::Uniform && images(&config) != images(own) {
+        let reason = format!("method \"{method}\" gives the ancestor's images alone");
+        return Err(Error::invalid("image_size, patch_size", reason));
+    }
+    let (dims, schema) = (own.dims(), sized.schema());
     let source = |spec: &Spec| match method {
         Method::FirstLayers => Ok(Source::Pieces(width::pieces(spec, &spec.name, &dims, &schema.dims))),
         Method::Uniform => Ok(uniform(spec, &dims, &schema.dims)),
@@ -109,15 +116,16 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest) -> Result
         let (shape, source) = (spec.shape(&schema.dims), source(&spec)?);
         Ok(Entry { name: spec.name, shape, dtype: size.dtype, source })
     };
-    let entries = schema.specs().into_iter().map(entry).collect::<Result<_>>()?;
-    let identity = Identity::form("genebank.selection")
+    let mut entries = schema.specs().into_iter().map(entry).collect::<Result<Vec<_>>>()?;
+    target.apply(&mut entries, of, &config);
+    let form = Identity::form("genebank.selection")
         .text(ancestor.digest())
         .text(&method.to_string())
-        .integer(target.depth() as u64)
-        .integer(target.width() as u64)
-        .text(&size.dtype.to_string())
-        .into();
-    let info = ModelInfo { config: target, origin: None, ..ancestor.info().clone() };
+        .integer(sized.depth() as u64)
+        .integer(sized.width() as u64)
+        .text(&size.dtype.to_string());
+    let identity = target.canonical(form, of, &config).into();
+    let info = ModelInfo { config, labels: target.labels(of), origin: None, ..info.clone() };
     Ok(Blueprint { identity, info, entries })
 }
 

@@ -233,7 +233,7 @@ pub(super) fn blueprint_of(
         first += layers;
     }
     entries.extend(schema.tail.iter().map(shared));
-    target.apply(&mut entries, meta, &config);
+    target.apply(&mut entries, meta.into(), &config);
     let form = Identity::form("genebank.model")
         .text(digest)
         .integer(sized.depth() as u64)
@@ -241,7 +241,7 @@ pub(super) fn blueprint_of(
         .text(&size.rule.to_string())
         .text(&size.dtype.to_string())
         .text("timm");
-    let identity = Identity::from(target.canonical(form, meta, &config));
+    let identity = Identity::from(target.canonical(form, meta.into(), &config));
     let origin = Origin {
         gene: meta.name.clone(),
         digest: digest.to_owned(),
@@ -251,7 +251,7 @@ pub(super) fn blueprint_of(
     let info = ModelInfo {
         config,
         preprocessing: meta.preprocessing.clone(),
-        labels: target.labels(meta),
+        labels: target.labels(meta.into()),
         licence: meta.licence.clone(),
         data: meta.data.clone(),
         earlier: Vec::new(),

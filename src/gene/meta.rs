@@ -11,6 +11,8 @@ use crate::{
     tensor::rng,
 };
 
+use super::labels;
+
 /// Largest number of stages of a gene.
 pub const MAX_STAGES: usize = 64;
 /// Deepest model that a gene may offer.
@@ -142,6 +144,7 @@ impl GeneMeta {
         if self.labels.len() != config.classes() {
             return Err(format!("{} labels for {} classes", self.labels.len(), config.classes()));
         }
+        labels::check(&self.labels)?;
         if self.preprocessing.validate(config.channels()).is_err() {
             let channels = config.channels();
             return Err(format!("preprocessing {:?} does not fit {channels} channels", self.preprocessing));
@@ -269,6 +272,35 @@ pub fn check_name(name: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::vit::RawVitConfig;
+
+    #[test]
+    fn labels_have_a_length() {
+        let raw = RawVitConfig {
+            image_size: 4,
+            patch_size: 2,
+            channels: 1,
+            classes: 2,
+            depth: 1,
+            width: 8,
+            heads: 1,
+            mlp_ratio: 1,
+        };
+        let synthetic = crate::gene::Synthetic {
+            name: "g".to_owned(),
+            config: VitConfig::try_from(raw).unwrap(),
+            stages: 1,
+            widths: Vec::new(),
+            seed: 0,
+        };
+        let meta = synthetic.render().unwrap().0.meta().clone();
+        meta.check().unwrap();
+        for (label, bytes) in [(String::new(), 0), ("a".repeat(100_000), 100_000)] {
+            let labels = vec!["a".to_owned(), label];
+            let reason = GeneMeta { labels, ..meta.clone() }.check().unwrap_err();
+            assert_eq!(reason, format!("label 1 has {bytes} bytes, beyond 1..=256"));
+        }
+    }
 
     #[test]
     fn names_that_clash_with_repositories_are_refused() {

@@ -4,18 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    blueprint::{Entry, Piece, Resize, Row, Source},
+    blueprint::{Entry, Piece, Resize, Row, Source, Span},
     digest::Canonical,
     error::{Error, Result},
     nn::{Role, Spec, VitConfig, vit::RawVitConfig},
 };
 
-use super::meta::{GeneMeta, images};
+use super::{
+    labels::{self, MAX_LABELS},
+    meta::{GeneMeta, images},
+};
 
-/// Largest number of labels of a head.
-pub const MAX_LABELS: usize = 100_000;
-/// Longest label, bytes.
-pub const MAX_LABEL_BYTES: usize = 256;
 /// Largest number of values that a target adds to those of the gene: 256 MiB in f32.
 pub const MAX_MADE_VALUES: u64 = 1 << 26;
 
@@ -39,6 +38,19 @@ pub struct Head {
     pub seed: u64,
 }
 
+/// What stored weights are for: the shape of their network, and its classes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub(super) config: &'a VitConfig,
+    pub(super) labels: &'a [String],
+}
+
+impl<'a> From<&'a GeneMeta> for Own<'a> {
+    fn from(meta: &'a GeneMeta) -> Self {
+        Self { config: &meta.config, labels: &meta.labels }
+    }
+}
+
 impl Head {
     /// Checks the labels.
     ///
@@ -49,29 +61,41 @@ impl Head {
             let (found, limit) = (self.labels.len() as u64, format!("1..={MAX_LABELS}"));
             return Err(Error::OutOfRange { what: "labels", found, of: "a head".to_owned(), limit });
         }
+        labels::check(&self.labels).map_err(|reason| Error::invalid("labels", reason))?;
         let mut known = BTreeSet::new();
-        for (index, label) in self.labels.iter().enumerate() {
-            let wrong = |reason: String| Err(Error::invalid("labels", format!("label {index} {reason}")));
-            if label.is_empty() {
-                return wrong("is empty".to_owned());
+        match self.labels.iter().enumerate().find(|(_, label)| !known.insert(*label)) {
+            Some((index, label)) => {
+                let label: String = label.chars().take(80).collect();
+                Err(Error::invalid("labels", format!("label {index} is \"{label}\" again")))
             }
-            if label.len() > MAX_LABEL_BYTES {
-                return wrong(format!("has {} bytes, at most {MAX_LABEL_BYTES} are taken", label.len()));
-            }
-            if !known.insert(label) {
-                return wrong(format!("is \"{}\" again", label.chars().take(80).collect::<String>()));
-            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Where the row of each label comes from in a gene with labels `known`.
+    /// Where the row of each label comes from in a head with labels `known`.
     fn rows(&self, known: &[String]) -> Vec<Row> {
         let known: BTreeMap<_, _> = known.iter().enumerate().map(|(index, label)| (label, index)).collect();
         let row = |label: &String| {
             known.get(label).map_or_else(|| Row::Fresh(label.clone()), |index| Row::Kept(*index))
         };
         self.labels.iter().map(row).collect()
+    }
+
+    /// The source of a head parameter of which the columns `cols` are chosen. A head with a label that is not `known` is
+    /// fresh as a whole, because chosen columns and fresh rows do not mix.
+    fn selected(&self, spec: &Spec, tensor: &str, of: [usize; 2], cols: &[u32], known: &[String]) -> Source {
+        let rows = self.rows(known);
+        let kept = rows.iter().map(|row| match row {
+            Row::Kept(index) => Some(*index as u32),
+            Row::Fresh(_) => None,
+        });
+        if let Some(rows) = kept.collect() {
+            return Source::Selected { tensor: tensor.to_owned(), of, rows, cols: cols.to_vec() };
+        }
+        let piece =
+            Piece { tensor: tensor.to_owned(), of, rows: Span::new(0, 0), cols: Span::new(0, cols.len()) };
+        let rows = self.labels.iter().cloned().map(Row::Fresh).collect();
+        Source::Rows { piece, rows, init: spec.init, seed: self.seed }
     }
 }
 
@@ -105,34 +129,41 @@ impl Target {
     }
 
     /// Names of the classes.
-    pub(super) fn labels(&self, meta: &GeneMeta) -> Vec<String> {
-        self.head.as_ref().map_or_else(|| meta.labels.clone(), |head| head.labels.clone())
+    pub(super) fn labels(&self, own: Own<'_>) -> Vec<String> {
+        self.head.as_ref().map_or(own.labels, |head| &head.labels).to_vec()
     }
 
-    /// Changes `entries` from the gene's own target to this one: their sources and shapes. `config` is the network.
-    pub(super) fn apply(&self, entries: &mut [Entry], meta: &GeneMeta, config: &VitConfig) {
-        if self.head(meta).is_none() && images(config) == images(&meta.config) {
+    /// Changes `entries` from their own target to this one: their sources and shapes. `config` is the network.
+    pub(super) fn apply(&self, entries: &mut [Entry], own: Own<'_>, config: &VitConfig) {
+        if self.head(own).is_none() && images(config) == images(own.config) {
             return;
         }
         let schema = config.schema();
         for Entry { name, shape, source, .. } in entries {
-            // A shared tensor is always one piece: only query, key and value have several.
-            let (Some(spec), Source::Pieces(pieces)) =
-                (schema.shared().find(|spec| spec.name == *name), &*source)
-            else {
-                continue;
+            let Some(spec) = schema.shared().find(|spec| spec.name == *name) else { continue };
+            let other = match &*source {
+                Source::Pieces(pieces) => match pieces.as_slice() {
+                    [piece] => self.source(spec, piece, own, config),
+                    // Only query, key and value have several, and they stay the same.
+                    _ => None,
+                },
+                Source::Selected { tensor, of, cols, .. } if spec.role.of_head() => {
+                    self.head(own).map(|head| head.selected(spec, tensor, *of, cols, own.labels))
+                }
+                Source::Selected { .. }
+                | Source::Fresh { .. }
+                | Source::Resized { .. }
+                | Source::Rows { .. } => None,
             };
-            if let [piece] = pieces.as_slice()
-                && let Some(other) = self.source(spec, piece, meta, config)
-            {
+            if let Some(other) = other {
                 (*shape, *source) = (spec.shape(&schema.dims), other);
             }
         }
     }
 
     /// The new source of a parameter whose source is `piece` for the gene's own target; `None` if it stays the same.
-    fn source(&self, spec: &Spec, piece: &Piece, meta: &GeneMeta, config: &VitConfig) -> Option<Source> {
-        let ([image, patch], [own_image, own_patch]) = (images(config), images(&meta.config));
+    fn source(&self, spec: &Spec, piece: &Piece, own: Own<'_>, config: &VitConfig) -> Option<Source> {
+        let ([image, patch], [own_image, own_patch]) = (images(config), images(own.config));
         let resized = |resize| Some(Source::Resized { piece: piece.clone(), resize });
         if spec.role == Role::Positions {
             let (from, to) = (own_image / own_patch, image / patch);
@@ -142,29 +173,29 @@ impl Target {
             let (from, to) = (own_patch, patch);
             return resized(Resize::Kernels { from, to }).filter(|_| from != to);
         }
-        let head = self.head(meta).filter(|_| spec.role.of_head())?;
-        let (piece, rows) = (piece.clone(), head.rows(&meta.labels));
+        let head = self.head(own).filter(|_| spec.role.of_head())?;
+        let (piece, rows) = (piece.clone(), head.rows(own.labels));
         Some(Source::Rows { piece, rows, init: spec.init, seed: head.seed })
     }
 
-    /// Adds what differs from the gene's own target. Leaves out values that change nothing, so that equal models have
-    /// one identity: the gene's own image size, its labels in their order, or a seed that draws nothing.
-    pub(super) fn canonical(&self, form: Canonical, meta: &GeneMeta, config: &VitConfig) -> Canonical {
-        let form = if images(config) == images(&meta.config) {
+    /// Adds what differs from the own target. Leaves out values that change nothing, so that equal models have
+    /// one identity: the own image size, the own labels in their order, or a seed that draws nothing.
+    pub(super) fn canonical(&self, form: Canonical, own: Own<'_>, config: &VitConfig) -> Canonical {
+        let form = if images(config) == images(own.config) {
             form
         } else {
             images(config).into_iter().fold(form.text("images"), |form, size| form.integer(size as u64))
         };
-        let Some(head) = self.head(meta) else { return form };
-        let fresh = head.rows(&meta.labels).iter().any(|row| matches!(row, Row::Fresh(_)));
+        let Some(head) = self.head(own) else { return form };
+        let fresh = head.rows(own.labels).iter().any(|row| matches!(row, Row::Fresh(_)));
         let form = form.text("labels").integer(head.labels.len() as u64);
         let form = head.labels.iter().fold(form, |form, label| form.text(label));
         form.integer(if fresh { head.seed } else { 0 })
     }
 
-    /// The head, if its labels differ from the gene's.
-    fn head(&self, meta: &GeneMeta) -> Option<&Head> {
-        self.head.as_ref().filter(|head| head.labels != meta.labels)
+    /// The head, if its labels differ from the own ones.
+    fn head(&self, own: Own<'_>) -> Option<&Head> {
+        self.head.as_ref().filter(|head| head.labels != own.labels)
     }
 }
 

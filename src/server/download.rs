@@ -65,7 +65,9 @@ pub(super) async fn download_model(
 
 async fn start(state: &State, guard: Guard<'_>, request: ModelRequest, part: Part) -> Result<Download> {
     let gene = request.gene.clone();
-    let quote = state.bank.plan_any(guard.admit(&gene)?, request).await?;
+    let admitted = guard.admit(&gene)?;
+    let request = state.bank.with_classes(&admitted, request).await?;
+    let quote = state.bank.plan_any(admitted, request).await?;
     let delivery = state.bank.deliver(&quote).await?;
     let events = events(quote, delivery, part, state.digests.clone());
     let message = |event| proto::InitModelResponse { event: Some(event) };

@@ -235,7 +235,7 @@ impl<'a> Cells<'a> {
             Method::Gene => (gene.blueprint_for(&size, &target)?, gene.file()),
             Method::Scratch => (baselines::scratch(gene.meta(), &size, &target, cell.seed)?, gene.file()),
             method @ (Method::FirstLayers | Method::Uniform) => {
-                (baselines::select(ancestor, method, &size)?, ancestor.file())
+                (baselines::select(ancestor, method, &size, &Target::default())?, ancestor.file())
             }
         };
         let weights = expand(&blueprint, &Weights::from_file(file, &Device::Cpu)?, &Device::Cpu)?;

@@ -54,15 +54,37 @@ pub fn measure_logits(
 }
 
 /// Checks that `data` has images and classes of the network's shape.
+///
+/// # Errors
+/// [`Error::Invalid`] with both numbers, and what to change.
 pub(super) fn check_data(data: &Dataset, config: &VitConfig) -> Result<()> {
-    let found = [data.shape().size, data.shape().channels, data.class_names().len()];
-    let expected = [config.image_size(), config.channels(), config.classes()];
-    if found != expected {
-        let reason =
-            format!("size, channels, classes of \"{}\" are {found:?}, the model's {expected:?}", data.name());
-        return Err(Error::invalid("data", reason));
-    }
-    Ok(())
+    let ([size, channels], classes) = ([data.shape().size, data.shape().channels], data.class_names().len());
+    let [own_size, own_channels, own_classes] = [config.image_size(), config.channels(), config.classes()];
+    let reason = if size != own_size {
+        let resized = size.is_multiple_of(config.patch_size());
+        let other = if resized {
+            format!(", or take a gene's model with --image-size {size}")
+        } else {
+            String::new()
+        };
+        format!(
+            "its images have {size}x{size} pixels, the model takes {own_size}x{own_size}; write `size = {own_size}` into \
+             its dataset.toml{other}"
+        )
+    } else if channels != own_channels {
+        format!(
+            "its images have {channels} channels, the model takes {own_channels}; write `channels = {own_channels}` into \
+             its dataset.toml"
+        )
+    } else if classes != own_classes {
+        format!(
+            "it has {classes} classes, the model {own_classes}; take a gene's model with the labels of the data set \
+             (--labels dataset)"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!("data set \"{}\"", data.name()), reason))
 }
 
 /// Checks that every class that both `data` and `labels` know has the same number in both.

@@ -7,7 +7,7 @@ use genebank::{
     bank::{Bank, Delivery, ModelRequest},
     blueprint::{Ancestor, Blueprint, Inheritance, expand},
     error::Kind,
-    gene::{Method, SizeRequest, Start},
+    gene::{Head, Method, SizeRequest, Start, Target},
     tensor::{Dtype, TensorFile, Weights, codec},
 };
 
@@ -107,6 +107,43 @@ async fn scratch_is_its_seed_and_inherits_nothing() {
     );
     let other = support::plan(&bank, &request(Method::Scratch, 5, 24, 2)).unwrap().blueprint.identity;
     assert_ne!(plan.blueprint.identity, other);
+}
+
+/// Labels in another order keep their rows, and a new one is fresh, for every method.
+#[tokio::test]
+async fn other_labels_and_images_are_given() {
+    let (bank, _folder) = bank(true);
+    let labelled = |method, labels: &[&str]| {
+        let labels = labels.iter().map(ToString::to_string).collect();
+        let target = Target { head: Some(Head { labels, seed: 3 }), ..Target::default() };
+        ModelRequest { target, ..request(method, 2, 8, 0) }
+    };
+    let rows = |file: &TensorFile| {
+        let weights = Weights::from_file(file, &Device::Cpu).unwrap();
+        weights.tensor("head.weight").unwrap().to_vec2::<f32>().unwrap()
+    };
+    for method in [Method::FirstLayers, Method::Uniform] {
+        let own = rows(&file(&bank, &request(method, 2, 8, 0)).await);
+        let other = rows(&file(&bank, &labelled(method, &["c", "a"])).await);
+        assert_eq!(other, [own[2].clone(), own[0].clone()], "{method}");
+        let new = support::plan(&bank, &labelled(method, &["c", "new"])).unwrap();
+        let fresh = rows(&file(&bank, &labelled(method, &["c", "new"])).await);
+        let all = method == Method::Uniform;
+        assert_eq!(new.blueprint.fresh_classes(), if all { 2 } else { 1 });
+        assert_eq!(fresh[0] == own[2], !all, "{method}");
+        assert_eq!(fresh[1], rows(&file(&bank, &labelled(Method::Gene, &["new"])).await)[0], "{method}");
+    }
+    let scratch = file(&bank, &labelled(Method::Scratch, &["x", "y"])).await;
+    assert_eq!(scratch.tensor("head.bias").unwrap().shape, [2]);
+
+    let larger = |method| {
+        let target = Target { image_size: Some(12), ..Target::default() };
+        support::plan(&bank, &ModelRequest { target, ..request(method, 2, 8, 0) })
+    };
+    for method in [Method::Scratch, Method::FirstLayers] {
+        assert_eq!(larger(method).unwrap().blueprint.info.config.image_size(), 12);
+    }
+    assert_eq!(larger(Method::Uniform).unwrap_err().kind(), Kind::Invalid);
 }
 
 #[test]

@@ -75,7 +75,7 @@ const INVOCATIONS: &[&str] = &[
      --head-seed 4 -o other.safetensors",
     "init tiny --models models --init scratch --init-seed 7 -o scratch.safetensors --lock",
     "init tiny --models models --init scratch --init-seed 7 -o scratch.safetensors --locked",
-    "init tiny --models models --data DATA --store store --cache-mib 8 --renders 2 --tunings 2 --device cpu \
+    "init tiny --models models --data DATA --store store --cache-mib 8 --request-mib 64 --renders 2 --tunings 2 --device cpu \
      --tune-dataset fashion-mnist --tune-steps 1 --tune-lr 0.001 --seed 5 -o tuned.safetensors",
     "init tiny --models models --data DATA --tune-dataset fashion-mnist --tune-epochs 1 -o epoch.safetensors",
     "train ancestor.toml -o ancestor.safetensors --checkpoint run.ckpt --data DATA --threads 1 --device cpu",
@@ -84,11 +84,11 @@ const INVOCATIONS: &[&str] = &[
     "finetune tiny --models models --depth 2 --width 8 --dtype f32 --rule trained --dataset fashion-mnist --steps 1 \
      --lr 0.001 --seed 1 -o fine.safetensors --data DATA --threads 1 --device cpu",
     "finetune tiny --models models --depth 1 --width 16 --allow-untrained-width --image-size 28 --patch-size 14 \
-     --labels dataset --head-seed 1 --epochs 1 -o finer.safetensors --data DATA",
+     --labels dataset --head-seed 1 --dataset fashion-mnist --epochs 1 -o finer.safetensors --data DATA",
     "eval fine.safetensors --dataset fashion-mnist --split held-out --logits logits.safetensors --json --data DATA \
      --threads 1 --device cpu",
     "eval tiny --models models --depth 1 --width 16 --allow-untrained-width --dtype f16 --rule cyclic \
-     --image-size 28 --patch-size 14 --labels dataset --head-seed 1 --data DATA",
+     --image-size 28 --patch-size 14 --labels dataset --head-seed 1 --dataset fashion-mnist --data DATA",
     "study study.toml -o out --cache cells --models models --data DATA --threads 1 --device cpu --store-quality",
     "study study.toml -o out --cache cells --models models --data DATA --list",
     "completions bash",
@@ -96,7 +96,7 @@ const INVOCATIONS: &[&str] = &[
 
 /// Runs against a server, and the invocations of its clients.
 const SERVE: &str = "serve --listen 127.0.0.1:0 --default-gene tiny --allow-remote-tuning --tokens tokens.toml --grace 1 \
-     --models models --data DATA --store store --cache-mib 8 --renders 2 --tunings 2 --device cpu";
+     --models models --data DATA --store store --cache-mib 8 --request-mib 64 --renders 2 --tunings 2 --device cpu";
 const TLS: &str = "serve --listen 127.0.0.1:0 --models models --tls-cert cert.pem --tls-key key.pem";
 const CLIENTS: &[&str] = &[
     "list --server URL",
@@ -149,8 +149,8 @@ fn every_command_runs() {
     let digest = hex(&sha256(TOKEN.as_bytes()));
     let tokens = format!("private = [\"tiny\"]\n[[token]]\nname = \"ci\"\nsha256 = \"{digest}\"\n");
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    for (name, content) in [
     std::fs::create_dir(folder.join("models")).unwrap();
+    for (name, content) in [
         ("models/tiny.safetensors", gene.as_ref()),
         ("ancestor.toml", ANCESTOR.as_bytes()),
         ("gene.toml", [ANCESTOR, GENE].concat().as_bytes()),

@@ -350,7 +350,7 @@ fn exit_codes_follow_the_table() {
         (&[GENE, "--bytes", "1"], 2),
         (&[GENE, "--latency", "1"], 2),
         (&[GENE, "--macs", "1M", "--latency-table", "x"], 2),
-        (&[GENE, "--latency", "NaN", "--latency-table", "/dev/null"], 1),
+        (&[GENE, "--latency", "NaN", "--latency-table", "/dev/null"], 2),
         (&[GENE, "--latency", "1", "--latency-table", "/nowhere.toml"], 1),
         (&[GENE, "--macs", "1M", "--limit", "0"], 2),
         (&[GENE, "--macs", "1M", "--limit", "101"], 2),

@@ -126,7 +126,7 @@ async fn both_protocols_are_spoken_by_alpn() {
 fn the_client_checks_the_certificate() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let server = runtime.block_on(Secure::start());
-    let out = server.folder.path().join("out/m.safetensors");
+    let out = server.folder.path().join("m.safetensors");
     let out = out.to_str().unwrap();
     let refused = server.genebank(false, &["init", GENE, "-o", out]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");

@@ -178,5 +178,5 @@ async fn a_data_set_of_another_shape_is_refused() {
     };
     let error = job.finish().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid);
-    assert!(error.to_string().contains("[28, 1, 10]"), "{error}");
+    assert!(error.to_string().contains("28x28 pixels, the model takes 8x8"), "{error}");
 }

@@ -8,11 +8,12 @@ use crate::{
     cli::{args, config, output},
     data::Split,
     error::Result,
+    file,
     tensor::{Dtype, TensorBytes, codec, device},
     train::measure::measure_logits,
 };
 
-use super::{subject, train::open_data};
+use super::{subject::Source, train::open_data_for};
 
 #[derive(Debug, Serialize)]
 struct Evaluation {
@@ -26,9 +27,12 @@ struct Evaluation {
 
 pub(in crate::cli) fn run(options: &args::Eval) -> Result<()> {
     let split: Split = options.split.parse()?;
-    let data = open_data(&options.dataset, &options.run)?;
+    options.logits.as_deref().map_or(Ok(()), file::check_writable)?;
+    let source = Source::open(&options.subject)?;
+    let dataset = source.dataset(options.dataset.as_deref())?.to_owned();
+    let data = open_data_for(&dataset, source.channels(), &options.run)?;
     let device = device::open(&options.run.device)?;
-    let model = subject::model(&options.subject, data.train.class_names(), &device)?;
+    let model = source.model(&options.subject, data.train.class_names(), &device)?;
     let (result, logits) = measure_logits(&model, &data, split, config::threads(&options.run)?)?;
     if let Some(path) = &options.logits {
         let mut bytes = Vec::with_capacity(logits.len() * Dtype::F32.size_bytes());
@@ -39,7 +43,7 @@ pub(in crate::cli) fn run(options: &args::Eval) -> Result<()> {
         codec::write_atomic(path, [file.as_ref()])?;
     }
     let report = Evaluation {
-        dataset: options.dataset.clone(),
+        dataset,
         split,
         correct: result.correct,
         images: result.images,

@@ -12,6 +12,7 @@ use crate::{
     },
     client::{Event, Expected, Summary},
     error::{Error, Result},
+    file,
 };
 
 /// The path that means standard output.
@@ -21,6 +22,9 @@ pub(in crate::cli) fn run(options: &args::Init) -> Result<()> {
     let request = config::request(options)?;
     if options.output == Path::new(STDOUT) && (options.json || options.locked || options.lock.is_some()) {
         return Err(Error::invalid("-o -", "--json, --lock and --locked need a file"));
+    }
+    if options.output != Path::new(STDOUT) {
+        file::check_writable(&options.output)?;
     }
     let path = options.lock.clone().unwrap_or_else(|| lock::DEFAULT.into());
     let locks = options.locked || options.lock.is_some();
@@ -79,7 +83,10 @@ async fn embedded(
     expected: Option<&Expected>,
 ) -> Result<Summary> {
     let bank = Arc::new(Bank::open(config::bank(options.bank.clone(), None)?)?);
-    let quote = bank.plan(&bank.owner().admit(&request.gene)?, request)?;
+    let owner = bank.owner();
+    let admitted = owner.admit(&request.gene)?;
+    let request = bank.with_classes(&admitted, request.clone()).await?;
+    let quote = bank.plan(&admitted, &request)?;
     let artifact = match bank.deliver(&quote).await? {
         Delivery::Ready(artifact) => artifact,
         Delivery::Tuning(mut job) => {

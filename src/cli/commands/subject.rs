@@ -7,10 +7,14 @@ use serde_json::Value;
 
 use crate::{
     bank::{Registry, builtin},
-    blueprint::{Ancestor, record::METADATA_KEY},
-    cli::{args, config},
+    blueprint::{
+        Ancestor,
+        model::{NO_DATA, data_name},
+        record::METADATA_KEY,
+    },
+    cli::{args, config, output},
     error::{Error, Result},
-    gene::{Learngene, Target, meta},
+    gene::{Head, Learngene, Target, meta},
     tensor::TensorFile,
     train::Model,
 };
@@ -44,26 +48,76 @@ pub(super) fn is_gene(file: &TensorFile) -> bool {
     record.is_some_and(|record| record.get("stages").is_some())
 }
 
-/// Loads the model onto `device`: the model file, or the gene's model of the requested size. `classes` are those of the
-/// data.
-pub(super) fn model(options: &args::Subject, classes: &[String], device: &Device) -> Result<Model> {
-    let target = config::target(&options.target, Some(classes))?;
-    let (file, name) = find(options)?;
-    if !is_gene(&file) {
-        let size = &options.size;
-        if size.depth.is_some() || size.width.is_some() {
-            return Err(Error::invalid("--depth, --width", "a model file has its size; these are for genes"));
+/// A checked model file or gene.
+pub(super) enum Source {
+    Model(Ancestor),
+    Gene(Learngene),
+}
+
+impl Source {
+    pub(super) fn open(options: &args::Subject) -> Result<Self> {
+        let (file, origin) = find(options)?;
+        if is_gene(&file) {
+            return Learngene::from_file(file, &origin).map(Self::Gene);
         }
-        if target != Target::default() {
-            let flags = "--image-size, --patch-size, --labels";
-            return Err(Error::invalid(
-                flags,
-                "a model file has its images and classes; these are for genes",
+        Ancestor::from_file(file, &origin).map(Self::Model)
+    }
+
+    /// The data set to use: `asked`, or the one of the record.
+    pub(super) fn dataset<'a>(&'a self, asked: Option<&'a str>) -> Result<&'a str> {
+        let recorded = match self {
+            Self::Model(model) => &model.info().data,
+            Self::Gene(gene) => &gene.meta().data,
+        };
+        let recorded = Some(data_name(recorded)).filter(|name| *name != NO_DATA);
+        let none = || Error::invalid("--dataset", "the file records no data set; name one");
+        asked.or(recorded).ok_or_else(none)
+    }
+
+    /// Channels of the images.
+    pub(super) fn channels(&self) -> usize {
+        match self {
+            Self::Model(model) => model.info().config.channels(),
+            Self::Gene(gene) => gene.meta().config.channels(),
+        }
+    }
+
+    /// Loads the model onto `device`: that of the file, or the gene's of the requested size. If no labels are asked for,
+    /// it has the `classes` of the data.
+    pub(super) fn model(self, options: &args::Subject, classes: &[String], device: &Device) -> Result<Model> {
+        let mut target = config::target(&options.target, Some(classes))?;
+        let gene = match self {
+            Self::Gene(gene) => gene,
+            Self::Model(model) => {
+                refuse_for_models(options, &target)?;
+                return Model::of(&model, device);
+            }
+        };
+        if target.head.is_none() && gene.meta().labels != classes {
+            target.head = Some(Head { labels: classes.to_vec(), seed: options.target.head_seed });
+        }
+        let size = config::size(&options.size);
+        let fresh = gene.blueprint_for(&size, &target)?.fresh_classes();
+        if fresh > 0 {
+            let (name, all) = (&gene.meta().name, classes.len());
+            output::talk(format_args!(
+                "note: gene \"{name}\" does not know {fresh} of the {all} classes; their rows of the head are fresh"
             ));
         }
-        return Model::of(&Ancestor::from_file(file, &name)?, device);
+        let (info, weights) = gene.expand_for(&size, &target, device)?;
+        Ok(Model { info, weights })
     }
-    let gene = Learngene::from_file(file, &name)?;
-    let (info, weights) = gene.expand_for(&config::size(&options.size), &target, device)?;
-    Ok(Model { info, weights })
+}
+
+/// Refuses flags that mean nothing for a model file.
+fn refuse_for_models(options: &args::Subject, target: &Target) -> Result<()> {
+    let size = &options.size;
+    if size.depth.is_some() || size.width.is_some() {
+        return Err(Error::invalid("--depth, --width", "a model file has its size; these are for genes"));
+    }
+    if *target != Target::default() {
+        let flags = "--image-size, --patch-size, --labels";
+        return Err(Error::invalid(flags, "a model file has its images and classes; these are for genes"));
+    }
+    Ok(())
 }

@@ -3,32 +3,52 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    cli::{args, config, progress::Watch},
+    cli::{args, config, output, progress::Watch},
     data::{self, DatasetPair, data_root},
     error::{Error, Result},
+    file,
     tensor::{codec, device},
-    train::{Length, Model, Recipe, finetune, run::Run},
+    train::{
+        Accuracy, Length, Model, Recipe, finetune,
+        run::{Run, RunEvent},
+    },
 };
 
-use super::subject;
+use super::subject::Source;
 
 /// Opens the data set of a run or a measurement.
 pub(super) fn open_data(name: &str, options: &args::RunOptions) -> Result<DatasetPair> {
     data::open(name, &data_root(options.data.as_deref())?)
 }
 
+/// Opens a data set, and makes its images grey or coloured as those of a model are.
+pub(super) fn open_data_for(name: &str, channels: usize, options: &args::RunOptions) -> Result<DatasetPair> {
+    let data = open_data(name, options)?;
+    let found = data.train.shape().channels;
+    if found != channels {
+        let [found, wanted] = [found, channels].map(|n| if n == 1 { "grey" } else { "coloured" });
+        output::talk(format_args!(
+            "note: the images of \"{name}\" are {found}; they are made {wanted} for the model"
+        ));
+    }
+    data.with_channels(channels)
+}
+
 pub(in crate::cli) fn train(options: &args::Train) -> Result<()> {
+    let checkpoint = checkpoint(options)?;
     let recipe = Recipe::open(&options.recipe)?;
     if recipe.gene.is_some() {
         return Err(Error::invalid("[gene]", "this recipe learns a gene; use genebank learn"));
     }
-    let data = open_data(&recipe.data, &options.run)?;
     let folder = options.recipe.parent().unwrap_or(Path::new("."));
-    let model = match &recipe.start {
-        Some(start) => Model::open(&folder.join(start))?,
-        None => Model::fresh(&recipe, &data.train)?,
+    let (model, data) = if let Some(start) = &recipe.start {
+        let model = Model::open(&folder.join(start))?;
+        let data = open_data_for(&recipe.data, model.info.config.channels(), &options.run)?;
+        (model, data)
+    } else {
+        let data = open_data(&recipe.data, &options.run)?;
+        (Model::fresh(&recipe, &data.train)?, data)
     };
-    let checkpoint = checkpoint(options)?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.run, Some(&checkpoint), true)?;
     let model = run.classify(model, &watch.cancel(), &mut |report| watch.report(report))?;
@@ -37,14 +57,14 @@ pub(in crate::cli) fn train(options: &args::Train) -> Result<()> {
 }
 
 pub(in crate::cli) fn learn(options: &args::Learn) -> Result<()> {
+    let checkpoint = checkpoint(&options.train)?;
     let recipe = Recipe::open(&options.train.recipe)?;
     let Some(gene) = &recipe.gene else {
         return Err(Error::invalid("[gene]", "this recipe learns no gene; use genebank train"));
     };
     let folder = options.train.recipe.parent().unwrap_or(Path::new("."));
     let teacher = Model::open(&options.teacher.clone().unwrap_or_else(|| folder.join(&gene.teacher)))?;
-    let data = open_data(&recipe.data, &options.train.run)?;
-    let checkpoint = checkpoint(&options.train)?;
+    let data = open_data_for(&recipe.data, teacher.info.config.channels(), &options.train.run)?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.train.run, Some(&checkpoint), true)?;
     let (_, bytes) = run.learn(gene, &teacher, &watch.cancel(), &mut |report| watch.report(report))?;
@@ -53,17 +73,30 @@ pub(in crate::cli) fn learn(options: &args::Learn) -> Result<()> {
 }
 
 pub(in crate::cli) fn finetune(options: &args::Finetune) -> Result<()> {
+    file::check_writable(&options.output)?;
     let length = match (options.epochs, options.steps) {
         (Some(epochs), _) => Length::Epochs(epochs),
         (None, steps) => Length::Steps(steps.unwrap_or(0)),
     };
-    let data = open_data(&options.dataset, &options.run)?;
+    let source = Source::open(&options.subject)?;
+    let name = source.dataset(options.dataset.as_deref())?;
+    let data = open_data_for(name, source.channels(), &options.run)?;
     let recipe = finetune::recipe_on(&data, length, options.lr, options.seed)?;
     let run = run(&recipe, &data, &options.run, None, true)?;
-    let model = subject::model(&options.subject, data.train.class_names(), &run.device)?;
+    let model = source.model(&options.subject, data.train.class_names(), &run.device)?;
     let watch = Watch::new();
-    let model = run.classify(model, &watch.cancel(), &mut |report| watch.report(report))?;
-    model.write(&options.output)
+    let mut held_out = None;
+    let model = run.classify(model, &watch.cancel(), &mut |report| {
+        if let RunEvent::HeldOut { accuracy, .. } = report {
+            held_out = Some(accuracy);
+        }
+        watch.report(report);
+    })?;
+    model.write(&options.output)?;
+    let Some(accuracy) = held_out else { return Ok(()) };
+    let (output, share) = (options.output.display(), output::percent(Some(accuracy.share())));
+    let Accuracy { correct, images, .. } = accuracy;
+    output::line(format_args!("{output}: {share} on held-out images ({correct} of {images})"))
 }
 
 fn run<'a>(
@@ -77,11 +110,14 @@ fn run<'a>(
     Ok(Run { recipe, data, threads, device, checkpoint, watch_held_out })
 }
 
+/// The path of the checkpoint. Neither it nor the output may turn out to be unwritable after hours of work.
 fn checkpoint(options: &args::Train) -> Result<PathBuf> {
     let path = options.checkpoint.clone().unwrap_or_else(|| options.output.with_extension("ckpt"));
     if path == options.output {
         return Err(Error::invalid("--checkpoint", format!("{} is the output file too", path.display())));
     }
+    file::check_writable(&options.output)?;
+    file::check_writable(&path)?;
     Ok(path)
 }
 
