@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 
 use super::{
     policy::{Caller, Policy},
+    quote::ModelRequest,
     registry::Registry,
 };
 
@@ -54,7 +55,7 @@ pub struct Guard<'a> {
 /// };
 ///
 /// fn route(bank: &Bank, asked: &ModelRequest, credentials: Credentials<'_>) -> Result<Quote> {
-///     let admitted = Admitted { gene: &asked.gene, private: false };
+///     let admitted = Admitted { gene: &asked.gene, private: false, may_tune: true };
 ///     bank.plan(&admitted, asked)
 /// }
 /// ```
@@ -62,6 +63,7 @@ pub struct Guard<'a> {
 pub struct Admitted<'a> {
     gene: &'a str,
     private: bool,
+    may_tune: bool,
 }
 
 impl<'a> Guard<'a> {
@@ -92,7 +94,8 @@ impl<'a> Guard<'a> {
         if !self.sees(gene) {
             return Err(Error::NoToken { what: "gene", name: gene.to_owned() });
         }
-        Ok(Admitted { gene, private: self.policy.is_private(gene) })
+        let may_tune = self.policy.allows_tuning(self.caller);
+        Ok(Admitted { gene, private: self.policy.is_private(gene), may_tune })
     }
 }
 
@@ -105,5 +108,16 @@ impl<'a> Admitted<'a> {
     /// Whether others need a token for it.
     pub const fn is_private(&self) -> bool {
         self.private
+    }
+
+    /// Checks that the caller may have what `request` asks for.
+    ///
+    /// # Errors
+    /// [`Error::NoToken`] for a tuning by a caller without a token, where there are tokens.
+    pub(super) fn check_request(&self, request: &ModelRequest) -> Result<()> {
+        if self.may_tune || request.tune.is_none() {
+            return Ok(());
+        }
+        Err(Error::NoToken { what: "tuning of gene", name: self.gene.chars().take(80).collect() })
     }
 }

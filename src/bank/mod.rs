@@ -133,8 +133,9 @@ impl Bank {
     ///
     /// # Errors
     /// [`crate::error::Error::NotFound`] for an unknown gene, [`crate::error::Error::OutOfRange`] or [`crate::error::Error::Invalid`] for an impossible size
-    /// or tuning.
+    /// or tuning, [`crate::error::Error::NoToken`] for a tuning that needs one.
     pub fn plan(&self, admitted: &Admitted<'_>, request: &ModelRequest) -> Result<Quote> {
+        admitted.check_request(request)?;
         self.quote(admitted.gene(), request)
     }
 
@@ -144,6 +145,7 @@ impl Bank {
     /// # Errors
     /// Those of [`Bank::plan`]; [`crate::error::Error::Overloaded`] before any work begins.
     pub async fn plan_any(self: &Arc<Self>, admitted: Admitted<'_>, request: ModelRequest) -> Result<Quote> {
+        admitted.check_request(&request)?;
         let bytes = request.label_bytes();
         if bytes <= SMALL_LABELS {
             return self.quote(admitted.gene(), &request);

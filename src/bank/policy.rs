@@ -75,6 +75,12 @@ impl Policy {
         known.map(|known| Caller::Holder(&known.name)).ok_or(Error::BadToken)
     }
 
+    /// Whether `caller` may start tuning jobs. Where there are tokens, only their holders may: a job takes the machine
+    /// from everyone else, also one on a gene that is open to all.
+    pub(super) fn allows_tuning(&self, caller: Caller<'_>) -> bool {
+        caller != Caller::Anyone || self.tokens.is_empty()
+    }
+
     /// Whether `caller` may have models of `gene`.
     pub(super) fn allows(&self, caller: Caller<'_>, gene: &str) -> bool {
         caller != Caller::Anyone || !self.private.contains(gene)
@@ -98,6 +104,13 @@ mod tests {
         let holder = policy.caller(Credentials::Token(b"hf_secret")).unwrap();
         assert_eq!(holder, Caller::Holder("ci"));
         assert!(policy.allows(holder, "a") && policy.allows(Caller::Owner, "a"));
+    }
+
+    #[test]
+    fn where_there_are_tokens_tuning_needs_one() {
+        let (policy, open) = (policy(), Policy::default());
+        assert!(!policy.allows_tuning(Caller::Anyone) && open.allows_tuning(Caller::Anyone));
+        assert!(policy.allows_tuning(Caller::Holder("ci")) && policy.allows_tuning(Caller::Owner));
     }
 
     #[test]

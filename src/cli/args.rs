@@ -108,12 +108,13 @@ pub struct Serve {
     /// Gene for requests that name none. Default: the first by name
     #[arg(long, value_name = "NAME")]
     pub default_gene: Option<String>,
-    /// Allow --data with an address beyond loopback. Everyone who can reach the port can then start tuning jobs
+    /// Allow --data with an address beyond loopback. Everyone who can reach the port can then start tuning jobs, or
+    /// every holder of a token if --tokens lists one
     #[arg(long)]
     pub allow_remote_tuning: bool,
     /// TOML file with private genes and the tokens that open them: `private = ["GENE"]`, and `[[token]]` tables with
-    /// `name` and `sha256`, the SHA-256 of the token in hex. Without it, every gene is open to all, and tokens are
-    /// ignored
+    /// `name` and `sha256`, the SHA-256 of the token in hex. If it lists a token, tuning needs one. Without this file,
+    /// every gene is open to all, and tokens are ignored
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
     /// PEM file with the server's certificate and the intermediate certificates. The port then speaks TLS

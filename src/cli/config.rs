@@ -89,7 +89,8 @@ pub(super) fn server(options: args::Serve) -> Result<server::Config> {
     } = options;
     if options.data.is_some() && !listen.ip().is_loopback() && !allow_remote_tuning {
         let reason = format!(
-            "everyone who reaches {listen} could start tuning jobs; add --allow-remote-tuning to accept that"
+            "callers beyond this machine reach {listen} and could start tuning jobs; add --allow-remote-tuning to accept \
+             that, and --tokens to ask them for a token"
         );
         return Err(Error::invalid("--data", reason));
     }
