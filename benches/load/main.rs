@@ -1,6 +1,6 @@
 //! The server under load: throughput compared with nginx and with the generated gRPC service, time to the first byte of
-//! models that nobody has requested before, memory under many different requests and under slow clients, and answers to
-//! malformed requests.
+//! models that nobody has requested before, memory under many different requests and under slow clients, answers to
+//! malformed requests, and what is left to others beside clients that hold what they have.
 //!
 //! ```text
 //! genebank synthesize MODELS/big.safetensors --widths 192,384,576
@@ -10,10 +10,12 @@
 //! cargo bench --bench load -- distinct --models models --gene fashion-any
 //! cargo bench --bench load -- fuzz --requests 1000000
 //! cargo bench --bench load -- fuzz --requests 100000 --protocol grpc
+//! cargo bench --bench load -- hold --models MODELS --gene big --depth 12 --width 768 \
+//!     --small /v1/models/big/d1-w192.safetensors
 //! ```
 //!
-//! All but `fuzz` need curl; `wire` also needs nginx, h2load (nghttp2) and openssl. Compared programs run in turns, and only their
-//! ratio is meaningful: everything runs on loopback, and client and server share the cores.
+//! All but `fuzz` and `hold` need curl; `wire` also needs nginx, h2load (nghttp2) and openssl. Compared programs run in
+//! turns, and only their ratio is meaningful: everything runs on loopback, and client and server share the cores.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
@@ -22,6 +24,7 @@ mod clients;
 mod distinct;
 mod first;
 mod fuzz;
+mod hold;
 mod nginx;
 mod server;
 mod slow;
@@ -54,6 +57,8 @@ enum What {
     Distinct(distinct::Options),
     /// Answers to malformed requests.
     Fuzz(fuzz::Options),
+    /// Response times and memory beside clients that send no end or read nothing.
+    Hold(hold::Options),
 }
 
 /// The genes to serve, and the gene to request.
@@ -98,5 +103,6 @@ fn main() -> Outcome<()> {
         What::Slow(options) => slow::run(&options),
         What::Distinct(options) => distinct::run(&options),
         What::Fuzz(options) => fuzz::run(&options),
+        What::Hold(options) => hold::run(&options),
     }
 }

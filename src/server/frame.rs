@@ -26,16 +26,19 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint},
 };
 use tokio_stream::Stream;
-use tonic::Status;
+use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
-use crate::proto::{self, init_model_response::Event};
+use crate::{
+    error::Error,
+    proto::{self, init_model_response::Event},
+};
 
 use super::{
     download::{self, Download},
     grpc::Service,
     state,
-    status::{status, trailers},
+    status::{ERROR_KIND, status, trailers},
 };
 
 /// Metadata of a call that wants the generated service, to compare the two or to find a fault.
@@ -43,7 +46,7 @@ const FRAMES: &str = "genebank-frames";
 /// A larger message is decoded on a thread for blocking work.
 const SMALL_MESSAGE: usize = 64 << 10;
 /// Length of a frame's prefix: the flag of compression and the length of the message.
-const PREFIX_BYTES: usize = 5;
+pub(super) const PREFIX_BYTES: usize = 5;
 
 /// The methods that are answered here. `generated` answers the calls that are compressed or ask for it.
 pub(super) fn routes(state: state::State, generated: Service) -> Router {
@@ -111,7 +114,7 @@ async fn message<M: prost::Message + Default + 'static>(body: Body) -> Result<M,
         Status::out_of_range(format!("the message is beyond the limit of {limit} bytes, or was cut"))
     })?;
     if bytes.len() < PREFIX_BYTES {
-        return Err(Status::internal(format!("a message of {} bytes has no frame", bytes.len())));
+        return Err(malformed(format!("a message of {} bytes has no frame", bytes.len())));
     }
     let (compressed, length) = (bytes.get_u8(), bytes.get_u32() as usize);
     if compressed != 0 {
@@ -119,15 +122,31 @@ async fn message<M: prost::Message + Default + 'static>(body: Body) -> Result<M,
     }
     if length != bytes.len() {
         let reason = format!("the frame announces {length} bytes and holds {}", bytes.len());
-        return Err(Status::internal(reason));
+        return Err(malformed(reason));
     }
-    if bytes.len() > SMALL_MESSAGE {
-        let decoded = tokio::task::spawn_blocking(move || M::decode(bytes)).await;
-        return decoded
-            .map_err(|_| Status::cancelled("the server is ending"))?
-            .map_err(|error| Status::internal(error.to_string()));
+    let decode = move || M::decode(bytes).map_err(|error| malformed(error.to_string()));
+    if length <= SMALL_MESSAGE {
+        return decode();
     }
-    M::decode(bytes).map_err(|error| Status::internal(error.to_string()))
+    tokio::task::spawn_blocking(decode).await.map_err(|_| Status::cancelled("the server is ending"))?
+}
+
+/// The status of a call whose message is none.
+fn malformed(reason: String) -> Status {
+    status(Error::invalid("message", reason))
+}
+
+/// The generated service calls a message that it cannot read an internal error, and so does tonic. It is the caller's
+/// error, and those of this server have a kind.
+pub(super) async fn blame_caller(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    if response.headers().contains_key(ERROR_KIND) {
+        return response;
+    }
+    match Status::from_header_map(response.headers()) {
+        Some(found) if found.code() == Code::Internal => malformed(found.message().to_owned()).into_http(),
+        _ => response,
+    }
 }
 
 /// Messages as frames of a response body, with the status in the trailers.
@@ -257,12 +276,12 @@ mod tests {
         let read = async |bytes: Vec<u8>| message::<proto::InitModelRequest>(Body::from(bytes)).await;
         assert_eq!(read(frame(0, whole.len() as u32, &whole)).await.unwrap().depth, Some(4));
         for (bytes, code) in [
-            (vec![0; 4], tonic::Code::Internal),
-            (frame(1, whole.len() as u32, &whole), tonic::Code::Unimplemented),
-            (frame(0, u32::MAX, &whole), tonic::Code::Internal),
-            (frame(0, 1, &whole), tonic::Code::Internal),
-            (frame(0, 2, &[0xff, 0xff]), tonic::Code::Internal),
-            (frame(0, 0, &vec![0; proto::MAX_REQUEST_BYTES + 1]), tonic::Code::OutOfRange),
+            (vec![0; 4], Code::InvalidArgument),
+            (frame(1, whole.len() as u32, &whole), Code::Unimplemented),
+            (frame(0, u32::MAX, &whole), Code::InvalidArgument),
+            (frame(0, 1, &whole), Code::InvalidArgument),
+            (frame(0, 2, &[0xff, 0xff]), Code::InvalidArgument),
+            (frame(0, 0, &vec![0; proto::MAX_REQUEST_BYTES + 1]), Code::OutOfRange),
         ] {
             assert_eq!(read(bytes).await.unwrap_err().code(), code);
         }

@@ -3,7 +3,9 @@
 //! `Config` → [`Config::build`] → [`App`] → [`App::serve`]. The socket is bound first, so that a taken port fails
 //! before genes are read. Requests are answered once every gene is loaded.
 
+mod activity;
 mod auth;
+mod bodies;
 mod body;
 mod budget;
 mod deadline;
@@ -15,18 +17,23 @@ mod frame;
 mod grpc;
 mod http;
 mod hub;
+mod limits;
 mod listen;
 mod models;
+mod open_calls;
+mod process;
 mod range;
 mod request;
 mod routes;
+mod shares;
 mod state;
 mod status;
 mod tls;
 mod web;
 
 pub use auth::Access;
-pub use listen::Limits;
+pub use limits::Limits;
+pub use process::Signals;
 pub use tls::Tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -39,7 +46,7 @@ use crate::{
     error::{Error, Result},
 };
 
-use self::{auth::Origins, digests::Digests, state::State};
+use self::{auth::Origins, bodies::Bodies, digests::Digests, open_calls::OpenCalls, state::State};
 
 /// What a server needs to start.
 #[derive(Debug, Clone)]
@@ -48,7 +55,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How long open downloads may take after a shutdown began.
     pub grace: Duration,
-    /// Limits on what one client can take.
+    /// What its clients can take from it.
     pub limits: Limits,
     /// Genes, caches and work at the same time.
     pub bank: bank::Config,
@@ -65,6 +72,7 @@ impl Config {
     /// [`Error::Io`] where the address is taken; those of [`Bank::open`] and [`Bank::guarded`]; [`Error::Invalid`] for a
     /// certificate or key that cannot be used.
     pub async fn build(self) -> Result<App> {
+        process::allow_files(&self.limits);
         let address = self.listen.to_string();
         let listener = TcpListener::bind(self.listen).await.map_err(Error::io(&address))?;
         let local = listener.local_addr().map_err(Error::io(&address))?;
@@ -102,52 +110,24 @@ impl App {
     }
 
     /// Answers until `stop` is cancelled, then drains: readiness goes off, no connection is accepted, and open calls
-    /// have the grace period to end.
+    /// have the grace period to end. Dropping this cuts them off.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the reflection service refuses the compiled protocol.
     pub async fn serve(self, stop: CancellationToken) -> Result<()> {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<grpc::Service>().await;
-        let state = State { bank: self.bank, digests: Digests::new(), stop: stop.clone() };
-        let router = routes::all(state, self.origins, health_service)?;
+        let bodies = Bodies::new(&self.limits);
+        let state = State { bank: self.bank, digests: Digests::new(), bodies, stop: stop.clone() };
+        let services = routes::Services { health: health_service, open_calls: OpenCalls::new(&self.limits) };
+        let routers = routes::all(state, self.origins, services)?;
         let draining = async {
             stop.cancelled().await;
             health.set_not_serving::<grpc::Service>().await;
             health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         };
-        let accepting = listen::serve(self.listener, self.tls, router, self.limits, self.grace, &stop);
+        let accepting = listen::serve(self.listener, self.tls, routers, self.limits, self.grace, &stop);
         tokio::join!(draining, accepting);
         Ok(())
     }
-}
-
-/// Cancels `stop` on SIGTERM or ctrl-c.
-pub async fn signals(stop: CancellationToken) {
-    let interrupt = async {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            tracing::error!(%error, "no handler for ctrl-c");
-            std::future::pending::<()>().await;
-        }
-    };
-    #[cfg(unix)]
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(error) => {
-                tracing::error!(%error, "no handler for SIGTERM");
-                std::future::pending::<()>().await;
-            }
-        }
-    };
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        () = interrupt => {}
-        () = terminate => {}
-    }
-    tracing::info!("shutting down");
-    stop.cancel();
 }

@@ -10,7 +10,7 @@ use crate::{
     error::Result,
 };
 
-use super::{auth::credentials, digests::Digests};
+use super::{auth::credentials, bodies::Bodies, digests::Digests};
 
 /// One for the whole server; clones share everything.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub(super) struct State {
     pub(super) bank: Arc<Bank>,
     /// Digests of files.
     pub(super) digests: Digests,
+    /// Bodies of requests.
+    pub(super) bodies: Bodies,
     /// Cancelled once the server shall end.
     pub(super) stop: CancellationToken,
 }

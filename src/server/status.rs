@@ -1,5 +1,7 @@
 //! The only place where an error becomes a gRPC status or an HTTP response, by the table of [`Kind::codes`].
 
+use std::time::Duration;
+
 use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -17,7 +19,7 @@ use super::details::details;
 const MAX_MESSAGE_BYTES: usize = 2048;
 
 /// Key of the gRPC metadata that carries [`crate::error::Codes::word`].
-const ERROR_KIND: &str = "error-kind";
+pub(super) const ERROR_KIND: &str = "error-kind";
 
 /// Headers of an error of the Hub protocol.
 const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
@@ -99,6 +101,12 @@ impl Problem {
     pub(super) fn changed(etag: &str) -> Self {
         let error = Error::invalid("if-match", format!("the entity tag of the file is {etag}"));
         Self { status: StatusCode::PRECONDITION_FAILED, ..error.into() }
+    }
+
+    /// A body that did not arrive in time.
+    pub(super) fn too_slow(limit: Duration) -> Self {
+        let error = Error::invalid("body", format!("it did not arrive within {limit:?}"));
+        Self { status: StatusCode::REQUEST_TIMEOUT, ..error.into() }
     }
 
     /// A range that holds no byte of the file.

@@ -12,11 +12,19 @@ use crate::{
 pub(in crate::cli) fn run(options: args::Serve) -> Result<()> {
     let config = config::server(options)?;
     let runtime = Builder::new_multi_thread().enable_all().build().map_err(Error::io("runtime"))?;
-    runtime.block_on(async {
-        let app = config.build().await?;
-        let stop = CancellationToken::new();
-        tokio::spawn(server::signals(stop.clone()));
-        output::line(format_args!("listening on {}", app.url()))?;
-        app.serve(stop).await
-    })
+    let served = runtime.block_on(async {
+        let (signals, stop) = (server::Signals::listen()?, CancellationToken::new());
+        let serving = async {
+            let app = config.build().await?;
+            output::line(format_args!("listening on {}", app.url()))?;
+            app.serve(stop.clone()).await
+        };
+        tokio::select! {
+            served = serving => served,
+            () = signals.until_second(&stop) => Ok(()),
+        }
+    });
+    // Nobody waits for what is still computed.
+    runtime.shutdown_background();
+    served
 }

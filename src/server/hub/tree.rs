@@ -3,19 +3,19 @@
 use std::collections::BTreeSet;
 
 use axum::{
-    Json,
-    body::Body,
+    Extension, Json,
     extract::{Request, State},
     http::header,
 };
-use hyper::body::Body as _;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
     error::{Error, Kind, Result},
     server::{
+        bodies::Arrived,
         request::not_found,
+        shares::Peer,
         status::{HubProblem, Problem},
     },
 };
@@ -38,15 +38,18 @@ pub(super) async fn list(State(hub): State<Hub>, place: Place) -> Result<Json<Ve
 pub(super) async fn paths(
     State(hub): State<Hub>,
     place: Place,
+    Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Json<Vec<Value>>, HubProblem> {
-    let is_json = request
-        .headers()
+    let (head, body) = request.into_parts();
+    let is_json = head
+        .headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
-    let body = body(request.into_body()).await?;
+    let arrived = hub.state.bodies.read(peer, &head, body, MAX_BODY_BYTES).await;
+    let Arrived { bytes, share: _share } = arrived.map_err(Problem::from)?;
     let mut found = Vec::new();
-    for path in asked(&body, is_json)? {
+    for path in asked(&bytes, is_json)? {
         match place.snapshot.object(&hub.state, &path).await {
             Ok(object) => found.push(object.entry()),
             Err(error) if error.kind() == Kind::NotFound => {}
@@ -54,15 +57,6 @@ pub(super) async fn paths(
         }
     }
     Ok(Json(found))
-}
-
-/// The body, if it is short.
-async fn body(body: Body) -> Result<Vec<u8>, HubProblem> {
-    let too_large = || Problem::too_large(MAX_BODY_BYTES).into();
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
-        return Err(too_large());
-    }
-    axum::body::to_bytes(body, MAX_BODY_BYTES).await.map(Into::into).map_err(|_| too_large())
 }
 
 /// The paths in a body, without duplicates. Python clients send a form, Rust clients send JSON.
