@@ -1,6 +1,10 @@
 //! SHA-256 digests of contents, and the canonical form that gives requests their names.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    io::{self, Read},
+    str::FromStr,
+};
 
 use sha2::{Digest as _, Sha256};
 
@@ -20,6 +24,20 @@ impl Digest {
     pub fn of_parts(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
         let hash = parts.into_iter().fold(Sha256::new(), Sha256::chain_update);
         Self(hash.finalize().into())
+    }
+
+    /// The digest of everything that `reader` gives.
+    ///
+    /// # Errors
+    /// Those of the reader.
+    pub fn of_reader(mut reader: impl Read) -> io::Result<Self> {
+        let (mut hash, mut part) = (Sha256::new(), vec![0; 256 << 10]);
+        loop {
+            match reader.read(&mut part)? {
+                0 => return Ok(Self(hash.finalize().into())),
+                length => hash.update(&part[..length]),
+            }
+        }
     }
 
     /// The digest of a name in the form of text.

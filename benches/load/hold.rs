@@ -246,7 +246,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
             server: server.address.parse()?,
         };
         let report = |when: &str, [model, health, theirs]: [Times; 3]| -> Outcome<()> {
-            let (now, most) = (server.resident()? as f64 / 1e6, server.peak()? as f64 / 1e6);
+            let (now, most) = (server.resident()? as f64 / 1e6, server.memory("VmHWM:")? as f64 / 1e6);
             println!("{attack:?}, {when}: resident {now:.0} MB, at most {most:.0} MB");
             println!(
                 "  small model: {model}\n  health: {health}\n  health, from the attackers' address: {theirs}"

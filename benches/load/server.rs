@@ -50,12 +50,8 @@ impl Server {
         self.memory("VmRSS:")
     }
 
-    /// The most resident memory so far, bytes.
-    pub(crate) fn peak(&self) -> Outcome<u64> {
-        self.memory("VmHWM:")
-    }
-
-    fn memory(&self, key: &str) -> Outcome<u64> {
+    /// What the system counts under `key` (proc(5)), bytes; `VmHWM:` is the most resident memory so far.
+    pub(crate) fn memory(&self, key: &str) -> Outcome<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix(key)).ok_or("no such line")?;
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)

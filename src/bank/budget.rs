@@ -108,8 +108,8 @@ impl Bank {
     /// # Errors
     /// [`Error::NotFound`] for an unknown gene; those of [`choose`].
     pub async fn choose(&self, admitted: &Admitted<'_>, budget: Budget, limit: usize) -> Result<Choices> {
-        let gene = self.registry.get(admitted.gene())?.clone();
-        super::blocking::blocking(move || choose(&gene, &budget, limit)).await
+        let (registry, gene) = (self.registry.clone(), admitted.gene().to_owned());
+        super::blocking::blocking(move || choose(&*registry.get(&gene)?, &budget, limit)).await
     }
 }
 

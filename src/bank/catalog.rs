@@ -12,8 +12,7 @@ impl Bank {
     /// Every gene that `guard` sees at every measured size, narrow and shallow ones first; a gene without a measurement
     /// at its trained size. Lines are made one by one, as far as they are read.
     pub fn catalog<'a>(&'a self, guard: Guard<'a>) -> impl Iterator<Item = Listed> + 'a {
-        self.registry.iter().filter(move |gene| guard.sees(&gene.meta().name)).flat_map(move |gene| {
-            let meta = gene.meta();
+        self.registry.iter().filter(move |meta| guard.sees(&meta.name)).flat_map(move |meta| {
             sizes(meta).into_iter().filter_map(move |Size { width, depth }| {
                 let config = meta.config.resized(depth, width).ok()?;
                 let (depth, width) = (depth as u64, width as u64);

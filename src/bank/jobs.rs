@@ -299,7 +299,7 @@ impl Work {
         let residents = &self.jobs.residents;
         let mut blueprint = Blueprint::clone(&self.quote.blueprint);
         blueprint.entries.iter_mut().for_each(|entry| entry.dtype = crate::tensor::Dtype::F32);
-        let weights = residents.expand(&blueprint, &self.quote.stored)?;
+        let weights = residents.expand(&blueprint, &self.quote)?;
         let model = Model { info: blueprint.info, weights };
         let data = self.data.with_channels(model.info.config.channels())?;
         let rate = self.tune.learning_rate_e9.map(|rate| rate as f64 * 1e-9);

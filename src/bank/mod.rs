@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crate::{
     blueprint::Artifact,
     error::{Kind, Result},
-    gene::{Head, Learngene},
+    gene::{Head, Start},
 };
 
 pub use admitted::{Admitted, Guard};
@@ -41,7 +41,7 @@ pub use quote::{ModelRequest, Quote, Tune};
 pub use crate::train::Length;
 pub use blocking::CancelOnDrop;
 use blocking::blocking;
-pub use registry::Registry;
+pub use registry::{GeneFile, Registry};
 use render::{AtLimit, Render};
 pub use repository::{Repository, RepositoryName};
 use residents::Residents;
@@ -50,24 +50,24 @@ pub use summary::{GeneSummary, ModelSummary};
 /// Labels of a request that are planned where the request arrives: about a millisecond of work.
 const SMALL_LABELS: usize = 256 << 10;
 
-/// Genes in memory, and everything that is made from them.
+/// Genes, and everything that is made from them.
 #[derive(Debug)]
 pub struct Bank {
     config: Config,
     policy: Policy,
-    registry: Registry,
+    registry: Arc<Registry>,
     render: Render,
     jobs: Arc<jobs::Jobs>,
 }
 
 impl Bank {
-    /// Loads every gene of the folder, or the one inside the program. None is private before [`Bank::guarded`] says so.
+    /// Opens the folder of genes, or the gene inside the program. None is private before [`Bank::guarded`] says so.
     ///
     /// # Errors
-    /// Those of [`Registry::open`], and [`crate::error::Error::Tensor`] where the device refuses.
+    /// Those of [`Registry::open`].
     pub fn open(config: Config) -> Result<Self> {
-        let registry = Registry::open(config.models.as_deref(), config.default_gene.as_deref())?;
-        let residents = Residents::new(&registry, config.device.clone())?;
+        let registry = Arc::new(Registry::open(config.models.as_deref(), config.default_gene.as_deref())?);
+        let residents = Residents::new(config.device.clone());
         let render = Render::new(&config);
         Ok(Self {
             jobs: Arc::new(jobs::Jobs::new(&config, residents, render.pool())),
@@ -83,7 +83,7 @@ impl Bank {
     /// # Errors
     /// [`crate::error::Error::NotFound`].
     pub fn guarded(self, policy: Policy) -> Result<Self> {
-        policy.private.iter().try_for_each(|gene| self.registry.get(gene).map(drop))?;
+        policy.private.iter().try_for_each(|gene| self.registry.find(gene).map(drop))?;
         Ok(Self { policy, ..self })
     }
 
@@ -101,7 +101,7 @@ impl Bank {
 
     /// What the program that opened the bank may see: every gene. For use without a server; whoever answers others
     /// asks [`Bank::guard`].
-    pub const fn owner(&self) -> Guard<'_> {
+    pub fn owner(&self) -> Guard<'_> {
         Guard::new(&self.registry, &self.policy, Caller::Owner)
     }
 
@@ -111,24 +111,48 @@ impl Bank {
     }
 
     /// Every gene that `guard` sees, in name order.
-    pub fn genes(&self, guard: Guard<'_>) -> Vec<GeneSummary> {
-        let seen = self.registry.iter().filter(|gene| guard.sees(&gene.meta().name));
-        seen.map(|gene| self.summary(gene)).collect()
+    ///
+    /// # Errors
+    /// Those of [`Registry::summary`].
+    pub async fn genes(&self, guard: Guard<'_>) -> Result<Vec<GeneSummary>> {
+        let seen = self.registry.iter().map(|meta| meta.name.clone()).filter(|name| guard.sees(name));
+        let (registry, seen) = (self.registry.clone(), seen.collect::<Vec<_>>());
+        blocking(move || seen.iter().map(|name| registry.summary(name)).collect()).await
     }
 
     /// The admitted gene.
     ///
     /// # Errors
-    /// [`crate::error::Error::NotFound`].
-    pub fn gene(&self, admitted: &Admitted<'_>) -> Result<GeneSummary> {
-        self.registry.get(admitted.gene()).map(|gene| self.summary(gene))
+    /// Those of [`Registry::summary`].
+    pub async fn gene(&self, admitted: &Admitted<'_>) -> Result<GeneSummary> {
+        let (registry, name) = (self.registry.clone(), admitted.gene().to_owned());
+        blocking(move || registry.summary(&name)).await
     }
 
-    fn summary(&self, gene: &Learngene) -> GeneSummary {
-        GeneSummary::of(gene, gene.meta().name == self.registry.default_name())
+    /// Reads the admitted gene if nobody has asked for it before, and its ancestor if `start` needs it, so that
+    /// [`Bank::plan`] finds them in memory.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::NotFound`] for an unknown gene; those of [`GeneFile::gene`] and [`GeneFile::ancestor`].
+    pub async fn read(&self, admitted: &Admitted<'_>, start: &Start) -> Result<()> {
+        let selects = start.method.selects();
+        if !selects && self.registry.find(admitted.gene())?.known().is_some() {
+            return Ok(());
+        }
+        let (registry, name) = (self.registry.clone(), admitted.gene().to_owned());
+        let read = move || {
+            let file = registry.find(&name)?;
+            file.gene()?;
+            if selects {
+                file.ancestor()?;
+            }
+            Ok(())
+        };
+        blocking(read).await
     }
 
-    /// What `request` means on the admitted gene: size, identity, blueprint and expected quality. No weight is touched.
+    /// What `request` means on the admitted gene: size, identity, blueprint and expected quality. No weight is touched,
+    /// once the gene was read ([`Bank::read`]).
     /// `request.gene` is what the caller was admitted for, and is not read again.
     ///
     /// # Errors
@@ -148,6 +172,7 @@ impl Bank {
         admitted.check_request(&request)?;
         let bytes = request.label_bytes();
         if bytes <= SMALL_LABELS {
+            self.read(&admitted, &request.start).await?;
             return self.quote(admitted.gene(), &request);
         }
         let room = self.render.room(bytes, AtLimit::Refuse).await?;
@@ -157,9 +182,9 @@ impl Bank {
     }
 
     fn quote(&self, gene: &str, request: &ModelRequest) -> Result<Quote> {
-        let gene = self.registry.get(gene)?;
-        let ancestor = self.registry.ancestor(&gene.meta().name);
-        Quote::new(gene, ancestor, request, self.config.data.as_deref())
+        let file = self.registry.find(gene)?;
+        let ancestor = if request.start.method.selects() { file.ancestor()? } else { None };
+        Quote::new(&file.gene()?, ancestor.as_ref(), request, self.config.data.as_deref())
     }
 
     /// `request` with the classes of the data set that it tunes on, if it names none and the gene has others.
@@ -172,6 +197,7 @@ impl Bank {
         mut request: ModelRequest,
     ) -> Result<ModelRequest> {
         let (Some(tune), None) = (&request.tune, &request.target.head) else { return Ok(request) };
+        self.read(admitted, &request.start).await?;
         let quote = self.plan(admitted, &request)?;
         let data = self.jobs.load(&tune.dataset).await?;
         let classes = data.train.class_names();

@@ -223,7 +223,7 @@ impl Bank {
         RepositoryName::parse(owner, name).or_else(|error| {
             // An empty name would mean the default gene.
             let named = owner == OWNER && !name.is_empty();
-            let gene = named.then(|| self.registry.get(name).ok()).flatten();
+            let gene = named.then(|| self.registry.find(name).ok()).flatten();
             gene.map(|gene| RepositoryName::trained(gene.meta())).ok_or(error)
         })
     }
@@ -244,7 +244,7 @@ impl Bank {
     ///
     /// # Errors
     /// [`Error::NoRepository`] where the gene does not exist or does not give the size.
-    pub fn repository(&self, admitted: &Admitted<'_>, name: RepositoryName) -> Result<Repository> {
+    pub async fn repository(&self, admitted: &Admitted<'_>, name: RepositoryName) -> Result<Repository> {
         let size = SizeRequest {
             depth: Some(name.depth),
             width: Some(name.width),
@@ -253,7 +253,8 @@ impl Bank {
         };
         let (gene, layout) = (name.gene.clone(), name.layout);
         let request = ModelRequest { gene, size, layout, ..ModelRequest::default() };
-        match self.plan(admitted, &request) {
+        let read = self.read(admitted, &request.start).await;
+        match read.and_then(|()| self.plan(admitted, &request)) {
             Ok(quote) => {
                 let listed = self.listed(quote.gene.meta(), name, quote.blueprint.parameters());
                 Repository::new(listed, quote)

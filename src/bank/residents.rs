@@ -1,34 +1,33 @@
 //! Genes on the device that tunes.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use candle_core::Device;
 
 use crate::{
     blueprint::{Blueprint, Resident, expand},
     error::Result,
+    gene::Learngene,
     tensor::Weights,
 };
 
-use super::{Registry, quote::Stored};
+use super::Quote;
 
-/// The device that tunes, and copies of the genes on it. The CPU reads genes in place and needs no copy.
+/// The device that tunes, and copies of the genes on it that were tuned. The CPU reads genes in place and needs no copy.
 #[derive(Debug)]
 pub(super) struct Residents {
     device: Device,
     /// By digest.
-    genes: BTreeMap<String, Resident>,
+    genes: Mutex<BTreeMap<String, Arc<Resident>>>,
 }
 
 impl Residents {
-    /// Puts every gene of `registry` on `device`.
-    ///
-    /// # Errors
-    /// [`crate::error::Error::Tensor`] where the device refuses.
-    pub(super) fn new(registry: &Registry, device: Device) -> Result<Self> {
-        let genes = registry.iter().filter(|_| !device.is_cpu());
-        let genes = genes.map(|gene| Ok((gene.digest().to_owned(), gene.resident(&device)?)));
-        Ok(Self { genes: genes.collect::<Result<_>>()?, device })
+    /// None yet on `device`.
+    pub(super) fn new(device: Device) -> Self {
+        Self { device, genes: Mutex::default() }
     }
 
     /// Where tuning computes.
@@ -36,15 +35,25 @@ impl Residents {
         &self.device
     }
 
-    /// The tensors of `blueprint`, which takes its values from `stored`, on the device.
+    /// The tensors of `blueprint`, which takes its values from where `quote` does, on the device.
     ///
     /// # Errors
-    /// Those of [`expand`].
-    pub(super) fn expand(&self, blueprint: &Blueprint, stored: &Stored) -> Result<Weights> {
-        match self.genes.get(&stored.digest) {
-            Some(gene) => gene.materialize(blueprint),
-            // An ancestor. Baselines are requested too rarely to keep it there.
-            None => expand(blueprint, &Weights::from_file(&stored.file, &self.device)?, &self.device),
+    /// Those of [`expand`], and [`crate::error::Error::Tensor`] where the device refuses.
+    pub(super) fn expand(&self, blueprint: &Blueprint, quote: &Quote) -> Result<Weights> {
+        // Baselines, which take their values from an ancestor, are requested too rarely to keep it there.
+        if self.device.is_cpu() || quote.stored.digest != quote.gene.digest() {
+            return expand(blueprint, &Weights::from_file(&quote.stored.file, &self.device)?, &self.device);
         }
+        self.resident(&quote.gene)?.materialize(blueprint)
+    }
+
+    fn resident(&self, gene: &Learngene) -> Result<Arc<Resident>> {
+        let mut genes = self.genes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(resident) = genes.get(gene.digest()) {
+            return Ok(resident.clone());
+        }
+        let resident = Arc::new(gene.resident(&self.device)?);
+        genes.insert(gene.digest().to_owned(), resident.clone());
+        Ok(resident)
     }
 }

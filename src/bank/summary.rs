@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     blueprint::{Inheritance, Metric, record::FAMILY},
-    gene::{Learngene, Quality},
+    gene::{GeneMeta, Learngene, Quality},
 };
 
 use super::Quote;
@@ -59,11 +59,16 @@ pub struct GeneSummary {
 impl GeneSummary {
     /// Describes `gene`.
     pub fn of(gene: &Learngene, default: bool) -> Self {
-        let meta = gene.meta();
+        let size_bytes = gene.file().bytes().len() as u64;
+        Self::new(gene.meta(), gene.digest().to_owned(), size_bytes, default)
+    }
+
+    /// Describes the gene of this record in a file of this digest and length.
+    pub(super) fn new(meta: &GeneMeta, digest: String, size_bytes: u64, default: bool) -> Self {
         let all = |numbers: &[usize]| numbers.iter().map(|n| *n as u32).collect();
         Self {
             name: meta.name.clone(),
-            digest: gene.digest().to_owned(),
+            digest,
             family: FAMILY.to_owned(),
             trained_depth: meta.config.depth() as u32,
             trained_width: meta.config.width() as u32,
@@ -80,7 +85,7 @@ impl GeneSummary {
             data: meta.data.clone(),
             teacher: meta.teacher.clone(),
             recipe: meta.recipe.clone(),
-            size_bytes: gene.file().bytes().len() as u64,
+            size_bytes,
             quality: meta.quality.clone(),
             default,
         }

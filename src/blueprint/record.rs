@@ -3,14 +3,14 @@
 //! This format is frozen. The program's types may change, and then the conversions here follow; whatever format 1 can
 //! express is still written as format 1.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     error::{Error, Result},
     nn::VitConfig,
-    tensor::TensorFile,
+    tensor::{TensorFile, TensorHeader, weights::check_schema},
 };
 
 use super::model::{ModelInfo, Origin, Preprocessing, TrainingData};
@@ -108,6 +108,21 @@ impl ModelInfo {
     /// # Errors
     /// [`Error::Corrupt`] if the record is absent or malformed.
     pub fn from_file(file: &TensorFile, from: &str) -> Result<Self> {
+        Self::from_header(file.header(), from)
+    }
+
+    /// Reads the record of the model file at `path`, and checks it against the shapes of the tensors. No weight is read.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Corrupt`] and the schema errors if the file is not a model of this program.
+    pub fn open(path: &Path) -> Result<Self> {
+        let header = TensorHeader::open(path)?;
+        let info = Self::from_header(&header, &path.display().to_string())?;
+        check_schema(header.shapes(), info.config.schema().shapes())?;
+        Ok(info)
+    }
+
+    fn from_header(header: &TensorHeader, from: &str) -> Result<Self> {
         let Format1 {
             format,
             family,
@@ -119,7 +134,7 @@ impl ModelInfo {
             earlier,
             origin,
             training,
-        } = parse(file, from)?;
+        } = parse(header, from)?;
         if (format, family.as_str()) != (FORMAT, FAMILY) {
             let found = format!("format {format} of family \"{family}\"");
             return Err(Error::corrupt(from, format!("{found} is not format {FORMAT} of \"{FAMILY}\"")));
@@ -134,8 +149,8 @@ impl ModelInfo {
 ///
 /// # Errors
 /// [`Error::Corrupt`] if the value is absent or cannot be parsed as a `T`.
-pub fn parse<T: serde::de::DeserializeOwned>(file: &TensorFile, from: &str) -> Result<T> {
-    let json = file
+pub fn parse<T: serde::de::DeserializeOwned>(header: &TensorHeader, from: &str) -> Result<T> {
+    let json = header
         .metadata(METADATA_KEY)
         .ok_or_else(|| Error::corrupt(from, "no \"genebank\" record in __metadata__"))?;
     serde_json::from_str(json).map_err(|e| Error::corrupt(from, format!("\"genebank\" record: {e}")))

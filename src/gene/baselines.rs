@@ -55,6 +55,13 @@ pub enum Method {
     Uniform,
 }
 
+impl Method {
+    /// Whether it selects from the gene's ancestor.
+    pub const fn selects(self) -> bool {
+        matches!(self, Self::FirstLayers | Self::Uniform)
+    }
+}
+
 fn unknown(text: &str) -> Error {
     Error::not_one_of::<Method>("method", text)
 }

@@ -16,7 +16,7 @@ use crate::{
     digest::Digest,
     error::{Context, Error, Result},
     nn::{Spec, Vit, VitConfig},
-    tensor::{Dtype, TensorFile, Weights, weights::check_schema},
+    tensor::{Dtype, TensorFile, TensorHeader, Weights, weights::check_schema},
 };
 
 use super::{
@@ -40,6 +40,55 @@ pub struct SizeRequest {
     pub allow_untrained_width: bool,
 }
 
+/// What is known about a gene without its weights.
+#[derive(Debug, Clone)]
+pub struct GeneHeader {
+    /// Its record.
+    pub meta: GeneMeta,
+    /// Length of its file.
+    pub size_bytes: u64,
+}
+
+impl GeneHeader {
+    /// Reads the header of the gene at `path`, whose name must be the stem of the file, and checks the record and the
+    /// shapes of the tensors. No weight is read.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Corrupt`] and the schema errors if an invariant is broken.
+    pub fn open(path: &Path) -> Result<Self> {
+        let header = TensorHeader::open(path)?;
+        let meta = checked_record(&header, &path.display().to_string())?;
+        check_stem(path, &meta)?;
+        Ok(Self { meta, size_bytes: header.size_bytes() })
+    }
+
+    /// The header of a gene that is in memory; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// As for [`GeneHeader::open`].
+    pub fn of(file: &TensorFile, origin: &str) -> Result<Self> {
+        let meta = checked_record(file.header(), origin)?;
+        Ok(Self { meta, size_bytes: file.bytes().len() as u64 })
+    }
+}
+
+/// The record in `header`, which fits the shapes of the tensors.
+fn checked_record(header: &TensorHeader, origin: &str) -> Result<GeneMeta> {
+    let meta = record::read(header, origin)?;
+    let dims = meta.config.dims();
+    check_schema(header.shapes(), meta.specs().into_iter().map(|spec| spec.named_shape(&dims)))?;
+    Ok(meta)
+}
+
+/// Checks that the file at `path` has the name of the gene in it.
+fn check_stem(path: &Path, meta: &GeneMeta) -> Result<()> {
+    if path.file_stem().is_some_and(|stem| stem == meta.name.as_str()) {
+        return Ok(());
+    }
+    let reason = format!("the file holds the gene \"{}\"", meta.name);
+    Err(Error::corrupt(path.display().to_string(), reason))
+}
+
 /// A gene in memory. Cloning shares the memory.
 #[derive(Debug, Clone)]
 pub struct Learngene {
@@ -56,9 +105,7 @@ impl Learngene {
     pub fn open(path: &Path) -> Result<Self> {
         let origin = path.display().to_string();
         let gene = Self::from_file(TensorFile::open(path)?, &origin)?;
-        if path.file_stem().is_none_or(|stem| stem != gene.meta.name.as_str()) {
-            return Err(Error::corrupt(origin, format!("the file holds the gene \"{}\"", gene.meta.name)));
-        }
+        check_stem(path, &gene.meta)?;
         Ok(gene)
     }
 
@@ -67,9 +114,7 @@ impl Learngene {
     /// # Errors
     /// [`Error::Corrupt`] and the schema errors if an invariant is broken or the probe fails.
     pub fn from_file(file: TensorFile, origin: &str) -> Result<Self> {
-        let meta = record::read(&file, origin)?;
-        let dims = meta.config.dims();
-        check_schema(file.shapes(), meta.specs().into_iter().map(|spec| spec.named_shape(&dims)))?;
+        let meta = checked_record(file.header(), origin)?;
         file.check_finite(origin)?;
         let gene = Self { meta: Arc::new(meta), digest: Digest::of(file.bytes()).to_string(), file };
         gene.check_probe(origin)?;

@@ -11,7 +11,7 @@ use crate::{
     },
     error::{Error, Result},
     nn::{VitConfig, vit::config::NORM_EPS},
-    tensor::TensorFile,
+    tensor::TensorHeader,
 };
 
 use super::{GeneMeta, Probe, Quality};
@@ -117,11 +117,11 @@ pub(super) fn write(meta: &GeneMeta) -> String {
     serde_json::to_string(&record).expect("a record of finite numbers and text serialises")
 }
 
-/// Reads and checks the record of `file`; `from` names the file in errors.
+/// Reads and checks the record in `header`; `from` names the file in errors.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if the record is absent or malformed, or breaks a rule.
-pub(super) fn read(file: &TensorFile, from: &str) -> Result<GeneMeta> {
+pub(super) fn read(header: &TensorHeader, from: &str) -> Result<GeneMeta> {
     let Format1 {
         format,
         name,
@@ -143,7 +143,7 @@ pub(super) fn read(file: &TensorFile, from: &str) -> Result<GeneMeta> {
         recipe,
         probe: Probe1 { seed, batch, logits },
         quality,
-    } = parse(file, from)?;
+    } = parse(header, from)?;
     let refuse = |reason: String| Err(Error::corrupt(from, reason));
     if format != FORMAT {
         return refuse(format!("format {format} is not {FORMAT}"));

@@ -35,7 +35,8 @@ impl GeneBank for State {
     ) -> Result<Response<proto::ListGenesResponse>, Status> {
         let guard = guard(self, &request)?;
         let proto::ListGenesRequest {} = request.into_inner();
-        let genes = self.bank.genes(guard).into_iter().map(wire::gene::to_proto).collect();
+        let genes = self.bank.genes(guard).await.map_err(status)?;
+        let genes = genes.into_iter().map(wire::gene::to_proto).collect();
         Ok(Response::new(proto::ListGenesResponse { genes }))
     }
 
@@ -46,7 +47,7 @@ impl GeneBank for State {
         let guard = guard(self, &request)?;
         let proto::GetGeneRequest { gene } = request.into_inner();
         let admitted = guard.admit(&gene).map_err(status)?;
-        self.bank.gene(&admitted).map(wire::gene::to_proto).map(Response::new).map_err(status)
+        self.bank.gene(&admitted).await.map(wire::gene::to_proto).map(Response::new).map_err(status)
     }
 
     async fn plan_model(

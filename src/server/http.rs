@@ -31,5 +31,5 @@ pub(super) async fn genes(
     Extract(state): Extract<State>,
     headers: HeaderMap,
 ) -> Result<Json<Vec<GeneSummary>>, Problem> {
-    Ok(Json(state.bank.genes(state.guard(&headers)?)))
+    Ok(Json(state.bank.genes(state.guard(&headers)?).await?))
 }

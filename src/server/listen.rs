@@ -57,6 +57,7 @@ pub(super) async fn serve(
     let spare = Server { http: builder(&limits), tls, router: routers.spare, limits: limits.spare() };
     let shares = Shares::new(limits.connections, limits.connections_of_one);
     let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
+    let _cut_when_dropped = cut.clone().drop_guard();
     let mut spares = VecDeque::new();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let (stream, address) = match accepted {

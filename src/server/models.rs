@@ -28,6 +28,7 @@ pub(super) async fn model(
     let Query(query) = query.map_err(|rejection| Error::invalid("query", rejection.body_text()))?;
     let admitted = state.guard(&headers)?.admit(&gene)?;
     let (request, wanted) = query::parse(&gene, &file, &query)?;
+    state.bank.read(&admitted, &request.start).await?;
     let quote = state.bank.plan(&admitted, &request)?;
     Ok(match wanted {
         Wanted::Summary => Json(ModelSummary::of(&quote)).into_response(),

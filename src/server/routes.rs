@@ -6,9 +6,9 @@ use axum::{
     Extension, Router,
     body::Body,
     extract::Request,
-    http::header,
+    http::{Version, header},
     middleware,
-    response::{IntoResponse as _, Response},
+    response::{AppendHeaders, IntoResponse as _, Response},
     routing::get,
 };
 use tonic::service::Routes;
@@ -112,7 +112,12 @@ fn grpc<H: Health>(state: State, origins: Arc<Origins>, services: Services<H>) -
 /// The answer on a connection beyond the limit of connections.
 async fn full(Extension(Full(limit)): Extension<Full>, request: Request) -> Response {
     let error = Error::Overloaded { what: "connections", limit, retry_after_s: 1 };
-    if is_grpc(&request) { status(error).into_http() } else { Problem::from(error).into_response() }
+    if is_grpc(&request) {
+        return status(error).into_http();
+    }
+    // The next attempt needs another connection. HTTP/2 has no such header.
+    let close = (request.version() <= Version::HTTP_11).then_some((header::CONNECTION, "close"));
+    (AppendHeaders(close), Problem::from(error)).into_response()
 }
 
 fn is_grpc(request: &Request) -> bool {

@@ -3,11 +3,10 @@
 //! The `safetensors` crate parses and validates headers. Size limits are checked first, so that a header that promises
 //! too much never causes an allocation.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use safetensors::{SafeTensorError, SafeTensors, tensor::Metadata};
-use strum::VariantArray as _;
+use safetensors::tensor::Metadata;
 
 use crate::{
     digest::Digest,
@@ -17,12 +16,12 @@ use crate::{
 
 pub use crate::file::write_atomic;
 
-use super::Dtype;
+use super::{
+    Dtype, TensorHeader,
+    header::{Slot, check_length},
+};
 
-/// Largest accepted header, bytes.
-pub const MAX_HEADER_BYTES: u64 = 16 << 20;
-/// Largest accepted file, bytes.
-pub const MAX_FILE_BYTES: u64 = 8 << 30;
+pub use super::header::{MAX_FILE_BYTES, MAX_HEADER_BYTES, header_bytes};
 
 /// One stored tensor: little-endian elements in row-major order.
 #[derive(Debug, Clone)]
@@ -39,7 +38,7 @@ pub struct TensorBytes {
 #[derive(Debug, Clone)]
 pub struct TensorFile {
     bytes: Bytes,
-    metadata: BTreeMap<String, String>,
+    header: Arc<TensorHeader>,
     tensors: BTreeMap<String, TensorBytes>,
 }
 
@@ -58,31 +57,13 @@ impl TensorFile {
     /// # Errors
     /// [`Error::Corrupt`] as for [`TensorFile::open`].
     pub fn from_bytes(bytes: Bytes, origin: &str) -> Result<Self> {
-        let corrupt = |reason: String| Error::corrupt(origin, reason);
-        let prefix = bytes
-            .first_chunk()
-            .ok_or_else(|| corrupt(format!("{} bytes are too few for a safetensors header", bytes.len())))?;
-        let header_bytes = header_bytes(*prefix, bytes.len() as u64).map_err(corrupt)?;
-        let data = bytes.slice(8 + header_bytes as usize..);
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-            // The library says only that the offsets are wrong.
-            match lengths(&bytes[8..8 + header_bytes as usize], data.len() as u64) {
-                Err(reason) if matches!(error, SafeTensorError::MetadataIncompleteBuffer) => corrupt(reason),
-                _ => corrupt(error.to_string()),
-            }
-        })?;
-        let mut tensors = BTreeMap::new();
-        for (name, info) in header.tensors() {
-            let found = info.dtype.to_string();
-            let dtype =
-                Dtype::VARIANTS.iter().copied().find(|dtype| dtype.safetensors_name() == found).ok_or_else(
-                    || corrupt(format!("tensor \"{name}\" has dtype {found}, not F32, F16 or BF16")),
-                )?;
-            let bytes = data.slice(info.data_offsets.0..info.data_offsets.1);
-            tensors.insert(name.clone(), TensorBytes { dtype, shape: info.shape.clone(), bytes });
-        }
-        let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-        Ok(Self { bytes, metadata, tensors })
+        let header = TensorHeader::parse(&bytes, bytes.len() as u64, origin)?;
+        let tensor = |(name, slot): (&String, &Slot)| {
+            let Slot { dtype, shape, bytes: place } = slot.clone();
+            (name.clone(), TensorBytes { dtype, shape, bytes: bytes.slice(place) })
+        };
+        let tensors = header.slots().map(tensor).collect();
+        Ok(Self { header: Arc::new(header), tensors, bytes })
     }
 
     /// The whole file.
@@ -90,9 +71,14 @@ impl TensorFile {
         &self.bytes
     }
 
+    /// The header.
+    pub fn header(&self) -> &TensorHeader {
+        &self.header
+    }
+
     /// The value of `__metadata__[key]`.
     pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.metadata.get(key).map(String::as_str)
+        self.header.metadata(key)
     }
 
     /// The tensor called `name`.
@@ -126,21 +112,8 @@ impl TensorFile {
 
     /// Names and shapes in name order.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.tensors().map(|(name, tensor)| (name, tensor.shape.as_slice()))
+        self.header.shapes()
     }
-}
-
-/// Length of the JSON header of a file of `size` bytes that begins with `prefix`.
-///
-/// # Errors
-/// A message with the length and the limit, if the length exceeds the file or [`MAX_HEADER_BYTES`].
-pub fn header_bytes(prefix: [u8; 8], size: u64) -> Result<u64, String> {
-    let (found, limit) = (u64::from_le_bytes(prefix), MAX_HEADER_BYTES.min(size.saturating_sub(8)));
-    if found > limit {
-        let cut = if limit < MAX_HEADER_BYTES { "; the file is cut, or no safetensors file" } else { "" };
-        return Err(format!("header of {found} bytes is beyond the limit of {limit}{cut}"));
-    }
-    Ok(found)
 }
 
 /// Lengths of the tensors in file order, from the `json` of a header in front of `data_bytes` of tensors. Tensors lie
@@ -150,12 +123,7 @@ pub fn header_bytes(prefix: [u8; 8], size: u64) -> Result<u64, String> {
 /// A message that says why `json` is not the header of such a file.
 pub fn lengths(json: &[u8], data_bytes: u64) -> Result<Vec<u64>, String> {
     let header: Metadata = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    if header.data_len() as u64 != data_bytes {
-        let announced = header.data_len();
-        return Err(format!(
-            "its header announces {announced} bytes of tensors and {data_bytes} follow; the file is cut or damaged"
-        ));
-    }
+    check_length(&header, data_bytes)?;
     let keys = header.offset_keys();
     let tensors = keys.iter().filter_map(|name| header.info(name));
     Ok(tensors.map(|tensor| (tensor.data_offsets.1 - tensor.data_offsets.0) as u64).collect())

@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod device;
 pub mod dtype;
+pub mod header;
 pub mod init;
 pub mod ops;
 pub mod params;
@@ -16,6 +17,7 @@ pub mod weights;
 
 pub use codec::{TensorBytes, TensorFile};
 pub use dtype::Dtype;
+pub use header::TensorHeader;
 pub use init::Init;
 pub use params::Params;
 pub use tape::Tape;

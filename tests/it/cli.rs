@@ -216,14 +216,17 @@ fn a_broken_gene_writes_nothing() {
             }),
         ),
     ];
-    for (reason, bytes) in broken {
+    for (n, (reason, bytes)) in broken.into_iter().enumerate() {
         let (models, out) = (models(&bytes), tempfile::tempdir().unwrap());
         let output = init(models.path(), out.path(), &[GENE]);
         assert_eq!(code(&output), 1, "{reason} {output:?}");
         assert!(entries(out.path()).is_empty(), "{reason}");
         let said = String::from_utf8(output.stderr).unwrap().to_lowercase();
         assert!(said.contains("tiny.safetensors") && said.contains(reason), "{reason}: {said}");
-        // A server does not start on it either.
+        // A server does not start on the first four either, whose headers tell.
+        if n >= 4 {
+            continue;
+        }
         let served =
             genebank(&["serve", "--listen", "127.0.0.1:0", "--models", models.path().to_str().unwrap()]);
         assert_eq!((code(&served), served.stdout.len()), (1, 0), "{reason}");

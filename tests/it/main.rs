@@ -12,6 +12,7 @@ mod conformance;
 mod data;
 mod faults;
 mod flags;
+mod folder;
 mod frames;
 mod golden;
 mod hf_hub;

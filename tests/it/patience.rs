@@ -138,6 +138,7 @@ async fn health_answers_when_every_connection_is_taken() {
     // Others are refused, and told when to come again.
     let refused = server.get("/v1/genes").await;
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+    assert_eq!(refused.header("connection"), Some("close"));
     assert!(refused.json()["detail"].as_str().unwrap().contains("limit of 2 concurrent connections"));
     let mut client = GeneBankClient::new(channel(&server).await);
     let refused = client.list_genes(proto::ListGenesRequest {}).await.unwrap_err();

@@ -132,11 +132,11 @@ fn large_requests_leave_the_workers_and_small_ones_do_not_wait_for_them() {
     let (runtime, gate) = gated();
     runtime.block_on(async {
         let admitted = || bank.owner().admit("").unwrap();
+        let small = support::plan(&bank, &scratch(1, 1)).unwrap();
         timeout(SHORT, bank.plan_any(admitted(), classes(20_000, 1))).await.unwrap_err();
         timeout(LONG, bank.plan_any(admitted(), classes(10, 1))).await.unwrap().unwrap();
 
         let [large, other] = [1, 2].map(|seed| support::plan(&bank, &classes(100_000, seed)).unwrap());
-        let small = support::plan(&bank, &scratch(1, 1)).unwrap();
         let rendering = bank.deliver(&large);
         tokio::pin!(rendering);
         timeout(SHORT, &mut rendering).await.unwrap_err();

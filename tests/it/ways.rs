@@ -364,7 +364,8 @@ impl Way {
         match self.transport {
             Transport::Embedded => {
                 let bank = Bank::open(bank_config(&self.places.open.models())).unwrap();
-                Ok(bank.genes(bank.owner()).into_iter().map(|gene| gene.name).collect())
+                let genes = bank.genes(bank.owner()).await.map_err(|error| error.kind())?;
+                Ok(genes.into_iter().map(|gene| gene.name).collect())
             }
             Transport::Client => {
                 let genes = self.client().await.genes().await.map_err(|error| error.kind())?;

@@ -24,8 +24,7 @@ pub(in crate::cli) fn run(options: &args::List) -> Result<()> {
 
 fn embedded(options: &args::List) -> Result<Vec<GeneSummary>> {
     let registry = Registry::open(config::models(&options.models).as_deref(), None)?;
-    let default = registry.default_name();
-    Ok(registry.iter().map(|gene| GeneSummary::of(gene, gene.meta().name == default)).collect())
+    registry.iter().map(|meta| registry.summary(&meta.name)).collect()
 }
 
 fn row(gene: &GeneSummary) -> Vec<String> {

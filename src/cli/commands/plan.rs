@@ -105,8 +105,8 @@ async fn remote(url: &str, options: &args::Plan, budget: &Budget) -> Result<(Cho
 fn embedded(options: &args::Plan, budget: &Budget) -> Result<(Choices, GeneSummary)> {
     let registry = Registry::open(config::models(&options.models).as_deref(), None)?;
     let gene = registry.get(options.gene.as_deref().unwrap_or_default())?;
-    let summary = GeneSummary::of(gene, gene.meta().name == registry.default_name());
-    Ok((budget::choose(gene, budget, options.limit)?, summary))
+    let summary = registry.summary(&gene.meta().name)?;
+    Ok((budget::choose(&gene, budget, options.limit)?, summary))
 }
 
 /// The limits in words.

@@ -37,7 +37,7 @@ pub(super) fn find(options: &args::Subject) -> Result<(TensorFile, String)> {
     }
     let known = Registry::open(folder.as_deref(), None).map_or_else(
         |_| String::new(),
-        |genes| genes.iter().map(|gene| gene.meta().name.clone()).collect::<Vec<_>>().join(", "),
+        |genes| genes.iter().map(|meta| meta.name.clone()).collect::<Vec<_>>().join(", "),
     );
     Err(Error::NotFound { what: "file or gene", name: options.source.clone(), known })
 }

@@ -40,8 +40,8 @@ impl Hub {
         admitted: Admitted<'_>,
         name: &RepositoryName,
     ) -> Result<Arc<Snapshot>> {
-        let make =
-            async { Ok(Arc::new(Snapshot::new(self.state.bank.repository(&admitted, name.clone())?))) };
+        let bank = &self.state.bank;
+        let make = async { Ok(Arc::new(Snapshot::new(bank.repository(&admitted, name.clone()).await?))) };
         self.snapshots.try_get_with(name.to_string(), make).await.map_err(Error::Shared)
     }
 }
