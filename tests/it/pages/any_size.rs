@@ -191,7 +191,7 @@ fn compared(page: &mut Page, rows: &[Row]) {
         pairs.iter().filter(|(_, gene, scratch)| mean(gene) - mean(scratch) > 2.0 * error(gene, scratch));
     let ahead = pairs.iter().filter(|(_, gene, scratch)| mean(gene) > mean(scratch));
     page.states(
-        "One epoch from the gene is ahead of ten from scratch at {} of the four sizes; at {} the difference is more than two standard errors.",
+        "One epoch from the gene is ahead of ten from scratch at {} of the four sizes. The difference is more than two standard errors at {} of them.",
         &[ahead.count().to_string(), results.count().to_string()],
     );
     page.states(
