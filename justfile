@@ -14,6 +14,10 @@ lint:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
+# Random input for what reads files and requests.
+fuzz seconds="120":
+    fuzz/run {{seconds}}
+
 # Tests.
 test:
     cargo test

@@ -1,9 +1,10 @@
-//! Clients that hold what they have: bodies that never end, and responses that nobody reads.
+//! Clients that hold what they have or ask for more than they take: bodies that never end, responses that nobody reads,
+//! models of 100,000 classes, and digests of models that nobody waits for.
 //!
 //! The attack comes from an address of its own (Linux has all of 127.0.0.0/8 on loopback), so that limits for one
 //! address apply as they do on a network. It is bounded in connections, bytes and seconds. Beside it a client requests a
-//! small cached model, and another asks for the health, also from the address of the attack; each on a new connection
-//! every time.
+//! small cached model, now and then one that was never made, and another asks for the health, also from the address of
+//! the attack; each on a new connection every time.
 
 use std::{
     io::{Read as _, Write as _},
@@ -19,7 +20,9 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use clap::ValueEnum;
+use genebank::proto::{Head, InitModelRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpSocket,
@@ -33,6 +36,10 @@ use crate::{Gene, Outcome, Size, server::Server};
 const UPLOAD_BYTES: usize = 512 << 10;
 /// Uploads on one connection.
 const UPLOADS: usize = 256;
+/// Requests for many classes on one connection.
+const MODELS: u64 = 40;
+/// Classes of such a request: the most that the server takes.
+const CLASSES: usize = 100_000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -45,7 +52,7 @@ pub(crate) struct Options {
     #[arg(long)]
     small: String,
     /// What the attackers do, one after the other.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["bodies", "readers", "uploads"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["bodies", "readers", "uploads", "classes", "abandoned"])]
     attacks: Vec<Attack>,
     /// Connections of the attackers at the same time.
     #[arg(long, default_value_t = 1030)]
@@ -72,6 +79,21 @@ enum Attack {
     Readers,
     /// gRPC messages of 512 KiB whose last byte never comes, 256 on one connection.
     Uploads,
+    /// `InitModel` for 100,000 classes, 40 times on one connection, of which nothing is read.
+    Classes,
+    /// Digests of models that were never made, without waiting for the answer.
+    Abandoned,
+}
+
+impl Attack {
+    /// Requests of one connection at the same time.
+    const fn streams(self) -> u64 {
+        match self {
+            Self::Uploads => UPLOADS as u64,
+            Self::Classes => MODELS,
+            Self::Bodies | Self::Readers | Self::Abandoned => 1,
+        }
+    }
 }
 
 /// What is left to the attackers.
@@ -93,8 +115,11 @@ struct Attacker {
     attack: Attack,
     server: SocketAddr,
     from: SocketAddr,
+    gene: String,
     long: String,
     purse: Arc<Purse>,
+    /// Distinguishes the models that are asked for.
+    count: Arc<AtomicU64>,
 }
 
 impl Attacker {
@@ -125,35 +150,71 @@ impl Attacker {
                 tokio::time::sleep(Duration::from_secs(90)).await;
             }
             Attack::Uploads => self.uploads(stream).await?,
+            Attack::Classes => self.classes(stream).await?,
+            Attack::Abandoned => {
+                let seed = self.count.fetch_add(1, Ordering::Relaxed);
+                let path = format!("{}?method=scratch&method_seed={seed}&digest", self.long);
+                stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await?;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
         Ok(())
     }
 
     async fn uploads(&self, stream: tokio::net::TcpStream) -> Outcome<()> {
+        let messages = std::iter::repeat_with(|| {
+            let mut start = vec![0; UPLOAD_BYTES - 1];
+            start[..5].copy_from_slice(&[&[0], &(UPLOAD_BYTES as u32 - 5).to_be_bytes()[..]].concat());
+            let start = tokio_stream::once(Ok::<_, std::io::Error>(Bytes::from(start)));
+            Body::from_stream(start.chain(tokio_stream::pending()))
+        });
+        self.call(stream, messages.take(UPLOADS)).await
+    }
+
+    async fn classes(&self, stream: tokio::net::TcpStream) -> Outcome<()> {
+        let messages = std::iter::repeat_with(|| {
+            let seed = self.count.fetch_add(1, Ordering::Relaxed);
+            let head = Head { labels: (0..CLASSES).map(short_label).collect(), seed };
+            let model =
+                InitModelRequest { gene: self.gene.clone(), head: Some(head), ..InitModelRequest::default() };
+            let message = model.encode_to_vec();
+            Body::from([&[0], &(message.len() as u32).to_be_bytes()[..], &message].concat())
+        });
+        self.call(stream, messages.take(MODELS as usize)).await
+    }
+
+    /// Calls `InitModel` with each of `messages` on one connection, waits for the heads of the answers, and keeps what
+    /// they give without reading it.
+    async fn call(&self, stream: tokio::net::TcpStream, messages: impl Iterator<Item = Body>) -> Outcome<()> {
         let io = TokioIo::new(stream);
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
         tokio::spawn(connection);
         let uri = format!("http://{}/genebank.v1.GeneBank/InitModel", self.server);
         let mut answers = Vec::new();
-        for _ in 0..UPLOADS {
+        for body in messages {
             if !Purse::spend(&self.purse.bytes, UPLOAD_BYTES as u64) {
                 break;
             }
-            let mut start = vec![0; UPLOAD_BYTES - 1];
-            start[..5].copy_from_slice(&[&[0], &(UPLOAD_BYTES as u32 - 5).to_be_bytes()[..]].concat());
-            let start = tokio_stream::once(Ok::<_, std::io::Error>(Bytes::from(start)));
-            let body = Body::from_stream(start.chain(tokio_stream::pending()));
             let request = hyper::Request::post(&uri).header("content-type", "application/grpc");
             sender.ready().await?;
             answers.push(tokio::spawn(sender.send_request(request.body(body)?)));
         }
+        let mut held = Vec::new();
         for answer in answers {
             // Whether it is a refusal does not matter.
-            let _ = answer.await;
+            held.push(answer.await);
         }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(held);
         Ok(())
     }
+}
+
+/// A label of three letters and digits, so that 100,000 of them fit into a message.
+fn short_label(number: usize) -> String {
+    const SIGNS: &[u8; 62] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    [number / 3844, number / 62 % 62, number % 62].map(|at| char::from(SIGNS[at])).iter().collect()
 }
 
 /// The path of a request for paths in the repository of the model `GENE/SIZE.safetensors`.
@@ -194,6 +255,8 @@ impl std::fmt::Display for Times {
 struct Beside {
     runtime: Runtime,
     server: SocketAddr,
+    /// Distinguishes the new models.
+    count: AtomicU64,
 }
 
 impl Beside {
@@ -216,9 +279,10 @@ impl Beside {
         Err(String::from_utf8_lossy(&answer).lines().next().unwrap_or("no answer").to_owned().into())
     }
 
-    /// Asks for the model `small` and for the health, the latter from two addresses, for `seconds`.
-    fn watch(&self, small: &str, also_from: &str, seconds: u64) -> [Times; 3] {
-        let [mut model, mut health, mut theirs] = [Times::default(), Times::default(), Times::default()];
+    /// Asks for the model `small`, for new ones of its size, and for the health, the latter from two addresses, for
+    /// `seconds`.
+    fn watch(&self, small: &str, also_from: &str, seconds: u64) -> [Times; 4] {
+        let [mut model, mut new, mut health, mut theirs] = std::array::from_fn(|_| Times::default());
         let start = Instant::now();
         for round in 0.. {
             if start.elapsed() > Duration::from_secs(seconds) {
@@ -231,10 +295,13 @@ impl Beside {
                 health.add(asked, self.get("127.0.0.1", "/healthz"));
                 let asked = Instant::now();
                 theirs.add(asked, self.get(also_from, "/healthz"));
+                let seed = self.count.fetch_add(1, Ordering::Relaxed);
+                let asked = Instant::now();
+                new.add(asked, self.get("127.0.0.1", &format!("{small}?method=scratch&method_seed={seed}")));
             }
             sleep(Duration::from_millis(10));
         }
-        [model, health, theirs]
+        [model, new, health, theirs]
     }
 }
 
@@ -244,12 +311,13 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
         let beside = Beside {
             runtime: Builder::new_current_thread().enable_all().build()?,
             server: server.address.parse()?,
+            count: AtomicU64::new(1 << 40),
         };
-        let report = |when: &str, [model, health, theirs]: [Times; 3]| -> Outcome<()> {
+        let report = |when: &str, [model, new, health, theirs]: [Times; 4]| -> Outcome<()> {
             let (now, most) = (server.resident()? as f64 / 1e6, server.memory("VmHWM:")? as f64 / 1e6);
             println!("{attack:?}, {when}: resident {now:.0} MB, at most {most:.0} MB");
             println!(
-                "  small model: {model}\n  health: {health}\n  health, from the attackers' address: {theirs}"
+                "  small model: {model}\n  small model, new: {new}\n  health: {health}\n  health, from the attackers' address: {theirs}"
             );
             Ok(())
         };
@@ -263,11 +331,12 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
             attack: *attack,
             server: beside.server,
             from: SocketAddr::new(options.from.parse()?, 0),
+            gene: options.gene.gene.clone(),
             long: options.gene.path(&options.size),
+            count: Arc::default(),
             purse: Arc::new(purse),
         };
-        let streams = if *attack == Attack::Uploads { UPLOADS as u64 } else { 1 };
-        let attackers = options.connections.div_ceil(streams);
+        let attackers = options.connections.div_ceil(attack.streams());
         // One thread of its own, which ends with the runtime.
         let crowd = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         for _ in 0..attackers {
