@@ -133,6 +133,10 @@ impl Attacker {
 
     async fn once(&self) -> Outcome<()> {
         let socket = TcpSocket::new_v4()?;
+        if self.attack == Attack::Abandoned {
+            // Closed connections that wait would use up this machine's ports.
+            socket.set_zero_linger()?;
+        }
         socket.bind(self.from)?;
         let mut stream = socket.connect(self.server).await?;
         match self.attack {

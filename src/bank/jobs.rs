@@ -188,7 +188,7 @@ impl Jobs {
             permit,
             progress,
         };
-        tokio::task::spawn_blocking(move || {
+        super::background(move || {
             let outcome = work.run(identity).map_err(Arc::new);
             // Even if nobody waits any more, the result is stored.
             done.send_replace(Some(outcome));

@@ -22,9 +22,11 @@ pub mod summary;
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use crate::{
     blueprint::Artifact,
-    error::{Kind, Result},
+    error::{Error, Kind, Result},
     gene::{Head, Start},
 };
 
@@ -39,8 +41,8 @@ pub use policy::{Credentials, Policy, Token};
 pub use quote::{ModelRequest, Quote, Tune};
 
 pub use crate::train::Length;
-pub use blocking::CancelOnDrop;
 use blocking::blocking;
+pub use blocking::{CancelOnDrop, background};
 pub use registry::{GeneFile, Registry};
 use render::{AtLimit, Render};
 pub use repository::{Repository, RepositoryName};
@@ -58,6 +60,8 @@ pub struct Bank {
     registry: Arc<Registry>,
     render: Render,
     jobs: Arc<jobs::Jobs>,
+    /// For large requests, see [`Bank::large`].
+    large: Arc<Semaphore>,
 }
 
 impl Bank {
@@ -75,13 +79,14 @@ impl Bank {
             registry,
             policy: Policy::default(),
             config,
+            large: Arc::new(Semaphore::new(1)),
         })
     }
 
     /// The same bank under `policy`. Every private gene has to exist: a misspelt one would be open to all.
     ///
     /// # Errors
-    /// [`crate::error::Error::NotFound`].
+    /// [`Error::NotFound`].
     pub fn guarded(self, policy: Policy) -> Result<Self> {
         policy.private.iter().try_for_each(|gene| self.registry.find(gene).map(drop))?;
         Ok(Self { policy, ..self })
@@ -94,7 +99,7 @@ impl Bank {
     /// What a caller with these credentials may see.
     ///
     /// # Errors
-    /// [`crate::error::Error::BadToken`].
+    /// [`Error::BadToken`].
     pub fn guard(&self, credentials: Credentials<'_>) -> Result<Guard<'_>> {
         Ok(Guard::new(&self.registry, &self.policy, self.policy.caller(credentials)?))
     }
@@ -116,8 +121,7 @@ impl Bank {
     /// Those of [`Registry::summary`].
     pub async fn genes(&self, guard: Guard<'_>) -> Result<Vec<GeneSummary>> {
         let seen = self.registry.iter().map(|meta| meta.name.clone()).filter(|name| guard.sees(name));
-        let (registry, seen) = (self.registry.clone(), seen.collect::<Vec<_>>());
-        blocking(move || seen.iter().map(|name| registry.summary(name)).collect()).await
+        self.summaries(seen.collect()).await
     }
 
     /// The admitted gene.
@@ -125,15 +129,24 @@ impl Bank {
     /// # Errors
     /// Those of [`Registry::summary`].
     pub async fn gene(&self, admitted: &Admitted<'_>) -> Result<GeneSummary> {
-        let (registry, name) = (self.registry.clone(), admitted.gene().to_owned());
-        blocking(move || registry.summary(&name)).await
+        let mut summaries = self.summaries(vec![admitted.gene().to_owned()]).await?;
+        summaries.pop().ok_or(Error::Cancelled)
+    }
+
+    /// Digests that are known need no thread of their own.
+    async fn summaries(&self, names: Vec<String>) -> Result<Vec<GeneSummary>> {
+        let registry = self.registry.clone();
+        let known = |name: &String| registry.find(name).is_ok_and(GeneFile::is_digested);
+        let all = names.iter().all(known);
+        let work = move || names.iter().map(|name| registry.summary(name)).collect();
+        if all { work() } else { blocking(work).await }
     }
 
     /// Reads the admitted gene if nobody has asked for it before, and its ancestor if `start` needs it, so that
     /// [`Bank::plan`] finds them in memory.
     ///
     /// # Errors
-    /// [`crate::error::Error::NotFound`] for an unknown gene; those of [`GeneFile::gene`] and [`GeneFile::ancestor`].
+    /// [`Error::NotFound`] for an unknown gene; those of [`GeneFile::gene`] and [`GeneFile::ancestor`].
     pub async fn read(&self, admitted: &Admitted<'_>, start: &Start) -> Result<()> {
         let selects = start.method.selects();
         if !selects && self.registry.find(admitted.gene())?.known().is_some() {
@@ -156,8 +169,8 @@ impl Bank {
     /// `request.gene` is what the caller was admitted for, and is not read again.
     ///
     /// # Errors
-    /// [`crate::error::Error::NotFound`] for an unknown gene, [`crate::error::Error::OutOfRange`] or [`crate::error::Error::Invalid`] for an impossible size
-    /// or tuning, [`crate::error::Error::NoToken`] for a tuning that needs one.
+    /// [`Error::NotFound`] for an unknown gene, [`Error::OutOfRange`] or [`Error::Invalid`] for an impossible size
+    /// or tuning, [`Error::NoToken`] for a tuning that needs one.
     pub fn plan(&self, admitted: &Admitted<'_>, request: &ModelRequest) -> Result<Quote> {
         admitted.check_request(request)?;
         self.quote(admitted.gene(), request)
@@ -167,7 +180,7 @@ impl Bank {
     /// room for what it holds.
     ///
     /// # Errors
-    /// Those of [`Bank::plan`]; [`crate::error::Error::Overloaded`] before any work begins.
+    /// Those of [`Bank::plan`]; [`Error::Overloaded`] before any work begins.
     pub async fn plan_any(self: &Arc<Self>, admitted: Admitted<'_>, request: ModelRequest) -> Result<Quote> {
         admitted.check_request(&request)?;
         let bytes = request.label_bytes();
@@ -177,8 +190,26 @@ impl Bank {
         }
         let room = self.render.room(bytes, AtLimit::Refuse).await?;
         let (bank, gene) = (self.clone(), admitted.gene().to_owned());
-        let quote = blocking(move || bank.quote(&gene, &request)).await?;
+        let quote = self.large(move || bank.quote(&gene, &request)).await?;
         Ok(Quote { room: Some(Arc::new(room)), ..quote })
+    }
+
+    /// The outcome of `work` on a large request, on a thread for blocking work. One is worked on at a time: many at once
+    /// would take turns at the allocator and at the page tables, and hold up those who answer small requests.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub async fn large<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = self.large.clone().acquire_owned().await;
+        blocking(move || {
+            let outcome = work();
+            drop(permit);
+            outcome
+        })
+        .await
     }
 
     fn quote(&self, gene: &str, request: &ModelRequest) -> Result<Quote> {
@@ -190,7 +221,7 @@ impl Bank {
     /// `request` with the classes of the data set that it tunes on, if it names none and the gene has others.
     ///
     /// # Errors
-    /// Those of [`Bank::plan`]; [`crate::error::Error::NotFound`] for an unknown data set.
+    /// Those of [`Bank::plan`]; [`Error::NotFound`] for an unknown data set.
     pub async fn with_classes(
         &self,
         admitted: &Admitted<'_>,
@@ -210,8 +241,8 @@ impl Bank {
     /// The model of `quote`, or the job that makes it.
     ///
     /// # Errors
-    /// [`crate::error::Error::Overloaded`] before any work begins; [`crate::error::Error::OutOfRange`] for a model that is larger than the room for
-    /// requests; [`crate::error::Error::NotFound`] for an unknown data set; those of rendering.
+    /// [`Error::Overloaded`] before any work begins; [`Error::OutOfRange`] for a model that is larger than the room for
+    /// requests; [`Error::NotFound`] for an unknown data set; those of rendering.
     pub async fn deliver(self: &Arc<Self>, quote: &Quote) -> Result<Delivery> {
         match &quote.tune {
             None => self.render.artifact(quote, AtLimit::Refuse).await.map(Delivery::Ready),
@@ -222,7 +253,7 @@ impl Bank {
     /// The untuned model of `quote`, however long it takes: for a caller that was already told that it exists.
     ///
     /// # Errors
-    /// [`crate::error::Error::OutOfRange`] for a model that is larger than the room for requests; those of rendering.
+    /// [`Error::OutOfRange`] for a model that is larger than the room for requests; those of rendering.
     pub async fn fetch(&self, quote: &Quote) -> Result<Arc<Artifact>> {
         loop {
             match self.render.artifact(quote, AtLimit::Wait).await {

@@ -182,6 +182,11 @@ impl GeneFile {
         self.gene.get(|| self.place.gene().map(Arc::new))
     }
 
+    /// Whether [`GeneFile::digest`] is at hand.
+    pub fn is_digested(&self) -> bool {
+        self.gene.known().is_some() || self.digest.known().is_some()
+    }
+
     /// SHA-256 of the file, hex. It is computed once, without keeping the file in memory.
     ///
     /// # Errors

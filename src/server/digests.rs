@@ -6,7 +6,7 @@ use moka::future::Cache;
 use tokio::sync::Semaphore;
 
 use crate::{
-    bank::{Bank, CancelOnDrop, Quote},
+    bank::{Bank, CancelOnDrop, Quote, background},
     blueprint::{Artifact, Identity},
     digest::Digest,
     error::{Error, Result},
@@ -71,7 +71,7 @@ async fn compute(
         drop(permit);
         digest
     };
-    let digest = tokio::task::spawn_blocking(work).await.map_err(|_| Error::Panicked { what: "digest" })?;
+    let digest = background(work).await.map_err(|_| Error::Panicked { what: "digest" })?;
     drop(left);
     digest.map(|digest| digest.to_string()).ok_or(Error::Cancelled)
 }

@@ -30,6 +30,7 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 
 use crate::{
+    bank::Bank,
     error::Error,
     proto::{self, init_model_response::Event},
 };
@@ -67,7 +68,7 @@ async fn unless_plain(State(generated): State<Service>, request: Request, next: 
 
 async fn init_model(State(state): State<state::State>, headers: HeaderMap, body: Body) -> Response {
     let answer = async {
-        let message = message(body).await?;
+        let message = message(&state.bank, body).await?;
         download::init_model(&state, state.guard(&headers).map_err(status)?, message).await.map_err(status)
     };
     response(answer.await)
@@ -75,7 +76,7 @@ async fn init_model(State(state): State<state::State>, headers: HeaderMap, body:
 
 async fn download_model(State(state): State<state::State>, headers: HeaderMap, body: Body) -> Response {
     let answer = async {
-        let message = message(body).await?;
+        let message = message(&state.bank, body).await?;
         download::download_model(&state, state.guard(&headers).map_err(status)?, message)
             .await
             .map_err(status)
@@ -107,8 +108,20 @@ fn is_plain(headers: &HeaderMap) -> bool {
         && !headers.contains_key(FRAMES)
 }
 
-/// Reads the one message of a call.
-async fn message<M: prost::Message + Default + 'static>(body: Body) -> Result<M, Status> {
+/// The one message of a call.
+async fn message<M: prost::Message + Default + 'static>(bank: &Bank, body: Body) -> Result<M, Status> {
+    let bytes = content(body).await?;
+    let message =
+        if bytes.len() <= SMALL_MESSAGE { decode(bytes) } else { bank.large(|| decode(bytes)).await };
+    message.map_err(status)
+}
+
+fn decode<M: prost::Message + Default>(bytes: Bytes) -> crate::error::Result<M> {
+    M::decode(bytes).map_err(|error| Error::invalid("message", error.to_string()))
+}
+
+/// Reads the bytes of the one message of a call.
+async fn content(body: Body) -> Result<Bytes, Status> {
     let limit = proto::MAX_REQUEST_BYTES;
     let mut bytes = axum::body::to_bytes(body, PREFIX_BYTES + limit).await.map_err(|_| {
         Status::out_of_range(format!("the message is beyond the limit of {limit} bytes, or was cut"))
@@ -124,11 +137,7 @@ async fn message<M: prost::Message + Default + 'static>(body: Body) -> Result<M,
         let reason = format!("the frame announces {length} bytes and holds {}", bytes.len());
         return Err(malformed(reason));
     }
-    let decode = move || M::decode(bytes).map_err(|error| malformed(error.to_string()));
-    if length <= SMALL_MESSAGE {
-        return decode();
-    }
-    tokio::task::spawn_blocking(decode).await.map_err(|_| Status::cancelled("the server is ending"))?
+    Ok(bytes)
 }
 
 /// The status of a call whose message is none.
@@ -273,7 +282,10 @@ mod tests {
     async fn frames_that_are_none_are_refused() {
         let frame = |flag: u8, length: u32, body: &[u8]| [&[flag][..], &length.to_be_bytes(), body].concat();
         let whole = proto::InitModelRequest { depth: Some(4), ..Default::default() }.encode_to_vec();
-        let read = async |bytes: Vec<u8>| message::<proto::InitModelRequest>(Body::from(bytes)).await;
+        let read = async |bytes: Vec<u8>| {
+            let bytes = content(Body::from(bytes)).await?;
+            decode::<proto::InitModelRequest>(bytes).map_err(status)
+        };
         assert_eq!(read(frame(0, whole.len() as u32, &whole)).await.unwrap().depth, Some(4));
         for (bytes, code) in [
             (vec![0; 4], Code::InvalidArgument),

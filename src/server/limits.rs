@@ -29,7 +29,7 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// How long the body of a request may take to arrive, and the next message of an open call.
     pub body_timeout: Duration,
-    /// How long a client may take to read the next 256 KiB of a response.
+    /// How long a client may take to read the next 1 MiB of a response.
     pub read_timeout: Duration,
     /// How long a connection is kept without a request.
     pub idle_timeout: Duration,

@@ -74,6 +74,7 @@ pub(super) async fn serve(
         let full = share.take(1).err().map(Full);
         let server = if full.is_some() { spare.clone() } else { server.clone() };
         let (stop, cut) = (stop.clone(), cut.clone());
+        limit_unsent(&stream, connections.len());
         let task = connections.spawn(async move {
             let serving = Box::pin(server.connection(stream, Caller { peer, full }, &stop));
             cut.run_until_cancelled(serving).await;
@@ -109,6 +110,28 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .keep_alive_timeout(limits.ping_timeout);
     builder
 }
+
+/// Bytes that the system may hold for clients before they are on their way to them, for each connection divided by the
+/// number of connections that are open when it begins. Without a limit, a thousand clients that do not read use up what
+/// the system has for all connections, and then everybody's packets are lost.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT_BYTES: usize = 128 << 20;
+/// Above this share the system's own limit for a connection is lower.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const WHOLE_BUFFER: usize = 4 << 20;
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn limit_unsent(stream: &TcpStream, open: usize) {
+    let share = UNSENT_BYTES / open.max(1);
+    if share < WHOLE_BUFFER
+        && let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(share as u32)
+    {
+        tracing::debug!(%error, "no TCP_NOTSENT_LOWAT");
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const fn limit_unsent(_: &TcpStream, _: usize) {}
 
 /// Who is on the other side of a connection.
 #[derive(Debug, Clone, Copy)]

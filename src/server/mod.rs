@@ -38,7 +38,7 @@ pub use tls::Tls;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -74,7 +74,7 @@ impl Config {
     pub async fn build(self) -> Result<App> {
         process::allow_files(&self.limits);
         let address = self.listen.to_string();
-        let listener = TcpListener::bind(self.listen).await.map_err(Error::io(&address))?;
+        let listener = listen(self.listen).map_err(Error::io(&address))?;
         let local = listener.local_addr().map_err(Error::io(&address))?;
         let Access { policy, origins } = self.access;
         let bank = tokio::task::spawn_blocking(move || Bank::open(self.bank)?.guarded(policy))
@@ -84,6 +84,18 @@ impl Config {
         let (bank, origins) = (Arc::new(bank), Arc::new(origins));
         Ok(App { listener, local, tls, bank, origins, grace: self.grace, limits: self.limits })
     }
+}
+
+/// Connections that wait to be accepted. One more is not answered, and its client tries again after a second.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A port that was in use a minute ago is free, as `TcpListener::bind` has it.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// A server that is bound and loaded.

@@ -113,6 +113,7 @@ fn the_checks_say_at_their_start_what_is_missing() {
         assert!(installed.contains(&format!("{tool} {arguments}")) && missing.contains("a C compiler"));
     }
     stub("cc", "");
+    stub("c++", "");
     stub("cargo", "[ \"$1\" != clippy ]");
     let (installed, missing) = run();
     assert!(installed.is_empty() && missing.lines().count() == 1 && missing.contains("clippy"), "{missing}");

@@ -354,12 +354,15 @@ fn answer(reader: &mut BufReader<TcpStream>, head_only: bool) -> std::io::Result
                 return Err(ended());
             }
             let lower = line.trim_end().to_ascii_lowercase();
-            match lower.split_once(": ") {
-                None => break,
-                Some(("content-length", value)) => length = value.parse::<u64>().ok(),
-                Some(("transfer-encoding", _)) => chunked = true,
-                Some(("connection", value)) => close = value == "close",
-                Some(_) => {}
+            if lower.is_empty() {
+                break;
+            }
+            let (name, value) = lower.split_once(':').unwrap_or((&lower, ""));
+            match (name, value.trim()) {
+                ("content-length", value) => length = value.parse::<u64>().ok(),
+                ("transfer-encoding", _) => chunked = true,
+                ("connection", value) => close = value == "close",
+                _ => {}
             }
         }
         if status < 200 {
