@@ -12,6 +12,7 @@ pub mod error;
 pub mod export;
 pub mod file;
 pub mod gene;
+pub mod import;
 pub mod nn;
 pub mod proto;
 pub mod server;

@@ -29,6 +29,7 @@ const LAYERS: &[&[&str]] = &[
     &["bank"],
     &["study"],
     &["train"],
+    &["import"],
     &["gene", "elastic", "transfer", "export", "data"],
     &["blueprint"],
     &["nn"],

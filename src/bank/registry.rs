@@ -60,7 +60,13 @@ impl Registry {
         for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
             let path = entry.map_err(Error::io(folder))?.path();
             if path.extension().is_some_and(|extension| extension == "safetensors") {
-                let gene = GeneFile::open(folder, path)?;
+                let Some(gene) = GeneFile::open(folder, &path)? else {
+                    tracing::warn!(
+                        "{} is skipped: another library wrote it, so it is no gene",
+                        path.display()
+                    );
+                    continue;
+                };
                 genes.insert(gene.meta().name.clone(), gene);
             }
         }
@@ -139,8 +145,9 @@ impl GeneFile {
         Ok(Self::new(header, Place::Program, builtin::modified()?, None))
     }
 
-    fn open(folder: &Path, path: PathBuf) -> Result<Self> {
-        let header = GeneHeader::open(&path)?;
+    /// The gene at `path`; None for a file of another library.
+    fn open(folder: &Path, path: &Path) -> Result<Option<Self>> {
+        let Some(header) = GeneHeader::open(path)? else { return Ok(None) };
         let ancestor = folder.join(ANCESTORS).join(format!("{}.safetensors", header.meta.name));
         let ancestor = ancestor.try_exists().map_err(Error::io(&ancestor))?.then_some(ancestor);
         if let Some(path) = &ancestor
@@ -150,9 +157,9 @@ impl GeneFile {
             return Err(Error::corrupt(path.display().to_string(), reason));
         }
         let ancestor = ancestor.map(Content::of).transpose()?.map(|content| (content, Once::default()));
-        let content = Content::of(path)?;
+        let content = Content::of(path.to_owned())?;
         let modified = content.modified.unwrap_or(SystemTime::UNIX_EPOCH);
-        Ok(Self::new(header, Place::Folder(content), modified, ancestor))
+        Ok(Some(Self::new(header, Place::Folder(content), modified, ancestor)))
     }
 
     fn new(

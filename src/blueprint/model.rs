@@ -53,6 +53,9 @@ pub struct Origin {
 /// What a record says of the data of weights that were not trained.
 pub const NO_DATA: &str = "none";
 
+/// What a record says of the data of imported weights.
+pub const UNKNOWN_DATA: &str = "unknown";
+
 /// Data that weights were trained on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrainingData {

@@ -150,9 +150,9 @@ impl ModelInfo {
 /// # Errors
 /// [`Error::Corrupt`] if the value is absent or cannot be parsed as a `T`.
 pub fn parse<T: serde::de::DeserializeOwned>(header: &TensorHeader, from: &str) -> Result<T> {
-    let json = header
-        .metadata(METADATA_KEY)
-        .ok_or_else(|| Error::corrupt(from, "no \"genebank\" record in __metadata__"))?;
+    let json = header.metadata(METADATA_KEY).ok_or_else(|| {
+        Error::corrupt(from, "no \"genebank\" record in __metadata__; import what another library wrote")
+    })?;
     serde_json::from_str(json).map_err(|e| Error::corrupt(from, format!("\"genebank\" record: {e}")))
 }
 

@@ -50,6 +50,8 @@ pub enum Command {
     Eval(Eval),
     /// Measure a gene's models over depths and tuning epochs, and compare them with controls from scratch
     Study(Study),
+    /// Write a checkpoint of timm or transformers as a model file of this program
+    Import(Import),
     /// Write a gene of seeded values in any shape, to benchmark a server. It has learned nothing
     Synthesize(Synthesize),
     /// Print a script that completes the commands and flags of this program in a shell
@@ -313,7 +315,7 @@ pub struct Learn {
 /// A model file, or a gene and a size.
 #[derive(Debug, Clone, Args)]
 pub struct Subject {
-    /// A model file, a gene file, or the name of a gene
+    /// A model file, a gene file, the name of a gene, or a folder that timm or transformers wrote
     #[arg(value_name = "FILE_OR_GENE")]
     pub source: String,
     /// Size of a gene's model.
@@ -459,6 +461,28 @@ pub struct Plan {
     /// Folder of the genes.
     #[command(flatten)]
     pub models: Models,
+}
+
+/// `import`.
+#[derive(Debug, Clone, Args)]
+pub struct Import {
+    /// A folder with config.json and safetensors files, as `save_pretrained`, timm's `save_for_hf` or `hf download` leaves
+    /// it, or one safetensors file
+    #[arg(value_name = "FOLDER_OR_FILE")]
+    pub source: PathBuf,
+    /// Model file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// What a file without config.json is: timm's name of the architecture, for example vit_tiny_patch16_224, or vit or
+    /// dinov2 for tensors with the names of transformers
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<String>,
+    /// Attention heads, where no file says how many there are
+    #[arg(long, value_name = "N")]
+    pub heads: Option<usize>,
+    /// Print everything that was done as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `synthesize`.

@@ -57,6 +57,7 @@ const fn resumes(command: &Command) -> bool {
         | Command::Plan(_)
         | Command::Finetune(_)
         | Command::Eval(_)
+        | Command::Import(_)
         | Command::Synthesize(_)
         | Command::Completions(_) => false,
     }
@@ -74,6 +75,7 @@ fn command(command: Command) -> Result<()> {
         Command::Finetune(options) => commands::train::finetune(&options),
         Command::Eval(options) => commands::eval::run(&options),
         Command::Study(options) => commands::study::run(&options),
+        Command::Import(options) => commands::import::run(&options),
         Command::Synthesize(options) => commands::synthesize::run(&options),
         Command::Completions(options) => commands::completions::run(&options),
     }

@@ -5,6 +5,7 @@
 
 pub mod card;
 mod json;
+pub mod names;
 pub mod task;
 pub mod timm;
 pub mod transformers;

@@ -1,7 +1,6 @@
 //! Tensor names and configuration files for transformers' `ViTForImageClassification`.
 //!
-//! The names are those of its published checkpoints, which every version reads; version 5 and later rename them while
-//! loading. timm's fused projection is split by rows into query, key and value.
+//! timm's fused projection is split by rows into query, key and value.
 
 use std::collections::BTreeMap;
 
@@ -10,63 +9,23 @@ use serde_json::{Value, json};
 use crate::{
     blueprint::{Blueprint, Entry, ModelInfo, Span},
     error::{Error, Result},
-    nn::vit::{
-        config::NORM_EPS,
-        schema::{CLASS_TOKEN, FC1, FC2, HEAD, NORM, NORM1, NORM2, PATCHES, POSITIONS, PROJ, QKV, of_block},
-    },
     tensor::{Dtype, matrix_view},
 };
 
-use super::json::decimals;
-
-/// Tensors that belong to no module.
-const TENSORS: [(&str, &str); 2] =
-    [(CLASS_TOKEN, "vit.embeddings.cls_token"), (POSITIONS, "vit.embeddings.position_embeddings")];
-/// Modules around the blocks.
-const MODULES: [(&str, &str); 3] =
-    [(PATCHES, "vit.embeddings.patch_embeddings.projection"), (NORM, "vit.layernorm"), (HEAD, "classifier")];
-/// Modules of a block.
-const LAYER: [(&str, &str); 5] = [
-    (NORM1, "layernorm_before"),
-    (PROJ, "attention.output.dense"),
-    (NORM2, "layernorm_after"),
-    (FC1, "intermediate.dense"),
-    (FC2, "output.dense"),
-];
-/// Parts of the fused projection of a block, in storage order.
-const PARTS: [&str; 3] =
-    ["attention.attention.query", "attention.attention.key", "attention.attention.value"];
+use super::{json::decimals, names::VIT};
 
 /// The entries of `blueprint` under transformers' names.
 pub(super) fn entries(blueprint: &Blueprint) -> Result<Vec<Entry>> {
     let mut entries = Vec::with_capacity(blueprint.entries.len() + 4 * blueprint.info.config.depth());
     for entry in &blueprint.entries {
-        let names = names(&entry.name).ok_or_else(|| Error::UnexpectedTensor { name: entry.name.clone() })?;
+        let names =
+            VIT.of(&entry.name).ok_or_else(|| Error::UnexpectedTensor { name: entry.name.clone() })?;
         match names.as_slice() {
             [name] => entries.push(Entry { name: name.clone(), ..entry.clone() }),
             names => entries.extend(parts(entry, names)?),
         }
     }
     Ok(entries)
-}
-
-/// The names for timm's tensor `name`: one name, or one for each part of a fused tensor.
-fn names(name: &str) -> Option<Vec<String>> {
-    let known = |list: &[(&str, &'static str)], of: &str| {
-        list.iter().find(|(timm, _)| *timm == of).map(|(_, here)| *here)
-    };
-    if let Some(here) = known(&TENSORS, name) {
-        return Some(vec![here.to_owned()]);
-    }
-    let (module, parameter) = name.rsplit_once('.')?;
-    let Some((index, module)) = of_block(module) else {
-        return Some(vec![format!("{}.{parameter}", known(&MODULES, module)?)]);
-    };
-    let full = |module: &str| format!("vit.encoder.layer.{index}.{module}.{parameter}");
-    if module == QKV {
-        return Some(PARTS.map(full).to_vec());
-    }
-    Some(vec![full(known(&LAYER, module)?)])
 }
 
 /// Cuts `entry` along its rows into equal parts, one for each of `names`.
@@ -107,7 +66,7 @@ pub(super) fn config(info: &ModelInfo, dtype: Dtype) -> Value {
         "intermediate_size": config.mlp_ratio() * config.width(),
         "hidden_act": "gelu",
         "qkv_bias": true,
-        "layer_norm_eps": NORM_EPS,
+        "layer_norm_eps": config.norm_eps(),
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.02,
@@ -152,12 +111,12 @@ mod tests {
         };
         let config = VitConfig::try_from(raw).unwrap();
         let here: Vec<_> =
-            config.schema().specs().iter().flat_map(|spec| names(&spec.name).unwrap()).collect();
+            config.schema().specs().iter().flat_map(|spec| VIT.of(&spec.name).unwrap()).collect();
         let distinct: std::collections::BTreeSet<_> = here.iter().collect();
         // 8 tensors around the blocks, and 12 in each block, 2 of them fused from 3.
         assert_eq!((here.len(), distinct.len()), (8 + 2 * 16, here.len()));
         for name in ["blocks.x.norm1.weight", "blocks.0.norm3.weight", "fc_norm.weight", "pos"] {
-            assert_eq!(names(name), None, "{name}");
+            assert_eq!(VIT.of(name), None, "{name}");
         }
     }
 }

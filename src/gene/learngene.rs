@@ -12,7 +12,9 @@ use std::{path::Path, sync::Arc};
 use candle_core::{Device, Tensor};
 
 use crate::{
-    blueprint::{Blueprint, Entry, Identity, ModelInfo, Origin, Piece, Resident, Source, expand},
+    blueprint::{
+        Blueprint, Entry, Identity, ModelInfo, Origin, Piece, Resident, Source, expand, record::METADATA_KEY,
+    },
     digest::Digest,
     error::{Context, Error, Result},
     nn::{Spec, Vit, VitConfig},
@@ -51,15 +53,18 @@ pub struct GeneHeader {
 
 impl GeneHeader {
     /// Reads the header of the gene at `path`, whose name must be the stem of the file, and checks the record and the
-    /// shapes of the tensors. No weight is read.
+    /// shapes of the tensors. No weight is read. None for a file that is not of this program.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Corrupt`] and the schema errors if an invariant is broken.
-    pub fn open(path: &Path) -> Result<Self> {
-        let header = TensorHeader::open(path)?;
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        let header = TensorHeader::open_any(path)?;
+        if header.metadata(METADATA_KEY).is_none() {
+            return Ok(None);
+        }
         let meta = checked_record(&header, &path.display().to_string())?;
         check_stem(path, &meta)?;
-        Ok(Self { meta, size_bytes: header.size_bytes() })
+        Ok(Some(Self { meta, size_bytes: header.size_bytes() }))
     }
 
     /// The header of a gene that is in memory; `origin` names it in errors.

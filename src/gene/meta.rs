@@ -57,7 +57,7 @@ impl Probe {
     fn check(&self, config: &VitConfig) -> std::result::Result<(), String> {
         let holds = (1..=Self::MAX_BATCH).contains(&self.batch)
             && self.batch * config.image_values() <= Self::MAX_VALUES
-            && self.logits.len() == self.batch * config.classes()
+            && self.logits.len() == self.batch * config.outputs()
             && self.logits.iter().all(|logit| logit.is_finite());
         if holds {
             return Ok(());
@@ -68,7 +68,7 @@ impl Probe {
             self.logits.len(),
             Self::MAX_BATCH,
             Self::MAX_VALUES,
-            config.classes()
+            config.outputs()
         ))
     }
 

@@ -10,7 +10,7 @@ use crate::{
         record::{FAMILY, FORMAT, Preprocessing1, parse},
     },
     error::{Error, Result},
-    nn::{VitConfig, vit::config::NORM_EPS},
+    nn::VitConfig,
     tensor::TensorHeader,
 };
 
@@ -102,7 +102,7 @@ pub(super) fn write(meta: &GeneMeta) -> String {
         width_norms,
         depth_range,
         head_dim: config.head_dim(),
-        norm_eps: NORM_EPS,
+        norm_eps: config.norm_eps(),
         pooling: Pooling1::Token,
         preprocessing: preprocessing.into(),
         labels,
@@ -154,8 +154,8 @@ pub(super) fn read(header: &TensorHeader, from: &str) -> Result<GeneMeta> {
     if head_dim != config.head_dim() {
         return refuse(format!("head_dim {head_dim} is not the network's {}", config.head_dim()));
     }
-    if norm_eps != NORM_EPS {
-        return refuse(format!("norm_eps {norm_eps} is not {NORM_EPS}"));
+    if norm_eps != config.norm_eps() {
+        return refuse(format!("norm_eps {norm_eps} is not the network's {}", config.norm_eps()));
     }
     let meta = GeneMeta {
         name,

@@ -117,7 +117,7 @@ impl Target {
         let size = |asked: Option<u64>, own| asked.map_or(own, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let (image_size, patch_size) =
             (size(self.image_size, raw.image_size), size(self.patch_size, raw.patch_size));
-        let config = VitConfig::try_from(RawVitConfig { image_size, patch_size, classes, ..raw })?;
+        let config = sized.reshaped(RawVitConfig { image_size, patch_size, classes, ..raw })?;
         let head = self.head.as_ref().map_or(0, |_| config.classes());
         let images = if images(&config) == images(&sized) { 0 } else { config.tokens() + config.patch_dim() };
         let found = ((head + images) * config.width()) as u64;
@@ -134,12 +134,12 @@ impl Target {
     }
 
     /// Changes `entries` from their own target to this one: their sources and shapes. `config` is the network.
-    pub(super) fn apply(&self, entries: &mut [Entry], own: Own<'_>, config: &VitConfig) {
+    pub(super) fn apply(&self, entries: &mut Vec<Entry>, own: Own<'_>, config: &VitConfig) {
         if self.head(own).is_none() && images(config) == images(own.config) {
             return;
         }
         let schema = config.schema();
-        for Entry { name, shape, source, .. } in entries {
+        for Entry { name, shape, source, .. } in entries.iter_mut() {
             let Some(spec) = schema.shared().find(|spec| spec.name == *name) else { continue };
             let other = match &*source {
                 Source::Pieces(pieces) => match pieces.as_slice() {
@@ -158,6 +158,10 @@ impl Target {
             if let Some(other) = other {
                 (*shape, *source) = (spec.shape(&schema.dims), other);
             }
+        }
+        if let Some(head) = self.head(own).filter(|_| own.config.classes() == 0) {
+            let made = schema.shared().filter(|spec| spec.role.of_head());
+            entries.extend(made.map(|spec| Entry::fresh(spec.clone(), &schema.dims, head.seed)));
         }
     }
 

@@ -172,6 +172,11 @@ pub(super) const WEIGHT: &str = "weight";
 /// Last part of the names of biases and shifts.
 pub(super) const BIAS: &str = "bias";
 
+/// Name of the weights of the module called `module`.
+pub fn weight_of(module: &str) -> String {
+    format!("{module}.{WEIGHT}")
+}
+
 /// Every parameter of a network, in file order: stem, layers, tail.
 #[derive(Debug, Clone)]
 pub struct Schema {

@@ -57,13 +57,26 @@ impl TensorFile {
     /// # Errors
     /// [`Error::Corrupt`] as for [`TensorFile::open`].
     pub fn from_bytes(bytes: Bytes, origin: &str) -> Result<Self> {
-        let header = TensorHeader::parse(&bytes, bytes.len() as u64, origin)?;
+        let header = TensorHeader::parse(&bytes, bytes.len() as u64, origin)?.of_weights(origin)?;
+        Ok(Self::with_header(header, bytes))
+    }
+
+    /// As [`TensorFile::open`], for a file that may also hold tensors of other types ([`TensorHeader::others`]).
+    ///
+    /// # Errors
+    /// Those of [`TensorFile::open`].
+    pub fn open_any(path: &Path) -> Result<Self> {
+        let (bytes, origin) = (file::read(path, MAX_FILE_BYTES)?, path.display().to_string());
+        Ok(Self::with_header(TensorHeader::parse(&bytes, bytes.len() as u64, &origin)?, bytes.into()))
+    }
+
+    fn with_header(header: TensorHeader, bytes: Bytes) -> Self {
         let tensor = |(name, slot): (&String, &Slot)| {
             let Slot { dtype, shape, bytes: place } = slot.clone();
             (name.clone(), TensorBytes { dtype, shape, bytes: bytes.slice(place) })
         };
         let tensors = header.slots().map(tensor).collect();
-        Ok(Self { header: Arc::new(header), tensors, bytes })
+        Self { header: Arc::new(header), tensors, bytes }
     }
 
     /// The whole file.

@@ -22,6 +22,8 @@ pub const MAX_FILE_BYTES: u64 = 8 << 30;
 pub struct TensorHeader {
     metadata: BTreeMap<String, String>,
     tensors: BTreeMap<String, Slot>,
+    /// Names and dtypes of tensors that are no weights of a network.
+    others: BTreeMap<String, String>,
     size: u64,
 }
 
@@ -41,6 +43,14 @@ impl TensorHeader {
     /// [`Error::Io`] if it cannot be read; [`Error::Corrupt`] if it is not the header of a well-formed safetensors file
     /// of this length, of f32, f16 and bf16 tensors.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_any(path)?.of_weights(&path.display().to_string())
+    }
+
+    /// As [`TensorHeader::open`], for a file that may hold tensors of any type ([`TensorHeader::others`]).
+    ///
+    /// # Errors
+    /// Those of [`TensorHeader::open`].
+    pub fn open_any(path: &Path) -> Result<Self> {
         let (file, metadata) = file::open(path, MAX_FILE_BYTES)?;
         let (size, origin, mut start) = (metadata.len(), path.display().to_string(), Vec::new());
         let read =
@@ -51,7 +61,8 @@ impl TensorHeader {
         Self::parse(&start, size, &origin)
     }
 
-    /// The header at the `start` of a file of `size` bytes; `origin` names it in errors.
+    /// The header at the `start` of a file of `size` bytes, which may hold tensors of any type; `origin` names it in
+    /// errors.
     ///
     /// # Errors
     /// [`Error::Corrupt`] as for [`TensorHeader::open`].
@@ -61,18 +72,19 @@ impl TensorHeader {
         let json = start.get(8..data).ok_or_else(|| corrupt("the header is cut".to_owned()))?;
         let header: Metadata = serde_json::from_slice(json).map_err(|error| corrupt(error.to_string()))?;
         check_length(&header, size - data as u64).map_err(corrupt)?;
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut others) = (BTreeMap::new(), BTreeMap::new());
         for (name, info) in header.tensors() {
             let found = info.dtype.to_string();
-            let dtype =
-                Dtype::VARIANTS.iter().copied().find(|dtype| dtype.safetensors_name() == found).ok_or_else(
-                    || corrupt(format!("tensor \"{name}\" has dtype {found}, not F32, F16 or BF16")),
-                )?;
+            let dtype = Dtype::VARIANTS.iter().copied().find(|dtype| dtype.safetensors_name() == found);
+            let Some(dtype) = dtype else {
+                others.insert(name.clone(), found);
+                continue;
+            };
             let bytes = data + info.data_offsets.0..data + info.data_offsets.1;
             tensors.insert(name.clone(), Slot { dtype, shape: info.shape.clone(), bytes });
         }
         let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-        Ok(Self { metadata, tensors, size })
+        Ok(Self { metadata, tensors, others, size })
     }
 
     /// The value of `__metadata__[key]`.
@@ -83,6 +95,25 @@ impl TensorHeader {
     /// Names and shapes in name order.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.tensors.iter().map(|(name, slot)| (name.as_str(), slot.shape.as_slice()))
+    }
+
+    /// Names and dtypes of the tensors of other types than f32, f16 and bf16, in name order.
+    pub fn others(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.others.iter().map(|(name, dtype)| (name.as_str(), dtype.as_str()))
+    }
+
+    /// The header, if every tensor is f32, f16 or bf16.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming the first that is not.
+    pub(super) fn of_weights(self, origin: &str) -> Result<Self> {
+        match self.others.first_key_value() {
+            None => Ok(self),
+            Some((name, dtype)) => {
+                let reason = format!("tensor \"{name}\" has dtype {dtype}, not F32, F16 or BF16");
+                Err(Error::corrupt(origin, reason))
+            }
+        }
     }
 
     /// Length of the file.

@@ -92,6 +92,7 @@ const INVOCATIONS: &[&str] = &[
     "study study.toml -o out --cache cells --models models --data DATA --threads 1 --device cpu --store-quality",
     "study study.toml -o out --cache cells --models models --data DATA --list",
     "completions bash",
+    "import vit.safetensors -o imported.safetensors --arch vit --heads 3 --json",
 ];
 
 /// Runs against a server, and the invocations of its clients.
@@ -158,6 +159,7 @@ fn every_command_runs() {
         ("latencies.toml", LATENCIES.as_bytes()),
         ("tokens.toml", tokens.as_bytes()),
         ("cert.pem", cert.pem().as_bytes()),
+        ("vit.safetensors", include_bytes!("../golden/imports/vit/model.safetensors")),
         ("key.pem", signing_key.serialize_pem().as_bytes()),
     ] {
         write_atomic(&folder.join(name), [content]).unwrap();

@@ -19,6 +19,7 @@ mod hf_hub;
 mod hostile;
 mod http;
 mod hub;
+mod import;
 mod kill;
 mod laws;
 mod learning;

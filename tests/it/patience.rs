@@ -224,8 +224,10 @@ async fn an_http2_connection_without_a_call_is_closed() {
     // This one never answers, so it does not leave on its own either.
     let mut silent = saying(server.address, "127.0.0.1", HTTP2).await;
     rest(&mut silent).await;
-    // Closed or not, the next call is answered.
-    client.list_genes(proto::ListGenesRequest {}).await.unwrap();
+    // Closed or not, a call is answered. One may meet the end of the connection that its client still holds.
+    if client.list_genes(proto::ListGenesRequest {}).await.is_err() {
+        client.list_genes(proto::ListGenesRequest {}).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    blueprint::Ancestor,
     cli::{args, config, output, progress::Watch},
     error::{Error, Result},
     gene::Learngene,
@@ -11,7 +10,7 @@ use crate::{
     tensor::device,
 };
 
-use super::train::open_data;
+use super::{subject::ancestor, train::open_data};
 
 pub(in crate::cli) fn run(options: &args::Study) -> Result<()> {
     let plan = Plan::open(&options.plan)?;
@@ -22,7 +21,7 @@ pub(in crate::cli) fn run(options: &args::Study) -> Result<()> {
     let genes: BTreeMap<_, _> = plan.genes().into_iter().map(open).collect::<Result<_>>()?;
     let study = Study {
         genes: &genes,
-        ancestor: &Ancestor::open(&plan.ancestor)?,
+        ancestor: &ancestor(&plan.ancestor)?,
         data: &open_data(&plan.data, &options.run)?,
         plan: &plan,
         output: &options.output,

@@ -9,12 +9,13 @@ use crate::{
     bank::{Registry, builtin},
     blueprint::{
         Ancestor,
-        model::{NO_DATA, data_name},
+        model::{NO_DATA, UNKNOWN_DATA, data_name},
         record::METADATA_KEY,
     },
     cli::{args, config, output},
     error::{Error, Result},
     gene::{Head, Learngene, Target, meta},
+    import::{self, Report},
     tensor::TensorFile,
     train::Model,
 };
@@ -25,6 +26,10 @@ pub(super) fn find(options: &args::Subject) -> Result<(TensorFile, String)> {
     let path = Path::new(&options.source);
     if path.is_file() {
         return open(path);
+    }
+    if path.is_dir() {
+        let ancestor = ancestor(path)?;
+        return Ok((ancestor.file().clone(), options.source.clone()));
     }
     let folder = config::models(&options.models);
     if let Some(folder) = &folder {
@@ -40,6 +45,15 @@ pub(super) fn find(options: &args::Subject) -> Result<(TensorFile, String)> {
         |genes| genes.iter().map(|meta| meta.name.clone()).collect::<Vec<_>>().join(", "),
     );
     Err(Error::NotFound { what: "file or gene", name: options.source.clone(), known })
+}
+
+/// The model at `path`: a model file, or a folder of another library, which is imported and named.
+pub(super) fn ancestor(path: &Path) -> Result<Ancestor> {
+    let (ancestor, report) = import::ancestor(path)?;
+    if let Some(Report { architecture, parameters, .. }) = report {
+        output::talk(format_args!("note: {} is a {architecture} of {parameters} parameters", path.display()));
+    }
+    Ok(ancestor)
 }
 
 /// Whether `file` is a gene. Genes and models keep their records under the same key, but only a gene has stages.
@@ -69,7 +83,7 @@ impl Source {
             Self::Model(model) => &model.info().data,
             Self::Gene(gene) => &gene.meta().data,
         };
-        let recorded = Some(data_name(recorded)).filter(|name| *name != NO_DATA);
+        let recorded = Some(data_name(recorded)).filter(|name| ![NO_DATA, UNKNOWN_DATA].contains(name));
         let none = || Error::invalid("--dataset", "the file records no data set; name one");
         asked.or(recorded).ok_or_else(none)
     }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use candle_core::Device;
+
 use crate::{
     cli::{args, config, output, progress::Watch},
     data::{self, DatasetPair, data_root},
@@ -14,7 +16,7 @@ use crate::{
     },
 };
 
-use super::subject::Source;
+use super::subject::{Source, ancestor};
 
 /// Opens the data set of a run or a measurement.
 pub(super) fn open_data(name: &str, options: &args::RunOptions) -> Result<DatasetPair> {
@@ -42,7 +44,7 @@ pub(in crate::cli) fn train(options: &args::Train) -> Result<()> {
     }
     let folder = options.recipe.parent().unwrap_or(Path::new("."));
     let (model, data) = if let Some(start) = &recipe.start {
-        let model = Model::open(&folder.join(start))?;
+        let model = Model::of(&ancestor(&folder.join(start))?, &Device::Cpu)?;
         let data = open_data_for(&recipe.data, model.info.config.channels(), &options.run)?;
         (model, data)
     } else {
@@ -63,7 +65,8 @@ pub(in crate::cli) fn learn(options: &args::Learn) -> Result<()> {
         return Err(Error::invalid("[gene]", "this recipe learns no gene; use genebank train"));
     };
     let folder = options.train.recipe.parent().unwrap_or(Path::new("."));
-    let teacher = Model::open(&options.teacher.clone().unwrap_or_else(|| folder.join(&gene.teacher)))?;
+    let teacher = options.teacher.clone().unwrap_or_else(|| folder.join(&gene.teacher));
+    let teacher = Model::of(&ancestor(&teacher)?, &Device::Cpu)?;
     let data = open_data_for(&recipe.data, teacher.info.config.channels(), &options.train.run)?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.train.run, Some(&checkpoint), true)?;

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-use super::config::NORM_EPS;
+use super::VitConfig;
 use super::schema::{FC1, FC2, NORM1, NORM2, PROJ, QKV, in_block};
 
 /// The gates of a block, set by stochastic depth or by a router. By default they are open.
@@ -44,12 +44,13 @@ impl Block {
     ///
     /// # Errors
     /// [`error::Error::MissingTensor`].
-    pub(super) fn new(weights: &Weights, index: usize, heads: usize) -> error::Result<Self> {
+    pub(super) fn new(weights: &Weights, index: usize, config: &VitConfig) -> error::Result<Self> {
+        let (eps, heads) = (config.norm_eps(), config.heads());
         let name = |module: &str| in_block(index, module);
         Ok(Self {
-            norm1: LayerNorm::new(weights, &name(NORM1), NORM_EPS)?,
+            norm1: LayerNorm::new(weights, &name(NORM1), eps)?,
             attn: Attention::new(weights, &name(QKV), &name(PROJ), heads)?,
-            norm2: LayerNorm::new(weights, &name(NORM2), NORM_EPS)?,
+            norm2: LayerNorm::new(weights, &name(NORM2), eps)?,
             mlp: Mlp::new(weights, &name(FC1), &name(FC2))?,
         })
     }

@@ -38,7 +38,7 @@ pub struct Vit {
     patches: Linear,     // [width, channels * patch * patch]
     blocks: Vec<Block>,
     norm: LayerNorm,
-    head: Linear,
+    head: Option<Linear>,
 }
 
 impl Vit {
@@ -49,15 +49,15 @@ impl Vit {
     /// [`error::Error::ShapeMismatch`].
     pub fn new(config: VitConfig, weights: &Weights) -> error::Result<Self> {
         weights.check(config.schema().shapes())?;
-        let block = |index| Block::new(weights, index, config.heads());
+        let block = |index| Block::new(weights, index, &config);
         Ok(Self {
             config,
             class_token: weights.get(schema::CLASS_TOKEN)?.clone(),
             positions: weights.get(schema::POSITIONS)?.clone(),
             patches: Linear::new(weights, schema::PATCHES)?,
             blocks: (0..config.depth()).map(block).collect::<error::Result<_>>()?,
-            norm: LayerNorm::new(weights, schema::NORM, config::NORM_EPS)?,
-            head: Linear::new(weights, schema::HEAD)?,
+            norm: LayerNorm::new(weights, schema::NORM, config.norm_eps())?,
+            head: (config.classes() > 0).then(|| Linear::new(weights, schema::HEAD)).transpose()?,
         })
     }
 
@@ -71,10 +71,10 @@ impl Vit {
         self.class_token.device()
     }
 
-    /// Logits of a batch with all gates open.
+    /// Logits of a batch with all gates open, or, without a head, final states of its class tokens.
     ///
     /// # Shapes
-    /// `images`: `[batch, channels, height, width]`; result: `[batch, classes]`.
+    /// `images`: `[batch, channels, height, width]`; result: `[batch, outputs]`, see [`VitConfig::outputs`].
     ///
     /// # Errors
     /// A candle error if shapes disagree.
@@ -90,7 +90,7 @@ impl Vit {
         Tensor::cat(&logits.collect::<Result<Vec<_>>>()?, 0)
     }
 
-    /// Logits of a batch under `gates`.
+    /// The result for a batch under `gates`.
     ///
     /// # Shapes
     /// As for [`Vit::forward`]; `gates` has one element per block.
@@ -107,8 +107,13 @@ impl Vit {
         }
         // LayerNorm acts on each token separately, so token 0 can be picked before the final norm.
         let class = last.forward(&z, last_gates, Rows::First)?.squeeze(1)?; // [batch, width]
+        let class = self.norm.forward(&class)?;
+        let result = match &self.head {
+            Some(head) => head.forward(&class)?,
+            None => class,
+        };
         // Losses are computed in f32 whatever the dtype of the network.
-        self.head.forward(&self.norm.forward(&class)?)?.to_dtype(DType::F32)
+        result.to_dtype(DType::F32)
     }
 
     /// `[cls; x₁E; …; x_N E] + E_pos`.

@@ -35,7 +35,7 @@ pub const FC1: &str = "mlp.fc1";
 pub const FC2: &str = "mlp.fc2";
 
 /// Name of module `module` of block `index`.
-pub(super) fn in_block(index: usize, module: &str) -> String {
+pub fn in_block(index: usize, module: &str) -> String {
     schema::layer_name(BLOCKS, index, module)
 }
 
@@ -94,6 +94,10 @@ impl VitConfig {
     }
 
     fn tail(&self) -> Vec<Spec> {
+        let norm = Spec::norm(NORM, Axis::Width);
+        if self.classes() == 0 {
+            return norm.into();
+        }
         let classes = Axis::Fixed(self.classes());
         let head = Spec {
             name: format!("{HEAD}.{WEIGHT}"),
@@ -102,7 +106,7 @@ impl VitConfig {
             init: EMBEDDING,
         };
         let bias = Spec::vector(&format!("{HEAD}.{BIAS}"), classes, Role::HeadBias, Init::Zeros);
-        Spec::norm(NORM, Axis::Width).into_iter().chain([head, bias]).collect()
+        norm.into_iter().chain([head, bias]).collect()
     }
 }
 

@@ -1,0 +1,192 @@
+//! Checkpoints of timm and transformers: what they compute here is what they compute there, and what cannot be expressed
+//! is refused by name.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use candle_core::{Device, Tensor};
+use genebank::{
+    blueprint::Ancestor,
+    import::{Hints, Import, import},
+    nn::Vit,
+    tensor::{Dtype, TensorBytes, TensorFile, codec},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// What parity is asked for, relative to the largest output.
+const TOLERANCE: f32 = 1e-4;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/imports").join(name)
+}
+
+/// The largest difference between the outputs of `model` and those of the library, relative to the largest output.
+fn difference(model: &Ancestor, name: &str) -> f32 {
+    let file = TensorFile::open(&golden(&format!("{name}.safetensors"))).unwrap();
+    let read = |name: &str| {
+        let tensor = file.tensor(name).unwrap();
+        Tensor::from_vec(tensor.dtype.read(&tensor.bytes), tensor.shape.as_slice(), &Device::Cpu).unwrap()
+    };
+    let network = Vit::new(model.info().config, &model.weights(&Device::Cpu).unwrap()).unwrap();
+    let (found, expected) = (network.forward(&read("images")).unwrap(), read("outputs"));
+    assert_eq!(found.dims(), expected.dims(), "{name}");
+    let most = |tensor: Tensor| {
+        tensor.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
+    };
+    most((found - &expected).unwrap()) / most(expected)
+}
+
+#[test]
+fn imported_models_compute_what_their_library_does() {
+    let all =
+        ["timm", "timm-headless-scaled", "vit", "vit-model", "dinov2", "vit-f16-shards", "vit-bf16-shards"];
+    for name in all {
+        let Import { ancestor, bytes, report } = import(&golden(name), &Hints::default()).unwrap();
+        let difference = difference(&ancestor, name);
+        assert!(difference < TOLERANCE, "{name}: {difference}");
+        // The file is a model of this program like any other.
+        let file = TensorFile::from_bytes(bytes, name).unwrap();
+        assert_eq!(Ancestor::from_file(file, name).unwrap().digest(), ancestor.digest());
+        assert_eq!(
+            report.folded.len(),
+            if name.contains("scaled") || name == "dinov2" { 8 } else { 0 },
+            "{name}"
+        );
+        let ignored = report.ignored.join(" ");
+        assert_eq!(ignored.contains("mask_token"), name == "dinov2", "{ignored}");
+        assert_eq!(ignored.contains("pooler"), name == "vit-model", "{ignored}");
+    }
+}
+
+#[test]
+fn what_a_folder_says_is_kept() {
+    let Import { ancestor, report, .. } = import(&golden("vit"), &Hints::default()).unwrap();
+    let info = ancestor.info();
+    assert_eq!(info.labels, ["LABEL_0", "LABEL_1", "LABEL_2"]);
+    assert_eq!(info.preprocessing.mean, [0.5, 0.5, 0.5]);
+    assert_eq!((info.config.norm_eps(), info.config.heads(), info.licence.as_str()), (1e-12, 3, "unknown"));
+    assert!(report.assumed.iter().any(|line| line.contains("licence")), "{report:?}");
+    assert!(report.renamed.iter().any(|line| line.ends_with("query.weight -> blocks.0.attn.qkv.weight")));
+    let Import { ancestor, report, .. } = import(&golden("timm"), &Hints::default()).unwrap();
+    assert_eq!((ancestor.info().licence.as_str(), report.renamed.len()), ("apache-2.0", 0));
+    assert!(ancestor.info().training[0].starts_with("imported from timm vit_tiny_patch16_224, sha256 "));
+}
+
+#[test]
+fn a_file_alone_needs_what_it_does_not_say() {
+    let file = golden("vit/model.safetensors");
+    let bare = import(&file, &Hints::default()).unwrap_err().to_string();
+    assert!(bare.contains("--arch vit or --arch dinov2"), "{bare}");
+    let arch = Hints { architecture: Some("vit".to_owned()), heads: None };
+    let headless = import(&file, &arch).unwrap_err().to_string();
+    assert!(headless.contains("give --heads"), "{headless}");
+    let told = import(&file, &Hints { heads: Some(3), ..arch }).unwrap();
+    assert!(difference(&told.ancestor, "vit") < TOLERANCE);
+}
+
+/// A copy of the golden folder `name` after `change` of its configuration and tensors.
+fn changed(name: &str, change: impl FnOnce(&mut Value, &mut Vec<(String, TensorBytes)>)) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config =
+        serde_json::from_slice(&std::fs::read(golden(name).join("config.json")).unwrap()).unwrap();
+    let file = TensorFile::open(&golden(name).join("model.safetensors")).unwrap();
+    let mut tensors = file.tensors().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+    change(&mut config, &mut tensors);
+    let bytes = codec::render(&std::collections::BTreeMap::new(), &tensors);
+    codec::write_atomic(&folder.path().join("model.safetensors"), [bytes.as_ref()]).unwrap();
+    codec::write_atomic(&folder.path().join("config.json"), [config.to_string().as_bytes()]).unwrap();
+    folder
+}
+
+fn zeros(shape: &[usize]) -> TensorBytes {
+    let bytes = vec![0; 4 * shape.iter().product::<usize>()];
+    TensorBytes { dtype: Dtype::F32, shape: shape.to_vec(), bytes: bytes.into() }
+}
+
+#[test]
+fn what_cannot_be_expressed_is_refused_by_name() {
+    type Tensors = Vec<(String, TensorBytes)>;
+    let add = |name: &'static str, shape: &'static [usize]| {
+        move |_: &mut Value, tensors: &mut Tensors| tensors.push((name.to_owned(), zeros(shape)))
+    };
+    let set =
+        |key: &'static str, value: Value| move |config: &mut Value, _: &mut Tensors| config[key] = value;
+    let drop = |name: &'static str| {
+        move |_: &mut Value, tensors: &mut Tensors| tensors.retain(|(known, _)| known != name)
+    };
+    for (folder, reason) in [
+        (changed("timm", add("fc_norm.weight", &[12])), "mean pooling (fc_norm)"),
+        (changed("timm", add("dist_token", &[1, 1, 12])), "distilled token"),
+        (changed("timm", add("reg_token", &[1, 4, 12])), "register tokens"),
+        (changed("timm", add("norm_pre.weight", &[12])), "norm before the blocks"),
+        (changed("timm", add("blocks.0.attn.q_norm.weight", &[4])), "norms of queries and keys"),
+        (changed("timm", add("adapter.weight", &[4])), "\"adapter.weight\": it is no part of a vision"),
+        (changed("timm", set("global_pool", json!("avg"))), "config.json: global_pool: \"avg\""),
+        (changed("timm", drop("blocks.1.mlp.fc2.weight")), "\"blocks.1.mlp.fc2.weight\" is missing"),
+        (changed("vit", set("hidden_act", json!("quick_gelu"))), "config.json: hidden_act: \"quick_gelu\""),
+        (changed("vit", set("model_type", json!("swin"))), "\"swin\" is not a kind that is imported"),
+        (changed("vit", set("num_attention_heads", json!(5))), "width 12 has no 5 equal heads"),
+        (changed("vit", set("layer_norm_eps", json!(-1.0))), "layer_norm_eps: -1.0 is beyond"),
+        (changed("dinov2", set("use_swiglu_ffn", json!(true))), "gated MLP"),
+        (changed("vit", |_, tensors| tensors[0].1 = zeros(&[7])), "shape"),
+    ] {
+        let out = tempfile::tempdir().unwrap();
+        let output = run(&["import", folder.path().to_str().unwrap()], &out.path().join("m.safetensors"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{reason}: {output:?}");
+        assert!(said.contains(reason), "\"{said}\" does not say \"{reason}\"");
+        assert!(crate::support::entries(out.path()).is_empty(), "{reason}");
+    }
+}
+
+#[test]
+fn folders_that_are_broken_are_refused() {
+    type Files = &'static [(&'static str, &'static [u8])];
+    let cases: [(Files, &str); 7] = [
+        (&[], "holds no .safetensors file"),
+        (&[("pytorch_model.bin", b"x")], "only safetensors are read. Convert it: python"),
+        (&[("model.onnx", b"x")], "only safetensors are read. Convert it: python"),
+        (&[("model.safetensors", b"x")], "too few for a safetensors header"),
+        (&[("a.safetensors", b"x"), ("b.safetensors", b"x")], "2 files of tensors and neither"),
+        (
+            &[("model.safetensors.index.json", b"{\"weight_map\":{\"a\":\"../x.safetensors\"}}")],
+            "names 1 shards",
+        ),
+        (&[("config.json", b"{"), ("model.safetensors", b"x")], "EOF while parsing"),
+    ];
+    for (files, reason) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            codec::write_atomic(&folder.path().join(name), [*bytes]).unwrap();
+        }
+        let error = import(folder.path(), &Hints::default()).unwrap_err().to_string();
+        assert!(error.contains(reason), "\"{error}\" does not say \"{reason}\"");
+    }
+}
+
+fn run(arguments: &[&str], out: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_genebank")).args(arguments).arg("-o").arg(out).output().unwrap()
+}
+
+#[test]
+fn commands_take_a_folder_as_it_is() {
+    let inspect =
+        Command::new(env!("CARGO_BIN_EXE_genebank")).arg("inspect").arg(golden("vit")).output().unwrap();
+    assert!(inspect.status.success(), "{inspect:?}");
+    let (out, err) = (String::from_utf8(inspect.stdout).unwrap(), String::from_utf8(inspect.stderr).unwrap());
+    assert!(out.contains("blocks.0.attn.qkv.weight"), "{out}");
+    assert!(err.contains("is a transformers vit of "), "{err}");
+    // A foreign file in the folder of genes is named and skipped.
+    let models = crate::support::models(&crate::support::gene_bytes());
+    std::fs::copy(golden("vit/model.safetensors"), models.path().join("foreign.safetensors")).unwrap();
+    let list = Command::new(env!("CARGO_BIN_EXE_genebank"))
+        .args(["list", "--models", models.path().to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(list.status.success(), "{list:?}");
+    let err = String::from_utf8(list.stderr).unwrap();
+    assert!(err.contains("foreign.safetensors is skipped"), "{err}");
+}
