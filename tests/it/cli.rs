@@ -258,7 +258,8 @@ fn serve_says_where_it_listens_and_ends_on_sigterm() {
         code(&genebank(&["serve", "--listen", address, "--models", models.path().to_str().unwrap()])),
         1
     );
-    assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());
+    let kill = format!("kill {}", server.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     assert_eq!(server.wait().unwrap().code(), Some(0));
 }
 

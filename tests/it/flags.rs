@@ -137,7 +137,8 @@ fn serve(folder: &Path, invocation: &str) -> (Child, String) {
 }
 
 fn stop(mut server: Child) {
-    assert!(Command::new("kill").arg(server.id().to_string()).status().unwrap().success());
+    let kill = format!("kill {}", server.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     assert_eq!(server.wait().unwrap().code(), Some(0));
 }
 
