@@ -81,8 +81,8 @@ impl Activity {
             if let Some((_, over)) = end.filter(|(end, _)| *end <= now) {
                 return over;
             }
-            // The turn may change meanwhile.
-            let again = now + limits.read_timeout;
+            // The turn may change meanwhile, and the new one may have a shorter limit.
+            let again = now + limits.head_timeout.min(limits.read_timeout).min(limits.idle_timeout);
             sleep_until(end.map_or(again, |(end, _)| end.min(again))).await;
         }
     }
