@@ -149,7 +149,7 @@ impl Bank {
     /// [`Error::NotFound`] for an unknown gene; those of [`GeneFile::gene`] and [`GeneFile::ancestor`].
     pub async fn read(&self, admitted: &Admitted<'_>, start: &Start) -> Result<()> {
         let selects = start.method.selects();
-        if !selects && self.registry.find(admitted.gene())?.known().is_some() {
+        if self.registry.find(admitted.gene())?.is_read(selects) {
             return Ok(());
         }
         let (registry, name) = (self.registry.clone(), admitted.gene().to_owned());

@@ -177,7 +177,7 @@ impl GeneFile {
     }
 
     /// The gene, if it was read before.
-    pub fn known(&self) -> Option<Arc<Learngene>> {
+    fn known(&self) -> Option<Arc<Learngene>> {
         self.gene.known()
     }
 
@@ -187,6 +187,12 @@ impl GeneFile {
     /// Those of [`Learngene::open`]; [`Error::Corrupt`] if the file has changed since its header was read.
     pub fn gene(&self) -> Result<Arc<Learngene>> {
         self.gene.get(|| self.place.gene().map(Arc::new))
+    }
+
+    /// Whether the gene, and its ancestor if `ancestor` is set and there is one, are in memory.
+    pub fn is_read(&self, ancestor: bool) -> bool {
+        let ancestor = self.ancestor.as_ref().filter(|_| ancestor);
+        self.gene.known().is_some() && ancestor.is_none_or(|(_, ancestor)| ancestor.known().is_some())
     }
 
     /// Whether [`GeneFile::digest`] is at hand.

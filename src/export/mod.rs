@@ -37,9 +37,17 @@ impl Layout {
     /// Converts `blueprint` from timm's layout to this one. Identity and record change with the layout.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if any value is drawn, because timm's names key the random streams.
+    /// [`Error::Invalid`] if any value is drawn, because timm's names key the random streams; for timm's layout, if the
+    /// norms have an epsilon that its architectures lack.
     pub fn of(self, mut blueprint: Blueprint) -> Result<Blueprint> {
         if self == Self::Timm {
+            if !blueprint.info.config.has_usual_eps() {
+                let eps = blueprint.info.config.norm_eps();
+                let reason = format!(
+                    "timm's architectures have norms of eps 1e-6, this model {eps:e}; use transformers"
+                );
+                return Err(Error::invalid("layout", reason));
+            }
             return Ok(blueprint);
         }
         if let Some(entry) = blueprint.entries.iter().find(|entry| entry.source.draws()) {

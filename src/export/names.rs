@@ -114,8 +114,8 @@ impl Names {
         self.tensors[0].1
     }
 
-    /// Prefix of the names in the block with this index.
-    pub fn block(&self, index: usize) -> String {
+    /// First part of the names in the block with this index.
+    pub fn block_prefix(&self, index: usize) -> String {
         format!("{}.{index}.", self.blocks)
     }
 }

@@ -9,7 +9,7 @@ pub const MAX_LABEL_BYTES: usize = 256;
 ///
 /// # Errors
 /// The first label that has not, by its index, with its length and the limit.
-pub(super) fn check(labels: &[String]) -> Result<(), String> {
+pub fn check(labels: &[String]) -> Result<(), String> {
     let lengths = labels.iter().map(String::len).enumerate();
     match lengths.into_iter().find(|(_, length)| !(1..=MAX_LABEL_BYTES).contains(length)) {
         Some((index, length)) => {

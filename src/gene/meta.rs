@@ -57,7 +57,7 @@ impl Probe {
     fn check(&self, config: &VitConfig) -> std::result::Result<(), String> {
         let holds = (1..=Self::MAX_BATCH).contains(&self.batch)
             && self.batch * config.image_values() <= Self::MAX_VALUES
-            && self.logits.len() == self.batch * config.outputs()
+            && self.logits.len() == self.batch * config.classes()
             && self.logits.iter().all(|logit| logit.is_finite());
         if holds {
             return Ok(());
@@ -68,7 +68,7 @@ impl Probe {
             self.logits.len(),
             Self::MAX_BATCH,
             Self::MAX_VALUES,
-            config.outputs()
+            config.classes()
         ))
     }
 
@@ -140,6 +140,9 @@ impl GeneMeta {
         }
         if widths.iter().collect::<BTreeSet<_>>().len() != widths.len() {
             return Err(format!("trained widths {widths:?} hold one twice"));
+        }
+        if config.classes() == 0 {
+            return Err("the network has no head; a gene has one".to_owned());
         }
         if self.labels.len() != config.classes() {
             return Err(format!("{} labels for {} classes", self.labels.len(), config.classes()));
@@ -275,7 +278,7 @@ mod tests {
     use crate::nn::vit::RawVitConfig;
 
     #[test]
-    fn labels_have_a_length() {
+    fn a_gene_has_a_head_and_labels_have_a_length() {
         let raw = RawVitConfig {
             image_size: 4,
             patch_size: 2,
@@ -295,6 +298,9 @@ mod tests {
         };
         let meta = synthetic.render().unwrap().0.meta().clone();
         meta.check().unwrap();
+        let config = meta.config.reshaped(RawVitConfig { classes: 0, ..raw }).unwrap();
+        let reason = GeneMeta { config, labels: Vec::new(), ..meta.clone() }.check().unwrap_err();
+        assert_eq!(reason, "the network has no head; a gene has one");
         for (label, bytes) in [(String::new(), 0), ("a".repeat(100_000), 100_000)] {
             let labels = vec!["a".to_owned(), label];
             let reason = GeneMeta { labels, ..meta.clone() }.check().unwrap_err();

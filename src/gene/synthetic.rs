@@ -56,7 +56,7 @@ impl Synthetic {
             data: NO_DATA.to_owned(),
             teacher: "none".to_owned(),
             recipe: format!("seeded values, seed {seed}: nothing was learned"),
-            probe: Probe { seed: 0, batch: 1, logits: vec![0.0; config.outputs()] },
+            probe: Probe { seed: 0, batch: 1, logits: vec![0.0; config.classes()] },
             metric: Metric::Accuracy,
             quality: Vec::new(),
         };

@@ -81,7 +81,7 @@ impl Head {
         self.labels.iter().map(row).collect()
     }
 
-    /// The source of a head parameter of which the columns `cols` are chosen. A head with a label that is not `known` is
+    /// The source of a head parameter with the chosen columns `cols`. A head with a label that is not `known` is
     /// fresh as a whole, because chosen columns and fresh rows do not mix.
     fn selected(&self, spec: &Spec, tensor: &str, of: [usize; 2], cols: &[u32], known: &[String]) -> Source {
         let rows = self.rows(known);
@@ -134,12 +134,12 @@ impl Target {
     }
 
     /// Changes `entries` from their own target to this one: their sources and shapes. `config` is the network.
-    pub(super) fn apply(&self, entries: &mut Vec<Entry>, own: Own<'_>, config: &VitConfig) {
+    pub(super) fn apply(&self, entries: &mut [Entry], own: Own<'_>, config: &VitConfig) {
         if self.head(own).is_none() && images(config) == images(own.config) {
             return;
         }
         let schema = config.schema();
-        for Entry { name, shape, source, .. } in entries.iter_mut() {
+        for Entry { name, shape, source, .. } in entries {
             let Some(spec) = schema.shared().find(|spec| spec.name == *name) else { continue };
             let other = match &*source {
                 Source::Pieces(pieces) => match pieces.as_slice() {
@@ -158,10 +158,6 @@ impl Target {
             if let Some(other) = other {
                 (*shape, *source) = (spec.shape(&schema.dims), other);
             }
-        }
-        if let Some(head) = self.head(own).filter(|_| own.config.classes() == 0) {
-            let made = schema.shared().filter(|spec| spec.role.of_head());
-            entries.extend(made.map(|spec| Entry::fresh(spec.clone(), &schema.dims, head.seed)));
         }
     }
 

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::{
     blueprint::{ModelInfo, Preprocessing, model::UNKNOWN_DATA},
     error::{Error, Result},
+    gene::labels,
     nn::VitConfig,
 };
 
@@ -13,8 +14,6 @@ use super::{Checkpoint, Report};
 /// Mean and deviation of pixels where a checkpoint does not say them: those of ImageNet, which most were trained with.
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STD: [f32; 3] = [0.229, 0.224, 0.225];
-/// Longest accepted label, bytes.
-const MAX_LABEL_BYTES: usize = 256;
 
 /// What a checkpoint does not say itself.
 #[derive(Debug, Clone, Default)]
@@ -108,13 +107,8 @@ fn labels(checkpoint: &Checkpoint, classes: usize) -> Result<Option<Vec<String>>
         _ => None,
     };
     let Some(labels) = found.filter(|labels| labels.len() == classes) else { return Ok(None) };
-    match labels.iter().find(|label| label.is_empty() || label.len() > MAX_LABEL_BYTES) {
-        Some(label) => {
-            let reason = format!("a label of {} bytes is beyond 1..={MAX_LABEL_BYTES}", label.len());
-            Err(Error::corrupt(&checkpoint.origin, reason))
-        }
-        None => Ok(Some(labels)),
-    }
+    labels::check(&labels).map_err(|reason| Error::corrupt(&checkpoint.origin, reason))?;
+    Ok(Some(labels))
 }
 
 /// A key of `config.json`, at the top or among timm's `model_args`.
@@ -127,7 +121,7 @@ pub(super) fn number(config: Option<&Value>, name: &str) -> Option<usize> {
     key(config?, name)?.as_u64().and_then(|number| usize::try_from(number).ok())
 }
 
-/// Refuses a key of `config.json` that has another value than one of `accepted`, all of which mean the same function.
+/// Refuses a key of `config.json` that is not one of `accepted`. All of these mean the same function.
 pub(super) fn only(config: Option<&Value>, name: &str, accepted: &[Value], why: &str) -> Result<()> {
     let Some(config) = config else { return Ok(()) };
     let places = [config.get(name), config.get("model_args").and_then(|args| args.get(name))];

@@ -9,6 +9,7 @@ use crate::{
     blueprint::{Blueprint, Entry, ModelInfo, Piece, Source, expand},
     error::{Context, Error, Result},
     export::names::{DINOV2, Names, TIMM, VIT},
+    gene::meta::MAX_DEPTH,
     nn::{Role, Spec, VitConfig, vit::RawVitConfig},
     tensor::{Init, TensorBytes, Weight, Weights},
 };
@@ -248,13 +249,13 @@ impl Found<'_> {
     /// Number of blocks.
     fn depth(&self) -> usize {
         let block = |index: usize| {
-            let prefix = self.names.block(index);
+            let prefix = self.names.block_prefix(index);
             let bare = prefix.strip_prefix(self.names.base).unwrap_or(&prefix).to_owned();
             move |name: &String| name.starts_with(&prefix) || name.starts_with(&bare)
         };
         let tensors = &self.checkpoint.tensors;
         // One more than a network may have, so that the limit is named.
-        (0..=1024).take_while(|index| tensors.keys().any(block(*index))).count()
+        (0..=MAX_DEPTH).take_while(|index| tensors.keys().any(block(*index))).count()
     }
 
     fn heads(&self, hints: &Hints, width: usize) -> Result<usize> {

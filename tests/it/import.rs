@@ -9,6 +9,7 @@ use std::{
 use candle_core::{Device, Tensor};
 use genebank::{
     blueprint::Ancestor,
+    export::Layout,
     import::{Hints, Import, import},
     nn::Vit,
     tensor::{Dtype, TensorBytes, TensorFile, codec},
@@ -73,6 +74,15 @@ fn what_a_folder_says_is_kept() {
     let Import { ancestor, report, .. } = import(&golden("timm"), &Hints::default()).unwrap();
     assert_eq!((ancestor.info().licence.as_str(), report.renamed.len()), ("apache-2.0", 0));
     assert!(ancestor.info().training[0].starts_with("imported from timm vit_tiny_patch16_224, sha256 "));
+}
+
+#[test]
+fn timm_is_not_told_of_norms_that_it_does_not_have() {
+    let blueprint = |name| import(&golden(name), &Hints::default()).unwrap().ancestor.blueprint().clone();
+    assert!(Layout::Timm.of(blueprint("timm")).is_ok());
+    let reason = Layout::Timm.of(blueprint("vit")).unwrap_err().to_string();
+    assert!(reason.contains("this model 1e-12") && reason.contains("transformers"), "{reason}");
+    assert!(Layout::Transformers.of(blueprint("vit")).is_ok());
 }
 
 #[test]

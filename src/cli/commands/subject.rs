@@ -27,10 +27,6 @@ pub(super) fn find(options: &args::Subject) -> Result<(TensorFile, String)> {
     if path.is_file() {
         return open(path);
     }
-    if path.is_dir() {
-        let ancestor = ancestor(path)?;
-        return Ok((ancestor.file().clone(), options.source.clone()));
-    }
     let folder = config::models(&options.models);
     if let Some(folder) = &folder {
         let file = folder.join(format!("{}.safetensors", options.source));
@@ -39,6 +35,10 @@ pub(super) fn find(options: &args::Subject) -> Result<(TensorFile, String)> {
         }
     } else if options.source == builtin::NAME {
         return Ok((builtin::file()?, options.source.clone()));
+    }
+    // A folder comes last, so that one with the name of a gene changes nothing.
+    if path.is_dir() {
+        return Ok((ancestor(path)?.file().clone(), options.source.clone()));
     }
     let known = Registry::open(folder.as_deref(), None).map_or_else(
         |_| String::new(),

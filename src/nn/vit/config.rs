@@ -209,11 +209,6 @@ impl VitConfig {
         is_usual_eps(&self.norm_eps_e12)
     }
 
-    /// Values of the result for one image: logits, or the state of the class token where there is no head.
-    pub const fn outputs(&self) -> usize {
-        if self.raw.classes == 0 { self.raw.width } else { self.raw.classes }
-    }
-
     /// Dimension of one head.
     pub const fn head_dim(&self) -> usize {
         self.raw.width / self.raw.heads

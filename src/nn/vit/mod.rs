@@ -74,7 +74,8 @@ impl Vit {
     /// Logits of a batch with all gates open, or, without a head, final states of its class tokens.
     ///
     /// # Shapes
-    /// `images`: `[batch, channels, height, width]`; result: `[batch, outputs]`, see [`VitConfig::outputs`].
+    /// `images`: `[batch, channels, height, width]`; result: `[batch, classes]`, or `[batch, width]`
+    /// without a head.
     ///
     /// # Errors
     /// A candle error if shapes disagree.

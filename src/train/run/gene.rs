@@ -84,7 +84,7 @@ impl Run<'_> {
             data: info.data,
             teacher: teacher.info.training.join("; "),
             recipe: self.note(),
-            probe: Probe { seed: 0, batch: 1, logits: vec![0.0; info.config.outputs()] },
+            probe: Probe { seed: 0, batch: 1, logits: vec![0.0; info.config.classes()] },
             metric: Metric::Accuracy,
             quality: Vec::new(),
         };
