@@ -75,11 +75,11 @@ pub(crate) struct Options {
 enum Attack {
     /// Requests whose body never ends.
     Bodies,
-    /// Requests for a long model, of which nothing is read.
+    /// Requests for a long model. The response is not read.
     Readers,
     /// gRPC messages of 512 KiB whose last byte never comes, 256 on one connection.
     Uploads,
-    /// `InitModel` for 100,000 classes, 40 times on one connection, of which nothing is read.
+    /// `InitModel` for 100,000 classes, 40 times on one connection. The responses are not read.
     Classes,
     /// Digests of models that were never made, without waiting for the answer.
     Abandoned,
@@ -341,7 +341,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
             purse: Arc::new(purse),
         };
         let attackers = options.connections.div_ceil(attack.streams());
-        // One thread of its own, which ends with the runtime.
+        // The attackers share one thread, which ends with the runtime.
         let crowd = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         for _ in 0..attackers {
             crowd.spawn(attacker.clone().run());

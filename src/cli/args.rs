@@ -62,7 +62,8 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct Models {
     /// Folder of gene files. Default: `models` in the current folder, or the folder that came with the program, or, if
-    /// neither exists, the gene fashion-any inside the program. Every file is checked when it is loaded, and a broken file stops the start
+    /// neither exists, the gene fashion-any inside the program. Headers are checked at the start, and a broken one stops it; weights
+    /// are checked when a gene is first asked for. Files of other libraries are skipped
     #[arg(long, value_name = "DIR", env = "GENEBANK_MODELS")]
     pub models: Option<PathBuf>,
 }

@@ -26,7 +26,7 @@ pub(super) fn parse(url: &str) -> Result<Uri> {
 /// Why no connection could be opened, and what to try.
 pub(super) fn failure(secure: bool, error: &dyn std::error::Error) -> String {
     let text = chain(error);
-    // The name of rustls's error for a record that is none of TLS.
+    // rustls names its error so if the other side does not speak TLS.
     if secure && text.contains("InvalidContentType") {
         return format!("{text}; the server seems to speak plain HTTP: try http://");
     }

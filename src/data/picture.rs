@@ -2,8 +2,8 @@
 //!
 //! *Source:* torchvision's `Resize(size)` (bilinear, antialiased) and `CenterCrop(size)` on 8-bit images, which is
 //! Pillow's `Resample.c`: first the columns, then the rows, each with weights in 22-bit fixed point. The same decoded
-//! image gives the same bytes on every machine. An alpha channel is dropped. *Differs from torchvision in:* JPEG decoders may differ by one level; 16-bit samples are
-//! scaled to 8 bits, not truncated.
+//! image gives the same bytes on every machine. An alpha channel is dropped. *Differs from torchvision in:* JPEG decoders
+//! may differ by one level; 16-bit samples are scaled to 8 bits, not truncated.
 //!
 //! The decoder's limits and the fit to one size change together, with what an image of a data set may be. Two fifths of
 //! this file are tests.

@@ -1,4 +1,5 @@
-//! Reads files that others name, and writes files whole. Only regular files are opened, and their size is checked before a byte is read.
+//! Reads files that others name, and writes files whole. Only regular files are opened, and their size is checked before
+//! a byte is read.
 //!
 //! A FIFO would block the reader until somebody writes, and a device such as `/dev/zero` never ends.
 

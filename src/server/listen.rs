@@ -111,8 +111,8 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Bytes that the system may hold for clients before they are on their way to them, for each connection divided by the
-/// number of connections that are open when it begins. Without a limit, a thousand clients that do not read use up what
+/// This number, divided by the number of open connections when one begins, is how many bytes the system holds for that
+/// one's client before they are on their way. Without a limit, a thousand clients that do not read use up what
 /// the system has for all connections, and then everybody's packets are lost.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_BYTES: usize = 128 << 20;

@@ -66,7 +66,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Binds the socket and loads the genes.
+    /// Binds the socket and opens the folder of genes.
     ///
     /// # Errors
     /// [`Error::Io`] where the address is taken; those of [`Bank::open`] and [`Bank::guarded`]; [`Error::Invalid`] for a

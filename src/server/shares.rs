@@ -1,4 +1,4 @@
-//! Something of which there is a fixed number, and of which one address may have a part only.
+//! A fixed number of something. One address may have only a part of it.
 
 use std::{
     collections::BTreeMap,
@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Who counts as one client: an IPv4 address, or the network of an IPv6 address, of which one customer has all 2^64.
+/// Who counts as one client: an IPv4 address, or the network of an IPv6 address: one customer has all its 2^64 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Peer(IpAddr);
 

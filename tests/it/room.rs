@@ -30,7 +30,7 @@ fn bank(request_bytes: u64, renders: usize) -> (Arc<Bank>, TempDir) {
     (Arc::new(Bank::open(config).unwrap()), models)
 }
 
-/// A model from scratch, of which every value is made: about 28 KB for each layer.
+/// A model from scratch. Every value of it is made: about 28 KB for each layer.
 fn scratch(depth: u64, seed: u64) -> ModelRequest {
     let size = SizeRequest { depth: Some(depth), ..SizeRequest::default() };
     ModelRequest { size, start: Start { method: Method::Scratch, seed }, ..ModelRequest::default() }
