@@ -32,8 +32,13 @@ impl Attention {
 
     /// The residual branch that begins with `norm`, computed for the tokens `rows`.
     pub(in crate::nn) fn branch<'a>(&'a self, norm: &'a LayerNorm, gate: &'a Gate, rows: Rows) -> Branch<'a> {
-        let core =
-            Core::Attention { qkv: self.qkv.affine(), proj: self.proj.affine(), heads: self.heads, rows };
+        let core = Core::Attention {
+            qkv: self.qkv.affine(),
+            proj: self.proj.affine(),
+            heads: self.heads,
+            rows,
+            keys: None,
+        };
         Branch { norm: norm.before(), core, gate }
     }
 }

@@ -46,6 +46,15 @@ impl<'a> Matrix<'a> {
         self.rows
     }
 
+    /// The values of row `index`.
+    ///
+    /// # Panics
+    /// If there is no such row, or the matrix is transposed: its rows are not contiguous.
+    pub(in crate::tensor) fn row(&self, index: usize) -> &'a [f32] {
+        assert!(!self.transposed && index < self.rows, "row {index} of {} is contiguous", self.rows);
+        &self.data[index * self.stride..][..self.cols]
+    }
+
     /// Distance between neighbours in a row, then in a column.
     fn strides(&self) -> (isize, isize) {
         // A slice never holds more than `isize::MAX` bytes, so the cast is exact.

@@ -1,4 +1,4 @@
-//! Differentiable operations of a vision transformer, with hand-written backward passes.
+//! Differentiable operations of transformers, with hand-written backward passes.
 //!
 //! On the CPU in `f32`, each operation is one node of candle's graph. Its kernels are single-threaded, choose their
 //! instruction set at run time, and read transposes through strides. On other devices and in other dtypes, the same
@@ -14,6 +14,7 @@
 mod adamw;
 mod attention;
 mod branch;
+mod embedding;
 mod gelu;
 mod gemm;
 mod layer_norm;
@@ -35,7 +36,8 @@ mod transpose;
 
 pub use adamw::{Rates, adamw, add_to, square_sum};
 pub use attention::{AttentionShape, Mask, attention, attention_with};
-pub use branch::{Branch, Core, Gate, Norm, Rows, pre_norm};
+pub use branch::{Branch, Core, Gate, Norm, Rows, post_norm, pre_norm};
+pub use embedding::{Tables, embedding};
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
 pub use linear::linear;

@@ -119,6 +119,13 @@ pub(super) fn sequence(x: &Tensor, class: &Tensor, positions: &Tensor) -> Result
     Tensor::cat(&[&class.expand((batch, 1, width))?, x], 1)?.broadcast_add(positions)
 }
 
+/// `word[id] + kind[0] + position`; see [`super::embedding()`].
+pub(super) fn embedding(ids: &Tensor, words: &Tensor, positions: &Tensor, kinds: &Tensor) -> Result<Tensor> {
+    let ((batch, tokens), width) = (ids.dims2()?, words.dim(1)?);
+    let words = words.index_select(&ids.flatten_all()?, 0)?.reshape((batch, tokens, width))?;
+    words.broadcast_add(&kinds.narrow(0, 0, 1)?)?.broadcast_add(&positions.narrow(0, 0, tokens)?)
+}
+
 /// Mean over the batch of `-Σ t log softmax(z)`; see [`super::cross_entropy`].
 pub(super) fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let batch = logits.dims2()?.0;

@@ -1,7 +1,7 @@
 //! How kernels read weights, and how the backward pass adds to their gradients.
 
 use super::gemm::{Matrix, MatrixMut};
-use super::values;
+use super::{add_to, values};
 use crate::tensor::{Weight, matrix_view};
 use candle_core::{DType, Layout, Result, Storage, bail};
 use std::ops::Deref;
@@ -96,6 +96,22 @@ impl Weight {
         Ok(())
     }
 
+    /// Adds each row of `values`, `[rows.len(), cols]`, to the gradient of the row with that index, if it is learned.
+    pub(super) fn add_rows(&self, rows: impl Iterator<Item = usize>, values: &[f32]) -> Result<()> {
+        let Some(tape) = self.tape() else { return Ok(()) };
+        let [whole] = self.pieces() else {
+            bail!("rows of a weight of {} pieces are learned", self.pieces().len());
+        };
+        let extent = Extent::of(whole.layout())?;
+        let mut gradients = tape.gradients();
+        // Not every row is written, so the others must be zero: a length of 0 never overwrites.
+        let (sum, _) = gradients.piece(extent.start, 0);
+        for (row, values) in rows.zip(values.chunks_exact(extent.cols.max(1))) {
+            add_to(&mut sum[row * extent.stride..][..extent.cols], values);
+        }
+        Ok(())
+    }
+
     /// Adds `values`, in the order of its matrix view, to its gradient if it is learned.
     pub(super) fn add_values(&self, values: &[f32]) -> Result<()> {
         let Some(tape) = self.tape() else { return Ok(()) };
@@ -139,6 +155,16 @@ impl Values<'_> {
                 Ok((first - extent.rows, matrix))
             })
             .collect()
+    }
+
+    /// Row `index` of a weight whose matrices are `matrices`.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub(super) fn row<'m>(matrices: &[(usize, Matrix<'m>)], index: usize) -> &'m [f32] {
+        let piece = matrices.partition_point(|(first, _)| *first <= index) - 1;
+        let (first, matrix) = &matrices[piece];
+        matrix.row(index - first)
     }
 
     /// All values in the order of the matrix view. Meant for vectors, which are small enough to copy.

@@ -5,6 +5,7 @@
 //! and the few functions that compare; the modules below test subjects that span several operations.
 
 mod branches;
+mod encoder;
 mod masks;
 mod strided;
 

@@ -13,7 +13,7 @@ pub struct Gate {
     pub inner: Option<Tensor>,
 }
 
-/// Scale, shift and epsilon of the LayerNorm before a branch.
+/// Scale, shift and epsilon of the LayerNorm before or after a branch.
 #[derive(Debug, Clone, Copy)]
 pub struct Norm<'a> {
     /// Scale and shift, `[width]`.
@@ -31,7 +31,7 @@ pub enum Rows {
     First,
 }
 
-/// What a branch computes between its norm and its last layer.
+/// What a branch computes before its last layer.
 #[derive(Debug, Clone, Copy)]
 pub enum Core<'a> {
     /// Softmax attention over all tokens.
@@ -44,6 +44,9 @@ pub enum Core<'a> {
         heads: usize,
         /// Tokens whose results are needed.
         rows: Rows,
+        /// Keys that are seen, those that are not zero here: `[batch, tokens]`, a constant of any dtype. Without it,
+        /// all are seen. Only with [`Rows::All`].
+        keys: Option<&'a Tensor>,
     },
     /// A hidden layer with an erf-GELU.
     Gelu {
@@ -57,7 +60,7 @@ pub enum Core<'a> {
 /// A residual branch.
 #[derive(Debug, Clone, Copy)]
 pub struct Branch<'a> {
-    /// The norm before it.
+    /// The norm before or after it.
     pub norm: Norm<'a>,
     /// What it computes.
     pub core: Core<'a>,
@@ -106,7 +109,12 @@ impl<'a> Branch<'a> {
         let [[outputs, inputs], [written, inner]] =
             [first, last].map(|layer| matrix_view(layer.weight.dims()));
         match self.core {
-            Core::Attention { heads, .. } => {
+            Core::Attention { heads, rows, keys, .. } => {
+                if let Some(keys) = keys
+                    && (keys.dims() != [batch, tokens] || rows == Rows::First)
+                {
+                    bail!("attention: the mask {:?} is not one of the keys of {:?}", keys.dims(), x.dims());
+                }
                 if heads == 0 || inner == 0 || outputs != 3 * inner || !inner.is_multiple_of(heads) {
                     bail!(
                         "attention: {outputs} rows of qkv and {inner} columns of proj do not make {heads} heads"

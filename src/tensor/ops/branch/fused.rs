@@ -1,16 +1,19 @@
 //! A branch as one operation on the CPU in f32.
 //!
-//! Backward, with `d = ∂L/∂y` and `c = g h`, one factor per row and group of `a`:
+//! Backward, with `c = g h`, one factor per row and group of `a`:
 //!
 //! ```text
 //! both:       ∂W_o = dᵀ (c ∘ a), ∂b_o = Σ g d, ∂a = c ∘ (d W_o)
 //! attention:  p = W_qkv n + b_qkv, ∂p = attention'(p, ∂a)
 //! mlp:        p = W_1 n + b_1,     ∂p = ∂a ∘ GELU'(p)
-//! both:       ∂W = ∂pᵀ n, ∂n = ∂p W, ∂x = d + LN'(x, ∂n), ∂b the sums over rows
+//! both:       ∂W = ∂pᵀ n, ∂n = ∂p W, ∂b the sums over rows
+//! pre-norm:   n = LN(x),  d = ∂L/∂y,         ∂x = d + LN'(x, ∂n)
+//! post-norm:  n = x,      d = LN'(s, ∂L/∂y), ∂x = d + ∂n, with s = x + g ∘ f(x)
 //! ```
 //!
 //! As one operation, a branch keeps between the passes only what the products read (`c ∘ a`, and `p` or `GELU'(p)`). It
-//! adds the residual for free and hands candle one gradient instead of six. `n` is computed again.
+//! adds the residual for free and hands candle one gradient instead of six. A pre-norm's `n` is computed again; a
+//! post-norm keeps `s`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -32,20 +35,34 @@ use crate::tensor::{
     tape::Buffer,
 };
 
-/// `x + g ∘ (W_o (h ∘ core(LN(x))) + b_o)`
+/// `x + g ∘ f(LN(x))`
 pub(super) struct PreNorm {
     norm: Affine,
     eps: f32,
+    residual: Residual,
+    kept: Mutex<Option<Kept>>,
+}
+
+/// `LN(x + g ∘ f(x))`
+pub(super) struct PostNorm {
+    norm: Affine,
+    eps: f32,
+    residual: Residual,
+    /// With it, the sum that is normalised: `[rows, width]`.
+    kept: Mutex<Option<(Kept, Buffer)>>,
+}
+
+/// `x + g ∘ f(n)` with `f(n) = W_o (h ∘ core(n)) + b_o`: a branch without its norm.
+struct Residual {
     inner: Inner,
     last: Affine,
     factors: Option<Factors>,
     tape: Option<Arc<Tape>>,
-    kept: Mutex<Option<Kept>>,
 }
 
-/// The layers from `n = LN(x)` to `a`.
+/// The layers from `n` to `a`.
 enum Inner {
-    Attention { qkv: Affine, heads: usize },
+    Attention { qkv: Affine, heads: usize, keys: Option<Vec<f32>> },
     FirstToken { query: Affine, keys_values: Affine, heads: usize },
     Gelu { fc1: Affine },
 }
@@ -79,15 +96,16 @@ struct Factors {
     groups: usize,
 }
 
-impl PreNorm {
-    pub(super) fn new(x: &Tensor, branch: &Branch<'_>, tape: Option<Arc<Tape>>) -> Result<Self> {
+impl Residual {
+    fn new(x: &Tensor, branch: &Branch<'_>, tape: Option<Arc<Tape>>) -> Result<Self> {
         let (batch, tokens, _) = x.dims3()?;
         let [_, last] = branch.core.layers();
         let inner = match branch.core {
-            Core::Attention { qkv, heads, rows: Rows::All, .. } => {
-                Inner::Attention { qkv: qkv.clone(), heads }
+            Core::Attention { qkv, heads, rows: Rows::All, keys, .. } => {
+                let values = |keys: &Tensor| keys.detach().to_dtype(DType::F32)?.flatten_all()?.to_vec1();
+                Inner::Attention { qkv: qkv.clone(), heads, keys: keys.map(values).transpose()? }
             }
-            Core::Attention { qkv, proj, heads, rows: Rows::First } => {
+            Core::Attention { qkv, proj, heads, rows: Rows::First, .. } => {
                 let inner = matrix_view(proj.weight.dims())[1];
                 let (query, keys_values) = (qkv.rows(0..inner)?, qkv.rows(inner..3 * inner)?);
                 Inner::FirstToken { query, keys_values, heads }
@@ -98,15 +116,7 @@ impl PreNorm {
             Rows::All => tokens,
             Rows::First => 1,
         };
-        Ok(Self {
-            norm: branch.norm.affine.clone(),
-            eps: branch.norm.eps as f32,
-            inner,
-            last: last.clone(),
-            factors: Factors::new(branch.gate, [batch, rows])?,
-            tape,
-            kept: Mutex::default(),
-        })
+        Ok(Self { inner, last: last.clone(), factors: Factors::new(branch.gate, [batch, rows])?, tape })
     }
 
     fn buffer(&self, len: usize) -> Buffer {
@@ -118,24 +128,26 @@ impl PreNorm {
         self.tape.as_ref().is_some_and(|tape| !tape.recompute())
     }
 
-    /// `n = LN(x)`
-    fn normalized(&self, x: &[f32]) -> Result<Buffer> {
-        let mut n = self.buffer(x.len());
-        layer_norm::forward(&self.norm, x, self.eps, &mut n)?;
-        Ok(n)
+    /// Channels of `a`.
+    fn channels(&self) -> usize {
+        matrix_view(self.last.weight.dims())[1]
+    }
+
+    /// Whether the branch computes only the first token of each image.
+    fn is_first(&self) -> bool {
+        matches!(self.inner, Inner::FirstToken { .. })
     }
 
     /// `c ∘ a` and what its derivative reads.
-    fn inner(&self, x: &[f32], shape: &Shape, slope: bool) -> Result<Kept> {
+    fn inner(&self, n: &[f32], shape: &Shape, slope: bool) -> Result<Kept> {
         let (batch, tokens, width) = shape.dims3()?;
-        let n = self.normalized(x)?;
         let channels = self.channels();
         let mut kept = match &self.inner {
-            Inner::Attention { qkv, heads } => {
+            Inner::Attention { qkv, heads, keys } => {
                 let mut p = self.buffer(batch * tokens * 3 * channels);
-                linear::forward(qkv, &n, &mut p)?;
+                linear::forward(qkv, n, &mut p)?;
                 let mut a = self.buffer(batch * tokens * channels);
-                attention::forward(geometry(tokens, *heads, channels), &p, None, &mut a);
+                attention::forward(geometry(tokens, *heads, channels), &p, keys.as_deref(), &mut a);
                 Kept { a, inputs: Inputs::Packed(p) }
             }
             Inner::FirstToken { query, keys_values, heads } => {
@@ -143,14 +155,14 @@ impl PreNorm {
                 let (mut q, mut a) = (self.buffer(batch * channels), self.buffer(batch * channels));
                 let mut packed = self.buffer(batch * tokens * 2 * channels);
                 let mut weights = self.buffer(batch * heads * tokens);
-                linear::forward(query, &self.first_rows(&n, tokens, width), &mut q)?;
-                linear::forward(keys_values, &n, &mut packed)?;
+                linear::forward(query, &self.first_rows(n, tokens, width), &mut q)?;
+                linear::forward(keys_values, n, &mut packed)?;
                 first::attend(&q, &packed, sizes, &mut weights, &mut a);
                 Kept { a, inputs: Inputs::FirstToken { q, keys_values: packed, weights } }
             }
             Inner::Gelu { fc1 } => {
                 let mut a = self.buffer(batch * tokens * channels);
-                linear::forward(fc1, &n, &mut a)?;
+                linear::forward(fc1, n, &mut a)?;
                 let mut derivative = self.buffer(if slope { a.len() } else { 0 });
                 if slope {
                     gelu::with_slope(&mut a, &mut derivative);
@@ -166,13 +178,17 @@ impl PreNorm {
         Ok(kept)
     }
 
-    /// Channels of `a`.
-    fn channels(&self) -> usize {
-        matrix_view(self.last.weight.dims())[1]
+    /// `(x + g b_o) + W_o (c ∘ a)` for the rows that are computed, and its shape.
+    fn sum(&self, x: &[f32], shape: &Shape, a: &[f32]) -> Result<(Vec<f32>, Shape)> {
+        let (batch, tokens, width) = shape.dims3()?;
+        if self.is_first() {
+            let rows = self.first_rows(x, tokens, width);
+            return Ok((self.rows_sum(&rows, a)?, Shape::from((batch, 1, width))));
+        }
+        Ok((self.rows_sum(x, a)?, shape.clone()))
     }
 
-    /// `y = (x + g b_o) + W_o (c ∘ a)`
-    fn residual(&self, x: &[f32], a: &[f32]) -> Result<Vec<f32>> {
+    fn rows_sum(&self, x: &[f32], a: &[f32]) -> Result<Vec<f32>> {
         let mut y = vec![0.0; x.len()];
         let bias = self.last.bias.values().to_vec()?;
         shift_rows(x, &bias, self.factors.as_ref().map_or(&[], |factors| &factors.out), &mut y);
@@ -189,9 +205,15 @@ impl PreNorm {
         rows
     }
 
-    /// Whether the branch computes only the first token of each image.
-    fn is_first(&self) -> bool {
-        matches!(self.inner, Inner::FirstToken { .. })
+    /// Overwrites `a` with `∂a`, computed from `d`, and adds to the gradients of the last layer.
+    fn backward_last(&self, a: &mut Buffer, d: &[f32]) -> Result<()> {
+        linear::backward_product(&self.last, a, d)?;
+        linear::backward_bias(&self.last, d, self.factors.as_ref().map_or(&[], |factors| &factors.out))?;
+        linear::backward_input(&self.last, d, a)?;
+        if let Some(factors) = &self.factors {
+            factors.scale(a);
+        }
+        Ok(())
     }
 
     /// Overwrites `n` with `∂n`, computed from `∂a`, and adds to the gradients of the first layer.
@@ -199,9 +221,10 @@ impl PreNorm {
         let (_, tokens, width) = shape.dims3()?;
         let channels = self.channels();
         match (&self.inner, kept) {
-            (Inner::Attention { qkv, heads }, Inputs::Packed(p)) => {
+            (Inner::Attention { qkv, heads, keys }, Inputs::Packed(p)) => {
                 let mut dp = self.buffer(p.len());
-                attention::backward(geometry(tokens, *heads, channels), &p, None, &da, &mut dp);
+                let geometry = geometry(tokens, *heads, channels);
+                attention::backward(geometry, &p, keys.as_deref(), &da, &mut dp);
                 linear::backward_weights(qkv, n, &dp)?;
                 linear::backward_input(qkv, &dp, n)
             }
@@ -241,42 +264,111 @@ fn add_to_first(all: &mut [f32], rows: &[f32], tokens: usize, width: usize) {
     images.for_each(|(image, row)| add_to(&mut image[..width], row));
 }
 
+/// What was kept by the forward pass, if it was.
+fn take<T>(kept: &Mutex<Option<T>>) -> Option<T> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+fn keep<T>(kept: &Mutex<Option<T>>, values: T) {
+    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(values);
+}
+
+impl PreNorm {
+    pub(super) fn new(x: &Tensor, branch: &Branch<'_>, tape: Option<Arc<Tape>>) -> Result<Self> {
+        let (norm, eps) = (branch.norm.affine.clone(), branch.norm.eps as f32);
+        Ok(Self { norm, eps, residual: Residual::new(x, branch, tape)?, kept: Mutex::default() })
+    }
+
+    /// `n = LN(x)`
+    fn normalized(&self, x: &[f32]) -> Result<Buffer> {
+        let mut n = self.residual.buffer(x.len());
+        layer_norm::forward(&self.norm, x, self.eps, &mut n)?;
+        Ok(n)
+    }
+}
+
 impl Kernel for PreNorm {
     const NAME: &'static str = "pre-norm";
 
     fn forward(&self, x: &[f32], shape: &Shape) -> Result<(Vec<f32>, Shape)> {
-        let (batch, tokens, width) = shape.dims3()?;
-        let kept = self.inner(x, shape, self.keeps())?;
-        let (y, shape) = if self.is_first() {
-            (self.residual(&self.first_rows(x, tokens, width), &kept.a)?, Shape::from((batch, 1, width)))
-        } else {
-            (self.residual(x, &kept.a)?, shape.clone())
-        };
-        if self.keeps() {
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        let kept = self.residual.inner(&self.normalized(x)?, shape, self.residual.keeps())?;
+        let result = self.residual.sum(x, shape, &kept.a)?;
+        if self.residual.keeps() {
+            keep(&self.kept, kept);
         }
-        Ok((y, shape))
+        Ok(result)
     }
 
     fn backward(&self, x: &[f32], shape: &Shape, d: &[f32], _: bool) -> Result<Vec<f32>> {
         let (_, tokens, width) = shape.dims3()?;
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Kept { mut a, inputs } = kept.map_or_else(|| self.inner(x, shape, true), Ok)?;
-        linear::backward_product(&self.last, &a, d)?;
-        linear::backward_bias(&self.last, d, self.factors.as_ref().map_or(&[], |factors| &factors.out))?;
-        linear::backward_input(&self.last, d, &mut a)?;
-        if let Some(factors) = &self.factors {
-            factors.scale(&mut a);
-        }
+        let again = || self.residual.inner(&self.normalized(x)?, shape, true);
+        let Kept { mut a, inputs } = take(&self.kept).map_or_else(again, Ok)?;
+        self.residual.backward_last(&mut a, d)?;
         let mut n = self.normalized(x)?;
-        self.backward_inner(&mut n, inputs, a, shape)?;
+        self.residual.backward_inner(&mut n, inputs, a, shape)?;
         let mut dx = vec![0.0; x.len()];
-        let residual = (!self.is_first()).then_some(d);
-        layer_norm::backward(&self.norm, x, &n, residual, self.eps, &mut dx)?;
-        if self.is_first() {
+        let is_first = self.residual.is_first();
+        layer_norm::backward(&self.norm, x, &n, (!is_first).then_some(d), self.eps, &mut dx)?;
+        if is_first {
             add_to_first(&mut dx, d, tokens, width);
         }
         Ok(dx)
+    }
+}
+
+impl PostNorm {
+    pub(super) fn new(x: &Tensor, branch: &Branch<'_>, tape: Option<Arc<Tape>>) -> Result<Self> {
+        let (norm, eps) = (branch.norm.affine.clone(), branch.norm.eps as f32);
+        Ok(Self { norm, eps, residual: Residual::new(x, branch, tape)?, kept: Mutex::default() })
+    }
+
+    /// What the backward pass reads, `s = x + g ∘ f(x)`, and its shape.
+    fn sum(&self, x: &[f32], shape: &Shape, slope: bool) -> Result<(Kept, Vec<f32>, Shape)> {
+        let kept = self.residual.inner(x, shape, slope)?;
+        let (s, shape) = self.residual.sum(x, shape, &kept.a)?;
+        Ok((kept, s, shape))
+    }
+}
+
+impl Kernel for PostNorm {
+    const NAME: &'static str = "post-norm";
+
+    fn forward(&self, x: &[f32], shape: &Shape) -> Result<(Vec<f32>, Shape)> {
+        let (kept, mut s, shape) = self.sum(x, shape, self.residual.keeps())?;
+        let mut y = self.residual.buffer(s.len());
+        layer_norm::forward(&self.norm, &s, self.eps, &mut y)?;
+        // The result leaves the pool, so the buffer keeps the sum.
+        y.swap_with_slice(&mut s);
+        if self.residual.keeps() {
+            keep(&self.kept, (kept, y));
+        }
+        Ok((s, shape))
+    }
+
+    fn backward(&self, x: &[f32], shape: &Shape, d: &[f32], _: bool) -> Result<Vec<f32>> {
+        let (_, tokens, width) = shape.dims3()?;
+        let mut ds = self.residual.buffer(d.len());
+        let Kept { mut a, inputs } = match take(&self.kept) {
+            Some((kept, s)) => {
+                layer_norm::backward(&self.norm, &s, d, None, self.eps, &mut ds)?;
+                kept
+            }
+            None => {
+                let (kept, s, _) = self.sum(x, shape, true)?;
+                layer_norm::backward(&self.norm, &s, d, None, self.eps, &mut ds)?;
+                kept
+            }
+        };
+        self.residual.backward_last(&mut a, &ds)?;
+        let mut dn = self.residual.buffer(x.len());
+        dn.copy_from_slice(x);
+        self.residual.backward_inner(&mut dn, inputs, a, shape)?;
+        if self.residual.is_first() {
+            add_to_first(&mut dn, &ds, tokens, width);
+        } else {
+            add_to(&mut dn, &ds);
+        }
+        Ok(dn.to_vec())
     }
 }
 

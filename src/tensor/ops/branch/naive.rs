@@ -5,15 +5,30 @@
 use candle_core::{Result, Tensor};
 
 use super::data::{Branch, Core, Gate, Norm, Rows};
-use crate::tensor::ops::{attention, gelu, layer_norm, linear};
+use crate::tensor::ops::{AttentionShape, Mask, attention_with, gelu, layer_norm, linear};
 
 /// See [`super::pre_norm`].
 pub(super) fn pre_norm(x: &Tensor, branch: &Branch<'_>) -> Result<Tensor> {
-    let Branch { norm: Norm { affine, eps }, core, gate } = branch;
+    let Norm { affine, eps } = branch.norm;
+    sum(x, &layer_norm(x, affine, eps)?, branch)
+}
+
+/// See [`super::post_norm`].
+pub(super) fn post_norm(x: &Tensor, branch: &Branch<'_>) -> Result<Tensor> {
+    let Norm { affine, eps } = branch.norm;
+    layer_norm(&sum(x, x, branch)?, affine, eps)
+}
+
+/// `x + g ∘ f(n)`
+fn sum(x: &Tensor, n: &Tensor, Branch { core, gate, .. }: &Branch<'_>) -> Result<Tensor> {
     let [first, last] = core.layers();
-    let inputs = linear(&layer_norm(x, affine, *eps)?, first)?;
+    let inputs = linear(n, first)?;
     let a = match core {
-        Core::Attention { heads, .. } => attention(&inputs, *heads)?,
+        Core::Attention { heads, keys, .. } => {
+            let head_dim = inputs.dim(2)? / (3 * heads);
+            let mask = Mask { causal: false, keys: keys.cloned() };
+            attention_with(&inputs, &AttentionShape { heads: *heads, kv_heads: *heads, head_dim, mask })?
+        }
         Core::Gelu { .. } => gelu(&inputs)?,
     };
     let rows = |t: &Tensor| match core.rows() {

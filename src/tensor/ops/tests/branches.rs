@@ -29,7 +29,7 @@ pub(super) fn attended(
     rows: Rows,
     gate: &Gate,
 ) -> Result<Tensor> {
-    let core = Core::Attention { qkv, proj, heads, rows };
+    let core = Core::Attention { qkv, proj, heads, rows, keys: None };
     pre_norm(x, &Branch { norm: Norm { affine: norm, eps: 1e-6 }, core, gate })
 }
 
