@@ -205,7 +205,7 @@ impl Bench {
     /// Takes the weights out of the model, so anyone who needs them must read them before.
     fn train(&mut self, watch: &mut dyn FnMut(u64, f64)) -> Outcome<()> {
         let initial = std::mem::take(&mut self.model.weights);
-        let config = self.model.info.config;
+        let config = *self.model.info.config.vit().expect("a vision transformer");
         let optim = &self.recipe.optim;
         let trainer = Trainer {
             objective: &Classification::new(config, optim, SEED),
@@ -293,7 +293,7 @@ impl Bench {
         }
         order.truncate(self.steps as usize);
         let record = json!({
-            "config": self.model.info.config,
+            "config": self.model.info.config.vit().expect("a vision transformer"),
             "mean": self.model.info.preprocessing.mean,
             "std": self.model.info.preprocessing.std,
             "images": [items, shape.channels, shape.size, shape.size],

@@ -281,7 +281,7 @@ fn what_only_looks_like_a_circle_is_none() {
 /// Whether the file at `path` may tell families apart: in the network, and where a family's form is written or read.
 fn tells_families(path: &str) -> bool {
     let places = ["nn/", "export/"].iter().any(|place| path.starts_with(place));
-    places || ["gene/record.rs", "gene/probe.rs"].contains(&path)
+    places || ["blueprint/record.rs", "gene/record.rs", "gene/probe.rs"].contains(&path)
 }
 
 #[test]

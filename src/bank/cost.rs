@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     error::Result,
     gene::{Learngene, SizeRequest},
-    nn::{Size, VitConfig},
+    nn::{Config, Size},
     tensor::Dtype,
 };
 
@@ -17,7 +17,7 @@ pub const MAX_BATCH: u32 = 65_536;
 pub struct Cost {
     /// Number of parameters.
     pub parameters: u64,
-    /// Multiply-accumulates of one forward pass of one image.
+    /// Multiply-accumulates of one forward pass of one image or text.
     pub macs: u64,
     /// Length of the file, bytes.
     pub size_bytes: u64,
@@ -57,26 +57,27 @@ pub fn size_bytes(gene: &Learngene, size: Size, dtype: Dtype) -> Result<u64> {
 /// held at once, if every operation writes a new array and an array is freed after its last reader:
 ///
 /// `4 (P + B max(stem, attention, mlp))` with, for `n` tokens of width `d`, `h` heads and an MLP of `r d` units,
-/// - stem: `2 c s² + 2 n d`: the image, its patches, the projected patches, the sequence
+/// - stem: `2 c s² + 2 n d`: the image, its patches, the projected patches, the sequence; of a text, the embedding and
+///   its norm
 /// - attention: `5 n d + 2 h n²`: the residual stream, `q`, `k`, `v`, the result, the products and their softmax
-/// - mlp: `(1 + 2 r) n d`: the residual stream and the hidden units before and after GELU
+/// - mlp: `n d + 2 n r d`: the residual stream and the hidden units before and after GELU
 ///
-/// Depth adds weights and no activations. A runtime with fused attention needs less; an allocator may hold more.
-pub fn memory_bytes(config: &VitConfig, batch: u32) -> u64 {
-    let [n, d, h, r] =
-        [config.tokens(), config.width(), config.heads(), config.mlp_ratio()].map(|n| n as u64);
-    let stem = 2 * config.image_values() as u64 + 2 * n * d;
+/// A text has [`crate::nn::network::COSTED_TOKENS`] tokens. Depth adds weights and no activations. A runtime with fused attention needs less; an allocator may hold more.
+pub fn memory_bytes(config: &Config, batch: u32) -> u64 {
+    let dims = config.dims();
+    let [d, h, hidden] = [dims.width, dims.heads, dims.hidden].map(|n| n as u64);
+    let [n, stem] = [config.tokens(), config.stem_values()].map(|n| n as u64);
     let attention = 5 * n * d + 2 * h * n * n;
-    let mlp = (1 + 2 * r) * n * d;
+    let mlp = n * d + 2 * n * hidden;
     4 * (config.schema().parameters() + u64::from(batch) * stem.max(attention).max(mlp))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::vit::RawVitConfig;
+    use crate::nn::{VitConfig, vit::RawVitConfig};
 
-    fn config(depth: usize, width: usize) -> VitConfig {
+    fn config(depth: usize, width: usize) -> Config {
         let raw = RawVitConfig {
             image_size: 28,
             patch_size: 4,
@@ -87,7 +88,7 @@ mod tests {
             heads: width / 24,
             mlp_ratio: 4,
         };
-        VitConfig::try_from(raw).unwrap()
+        VitConfig::try_from(raw).unwrap().into()
     }
 
     #[test]

@@ -301,7 +301,7 @@ impl Work {
         blueprint.entries.iter_mut().for_each(|entry| entry.dtype = crate::tensor::Dtype::F32);
         let weights = residents.expand(&blueprint, &self.quote)?;
         let model = Model { info: blueprint.info, weights };
-        let data = self.data.with_channels(model.info.config.channels())?;
+        let data = self.data.with_channels(model.info.config.vit()?.channels())?;
         let rate = self.tune.learning_rate_e9.map(|rate| rate as f64 * 1e-9);
         let recipe = finetune::recipe_on(&data, self.tune.length, rate, self.tune.seed)?;
         let run = Run {

@@ -176,8 +176,7 @@ impl Render {
 
     async fn slices(&self, quote: &Quote) -> Arc<Slices> {
         let (stored, config) = (&quote.stored, &quote.blueprint.info.config);
-        let images = [config.image_size(), config.patch_size()];
-        let key = (stored.digest.clone(), config.width(), quote.dtype, quote.layout, images);
+        let key = (stored.digest.clone(), config.width(), quote.dtype, quote.layout, config.images());
         let slices = || Slices::new(stored.file.clone(), stored.width).with_resized(&quote.blueprint);
         self.slices.get_with(key, async { Arc::new(slices()) }).await
     }

@@ -177,11 +177,12 @@ impl Repository {
             recipe: &meta.recipe,
             tuning: &tuning,
         };
-        let texts = BTreeMap::from([
+        let mut texts = BTreeMap::from([
             ("README.md", Bytes::from(card.render())),
             ("config.json", quote.layout.config(info, quote.dtype).into()),
-            ("preprocessor_config.json", quote.layout.preprocessor(info).into()),
         ]);
+        let preprocessor = quote.layout.preprocessor(info).map(Bytes::from);
+        texts.extend(preprocessor.map(|text| ("preprocessor_config.json", text)));
         Ok(Self { metadata: card.metadata(), listed, quote, texts })
     }
 

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    blueprint::{Inheritance, Metric, record::FAMILY},
+    blueprint::{Inheritance, Metric},
     gene::{GeneMeta, Learngene, Quality},
+    nn::Config,
 };
 
 use super::Quote;
@@ -65,11 +66,12 @@ impl GeneSummary {
 
     /// Describes the gene of this record in a file of this digest and length.
     pub(super) fn new(meta: &GeneMeta, digest: String, size_bytes: u64, default: bool) -> Self {
+        let images = Images::of(&meta.config);
         let all = |numbers: &[usize]| numbers.iter().map(|n| *n as u32).collect();
         Self {
             name: meta.name.clone(),
             digest,
-            family: FAMILY.to_owned(),
+            family: meta.config.family().to_owned(),
             trained_depth: meta.config.depth() as u32,
             trained_width: meta.config.width() as u32,
             stages: all(&meta.stages),
@@ -77,9 +79,9 @@ impl GeneSummary {
             trained_widths: all(&meta.trained_widths),
             min_depth: meta.depth_range[0] as u32,
             max_depth: meta.depth_range[1] as u32,
-            image_size: meta.config.image_size() as u32,
-            patch_size: meta.config.patch_size() as u32,
-            channels: meta.config.channels() as u32,
+            image_size: images.image_size,
+            patch_size: images.patch_size,
+            channels: images.channels,
             labels: meta.labels.clone(),
             licence: meta.licence.clone(),
             data: meta.data.clone(),
@@ -95,6 +97,24 @@ impl GeneSummary {
     pub fn accuracy(&self) -> Option<f64> {
         let wanted = (self.trained_depth as usize, self.trained_width as usize, 0);
         self.quality.iter().find(|q| (q.depth, q.width, q.tuning_epochs) == wanted).map(|q| q.value)
+    }
+}
+
+/// What a network reads and tells apart; zeros for a text encoder.
+#[derive(Debug, Clone, Copy, Default)]
+struct Images {
+    image_size: u32,
+    patch_size: u32,
+    channels: u32,
+    classes: u32,
+}
+
+impl Images {
+    fn of(config: &Config) -> Self {
+        let Some(config) = config.as_vit() else { return Self::default() };
+        let [image_size, patch_size, channels, classes] =
+            [config.image_size(), config.patch_size(), config.channels(), config.classes()].map(|n| n as u32);
+        Self { image_size, patch_size, channels, classes }
     }
 }
 
@@ -139,6 +159,7 @@ impl ModelSummary {
     /// Describes the model of `quote` before it is tuned.
     pub fn of(quote: &Quote) -> Self {
         let config = &quote.blueprint.info.config;
+        let images = Images::of(config);
         Self {
             gene: quote.gene.meta().name.clone(),
             depth: config.depth() as u32,
@@ -151,9 +172,9 @@ impl ModelSummary {
             inheritance: quote.inheritance(),
             untrained_width: quote.untrained_width,
             expected: quote.expected,
-            image_size: config.image_size() as u32,
-            patch_size: config.patch_size() as u32,
-            classes: config.classes() as u32,
+            image_size: images.image_size,
+            patch_size: images.patch_size,
+            classes: images.classes,
             fresh_classes: quote.blueprint.fresh_classes() as u32,
             metric: Some(quote.gene.meta().metric),
         }

@@ -11,7 +11,7 @@ use crate::{
     tensor::{TensorFile, Weights, weights::check_schema},
 };
 
-use super::{Blueprint, ModelInfo, expand};
+use super::{Blueprint, ModelInfo, expand, record::TOKENIZER_KEY};
 
 /// A trained model file. Cloning shares the memory.
 #[derive(Debug, Clone)]
@@ -56,6 +56,11 @@ impl Ancestor {
     /// The file.
     pub const fn file(&self) -> &TensorFile {
         &self.file
+    }
+
+    /// The `tokenizer.json` of a text encoder, if the file has one.
+    pub fn tokenizer(&self) -> Option<&str> {
+        self.file.metadata(TOKENIZER_KEY)
     }
 
     /// SHA-256 of the file, hex.

@@ -2,11 +2,11 @@
 
 use crate::{
     error::{Error, Result},
-    nn::VitConfig,
+    nn::Config,
 };
 
-/// How pixels become the network's input: `(pixel / 255 - mean) / std`, per channel.
-#[derive(Debug, Clone, PartialEq)]
+/// How pixels become the network's input: `(pixel / 255 - mean) / std`, per channel. Empty for a text encoder.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Preprocessing {
     /// Mean of each channel, pixels scaled to 0..1.
     pub mean: Vec<f32>,
@@ -69,10 +69,10 @@ pub struct TrainingData {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelInfo {
     /// Shape of the network.
-    pub config: VitConfig,
+    pub config: Config,
     /// How pixels become the network's input.
     pub preprocessing: Preprocessing,
-    /// Names of the classes.
+    /// Names of the classes; none for a text encoder.
     pub labels: Vec<String>,
     /// Licence of `data`.
     pub licence: String,
@@ -108,7 +108,7 @@ pub fn data_name(data: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::vit::RawVitConfig;
+    use crate::nn::{VitConfig, vit::RawVitConfig};
 
     fn info() -> ModelInfo {
         let raw = RawVitConfig {
@@ -122,7 +122,7 @@ mod tests {
             mlp_ratio: 4,
         };
         ModelInfo {
-            config: VitConfig::try_from(raw).unwrap(),
+            config: VitConfig::try_from(raw).unwrap().into(),
             preprocessing: Preprocessing { mean: vec![0.5], std: vec![0.5] },
             labels: vec!["a".to_owned()],
             licence: NO_DATA.to_owned(),

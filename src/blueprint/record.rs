@@ -1,7 +1,7 @@
-//! Format 1 of a model file's record: one JSON value in `__metadata__["genebank"]`.
+//! The record of a model file: one JSON value in `__metadata__["genebank"]`.
 //!
-//! This format is frozen. The program's types may change, and then the conversions here follow; whatever format 1 can
-//! express is still written as format 1.
+//! The formats are frozen. The program's types may change, and then the conversions here follow; whatever format 1 can
+//! express, a vision transformer, is still written as format 1. Format 2 added text encoders.
 
 use std::{borrow::Cow, collections::BTreeMap, path::Path};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     error::{Error, Result},
-    nn::VitConfig,
+    nn::{BertConfig, Config, VitConfig},
     tensor::{TensorFile, TensorHeader, weights::check_schema},
 };
 
@@ -17,12 +17,48 @@ use super::model::{ModelInfo, Origin, Preprocessing, TrainingData};
 
 /// Key of the JSON value in a file's `__metadata__`.
 pub const METADATA_KEY: &str = "genebank";
-/// Version of the records that this program reads and writes.
-pub const FORMAT: u32 = 1;
-/// The only model family.
-pub const FAMILY: &str = "vit";
+/// Key of a text encoder's `tokenizer.json` in a file's `__metadata__`.
+pub const TOKENIZER_KEY: &str = "tokenizer.json";
 
-/// The record of a model.
+/// The families whose records this program reads and writes, each with the format that introduced it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// Format 1.
+    Vit,
+    /// Format 2.
+    Bert,
+}
+
+impl Family {
+    /// Version of the record and name of the family.
+    pub const fn head(self) -> (u32, &'static str) {
+        match self {
+            Self::Vit => (1, "vit"),
+            Self::Bert => (2, "bert"),
+        }
+    }
+
+    /// The family of the record in `header`; `from` names the file in errors.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if there is no record, or one that this program does not know.
+    pub fn of(header: &TensorHeader, from: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Head {
+            format: u32,
+            family: String,
+        }
+        let Head { format, family } = parse(header, from)?;
+        let known = [Self::Vit, Self::Bert];
+        known.into_iter().find(|known| known.head() == (format, family.as_str())).ok_or_else(|| {
+            let known = known.map(|known| format!("format {} of \"{}\"", known.head().0, known.head().1));
+            let found = format!("format {format} of family \"{family}\"");
+            Error::corrupt(from, format!("{found} is not {}", known.join(" or ")))
+        })
+    }
+}
+
+/// The record of a vision transformer.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Format1<'a> {
@@ -66,28 +102,54 @@ struct Origin1 {
     identity: String,
 }
 
-impl<'a> From<&'a ModelInfo> for Format1<'a> {
-    fn from(info: &'a ModelInfo) -> Self {
-        let ModelInfo { config, preprocessing, labels, licence, data, earlier, origin, training } = info;
-        Self {
-            format: FORMAT,
-            family: FAMILY.to_owned(),
-            config: *config,
-            preprocessing: preprocessing.clone().into(),
-            labels: Cow::Borrowed(labels),
-            licence: licence.clone(),
-            data: data.clone(),
-            earlier: earlier.iter().cloned().map(Into::into).collect(),
-            origin: origin.clone().map(Into::into),
-            training: training.clone(),
-        }
-    }
+/// The record of a text encoder.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Format2 {
+    format: u32,
+    family: String,
+    config: BertConfig,
+    licence: String,
+    data: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<TrainingData1>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Origin1>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    training: Vec<String>,
 }
 
 /// A model serialises as its record.
 impl Serialize for ModelInfo {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        Format1::from(self).serialize(serializer)
+        let Self { config, preprocessing, labels, licence, data, earlier, origin, training } = self;
+        let (licence, data, training) = (licence.clone(), data.clone(), training.clone());
+        let (earlier, origin) =
+            (earlier.iter().cloned().map(Into::into).collect(), origin.clone().map(Into::into));
+        match config {
+            Config::Vit(config) => {
+                let (format, family) = Family::Vit.head();
+                Format1 {
+                    format,
+                    family: family.to_owned(),
+                    config: *config,
+                    preprocessing: preprocessing.clone().into(),
+                    labels: Cow::Borrowed(labels),
+                    licence,
+                    data,
+                    earlier,
+                    origin,
+                    training,
+                }
+                .serialize(serializer)
+            }
+            Config::Bert(config) => {
+                let (format, family) = Family::Bert.head();
+                let (family, config) = (family.to_owned(), *config);
+                Format2 { format, family, config, licence, data, earlier, origin, training }
+                    .serialize(serializer)
+            }
+        }
     }
 }
 
@@ -123,25 +185,28 @@ impl ModelInfo {
     }
 
     fn from_header(header: &TensorHeader, from: &str) -> Result<Self> {
-        let Format1 {
-            format,
-            family,
-            config,
-            preprocessing,
-            labels,
-            licence,
-            data,
-            earlier,
-            origin,
-            training,
-        } = parse(header, from)?;
-        if (format, family.as_str()) != (FORMAT, FAMILY) {
-            let found = format!("format {format} of family \"{family}\"");
-            return Err(Error::corrupt(from, format!("{found} is not format {FORMAT} of \"{FAMILY}\"")));
+        match Family::of(header, from)? {
+            Family::Vit => parse::<Format1<'_>>(header, from).map(Into::into),
+            Family::Bert => parse::<Format2>(header, from).map(Into::into),
         }
-        let (preprocessing, labels) = (preprocessing.into(), labels.into_owned());
+    }
+}
+
+impl From<Format1<'_>> for ModelInfo {
+    fn from(record: Format1<'_>) -> Self {
+        let Format1 { config, preprocessing, labels, licence, data, earlier, origin, training, .. } = record;
+        let (config, preprocessing, labels) = (config.into(), preprocessing.into(), labels.into_owned());
         let (earlier, origin) = (earlier.into_iter().map(Into::into).collect(), origin.map(Into::into));
-        Ok(Self { config, preprocessing, labels, licence, data, earlier, origin, training })
+        Self { config, preprocessing, labels, licence, data, earlier, origin, training }
+    }
+}
+
+impl From<Format2> for ModelInfo {
+    fn from(record: Format2) -> Self {
+        let Format2 { config, licence, data, earlier, origin, training, .. } = record;
+        let (preprocessing, labels) = (Preprocessing::default(), Vec::new());
+        let (earlier, origin) = (earlier.into_iter().map(Into::into).collect(), origin.map(Into::into));
+        Self { config: config.into(), preprocessing, labels, licence, data, earlier, origin, training }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Image data: reading, splitting, augmenting and batching. Batches hold plain `Vec<f32>`, not tensors.
+//! Data: reading, splitting, augmenting and batching of images, and the same for text. Batches hold plain vectors, not
+//! tensors.
 
 pub mod augment;
 mod cifar;
@@ -13,6 +14,7 @@ mod open;
 mod parquet;
 mod picture;
 mod settings;
+pub mod text;
 
 pub use augment::{Augment, Erase};
 pub use dataset::{Dataset, DatasetPair, ImageShape, Split};

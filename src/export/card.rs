@@ -9,6 +9,7 @@ use crate::{
         Blueprint, Inheritance,
         model::{NO_DATA, data_name},
     },
+    nn::{Config, VitConfig, network::COSTED_TOKENS},
     tensor::Dtype,
 };
 
@@ -80,7 +81,6 @@ impl Card<'_> {
             self.model(),
             self.loading(),
             self.input(),
-            self.classes(),
             self.limits(),
             self.inheritance(),
             self.tuning(),
@@ -134,21 +134,38 @@ impl Card<'_> {
                 format!("{:.2} % on the test images, measured in f32 without tuning", 100.0 * accuracy)
             },
         );
-        let rows = [
-            ("family", "vision transformer: class token, learned positions, pre-norm blocks".to_owned()),
-            ("depth, width, heads", format!("{}, {}, {}", config.depth(), config.width(), config.heads())),
-            (
-                "input",
+        let (family, input, outputs) = match config {
+            Config::Vit(config) => (
+                "vision transformer: class token, learned positions, pre-norm blocks",
                 format!(
                     "{} x {side} x {side}, patches of {}",
                     config.channels(),
                     config.patch_size(),
                     side = config.image_size()
                 ),
+                ("classes", config.classes()),
             ),
-            ("classes", config.classes().to_string()),
+            Config::Bert(config) => (
+                "text encoder: learned positions, post-norm blocks",
+                format!(
+                    "{} pieces of words, at most {} tokens",
+                    config.raw().vocabulary,
+                    config.raw().positions
+                ),
+                ("dimension of a vector", config.dimension()),
+            ),
+        };
+        let costed = match config {
+            Config::Vit(_) => "multiply-accumulates of one image".to_owned(),
+            Config::Bert(_) => format!("multiply-accumulates of a text of {COSTED_TOKENS} tokens"),
+        };
+        let rows = [
+            ("family", family.to_owned()),
+            ("depth, width, heads", format!("{}, {}, {}", config.depth(), config.width(), config.heads())),
+            ("input", input),
+            (outputs.0, outputs.1.to_string()),
             ("parameters", self.blueprint.parameters().to_string()),
-            ("multiply-accumulates of one image", config.macs().to_string()),
+            (costed.as_str(), config.macs().to_string()),
             ("file", format!("{} bytes, {}, layout {}", self.size_bytes, self.dtype, self.layout)),
             ("accuracy", quality),
         ];
@@ -165,21 +182,22 @@ impl Card<'_> {
     }
 
     fn loading(&self) -> String {
+        let Config::Vit(config) = &self.blueprint.info.config else { return self.loading_texts() };
         let code = match self.layout {
             Layout::Timm => format!(
                 "```python\n{}```\n\ntransformers loads it too:\n\n```python\n{}```\n",
-                self.snippet_timm(),
-                self.snippet_transformers()
+                self.snippet_timm(config),
+                self.snippet_transformers(config)
             ),
-            Layout::Transformers => format!("```python\n{}```\n", self.snippet_transformers()),
+            Layout::Transformers => format!("```python\n{}```\n", self.snippet_transformers(config)),
         };
         format!(
             "## Loading\n\n`HF_ENDPOINT` is the address of the server. Replace the empty image by your own.\n\n{code}"
         )
     }
 
-    fn snippet_timm(&self) -> String {
-        let (repository, image) = (self.repository, self.empty_image());
+    fn snippet_timm(&self, config: &VitConfig) -> String {
+        let (repository, image) = (self.repository, empty_image(config));
         format!(
             "{ENDPOINT}\
              import timm\n\
@@ -194,8 +212,8 @@ impl Card<'_> {
         )
     }
 
-    fn snippet_transformers(&self) -> String {
-        let (repository, image) = (self.repository, self.empty_image());
+    fn snippet_transformers(&self, config: &VitConfig) -> String {
+        let (repository, image) = (self.repository, empty_image(config));
         format!(
             "{ENDPOINT}\
              import torch\n\
@@ -210,29 +228,43 @@ impl Card<'_> {
         )
     }
 
-    /// A line of Python that makes an image as the model expects it.
-    fn empty_image(&self) -> String {
-        let config = &self.blueprint.info.config;
-        let (side, mode) = (config.image_size(), if config.channels() == 1 { "L" } else { "RGB" });
+    fn loading_texts(&self) -> String {
         format!(
-            "image = Image.new(\"{mode}\", ({side}, {side}))  # Image.open(\"FILE\").convert(\"{mode}\")\n"
+            "## Loading\n\n`HF_ENDPOINT` is the address of the server.\n\n```python\n{ENDPOINT}\
+             from sentence_transformers import SentenceTransformer\n\n\
+             model = SentenceTransformer(\"{}\")\n\
+             vectors = model.encode([\"A man is eating food.\", \"Somebody eats.\"])\n\
+             print(model.similarity(vectors, vectors))\n```\n",
+            self.repository
         )
     }
 
     fn input(&self) -> String {
         let info = &self.blueprint.info;
-        let side = info.config.image_size();
+        let config = match &info.config {
+            Config::Vit(config) => config,
+            Config::Bert(config) => {
+                return format!(
+                    "## Input\n\nA text, cut into pieces of words by `tokenizer.json`; what is longer than {} tokens is cut \
+                     off.\n",
+                    config.raw().positions
+                );
+            }
+        };
+        let side = config.image_size();
         let fitted = match self.layout {
             Layout::Timm => {
                 format!("its shorter side is resized to {side} (bilinear), and the middle is kept")
             }
             Layout::Transformers => format!("it is resized to {side} x {side} (bilinear)"),
         };
-        let colours = if info.config.channels() == 1 { "one channel, grey" } else { "red, green, blue" };
+        let colours = if config.channels() == 1 { "one channel, grey" } else { "red, green, blue" };
         format!(
             "## Input\n\nImages of {side} x {side} pixels ({colours}), as `(pixel / 255 - mean) / std` with mean {:?} and \
-             std {:?} of each channel. If an image has another size, {fitted}.\n",
-            info.preprocessing.mean, info.preprocessing.std
+             std {:?} of each channel. If an image has another size, {fitted}.\n\n{}",
+            info.preprocessing.mean,
+            info.preprocessing.std,
+            self.classes()
         )
     }
 
@@ -324,6 +356,12 @@ impl Card<'_> {
         }
         text
     }
+}
+
+/// A line of Python that makes an image as the model expects it.
+fn empty_image(config: &VitConfig) -> String {
+    let (side, mode) = (config.image_size(), if config.channels() == 1 { "L" } else { "RGB" });
+    format!("image = Image.new(\"{mode}\", ({side}, {side}))  # Image.open(\"FILE\").convert(\"{mode}\")\n")
 }
 
 /// The Hub's identifier of a licence.

@@ -3,6 +3,7 @@
 //! A layout is a view of a blueprint. It renames entries and splits a fused entry into slices. No value changes, so all
 //! layouts of a model compute the same function.
 
+mod bert;
 pub mod card;
 mod json;
 pub mod names;
@@ -17,6 +18,7 @@ use strum::{Display, EnumString, VariantArray};
 use crate::{
     blueprint::{Blueprint, Identity, ModelInfo},
     error::{Error, Result},
+    nn::Config,
     tensor::Dtype,
 };
 
@@ -26,7 +28,8 @@ use crate::{
 )]
 #[strum(serialize_all = "lowercase", parse_err_ty = Error, parse_err_fn = unknown)]
 pub enum Layout {
-    /// timm's `VisionTransformer`; transformers reads it through its timm wrapper.
+    /// timm's `VisionTransformer`; transformers reads it through its timm wrapper. A text encoder has transformers' own
+    /// names in every layout.
     #[default]
     Timm,
     /// transformers' `ViTForImageClassification`.
@@ -41,8 +44,10 @@ impl Layout {
     /// norms have an epsilon that its architectures lack.
     pub fn of(self, mut blueprint: Blueprint) -> Result<Blueprint> {
         if self == Self::Timm {
-            if !blueprint.info.config.has_usual_eps() {
-                let eps = blueprint.info.config.norm_eps();
+            if let Config::Vit(config) = &blueprint.info.config
+                && !config.has_usual_eps()
+            {
+                let eps = config.norm_eps();
                 let reason = format!(
                     "timm's architectures have norms of eps 1e-6, this model {eps:e}; use transformers"
                 );
@@ -50,6 +55,7 @@ impl Layout {
             }
             return Ok(blueprint);
         }
+        blueprint.info.config.vit()?;
         if let Some(entry) = blueprint.entries.iter().find(|entry| entry.source.draws()) {
             let reason = format!("\"{}\" has fresh values, which only layout timm gives", entry.name);
             return Err(Error::invalid("layout", reason));
@@ -65,18 +71,20 @@ impl Layout {
 
     /// `config.json` of a model in this layout.
     pub fn config(self, info: &ModelInfo, dtype: Dtype) -> String {
-        document(&match self {
-            Self::Timm => timm::config(info),
-            Self::Transformers => transformers::config(info, dtype),
+        document(&match (&info.config, self) {
+            (Config::Vit(config), Self::Timm) => timm::config(info, config),
+            (Config::Vit(config), Self::Transformers) => transformers::config(info, config, dtype),
+            (Config::Bert(config), _) => bert::config(config, dtype),
         })
     }
 
-    /// `preprocessor_config.json` of a model in this layout.
-    pub fn preprocessor(self, info: &ModelInfo) -> String {
-        document(&match self {
-            Self::Timm => timm::preprocessor(info),
-            Self::Transformers => transformers::preprocessor(info),
-        })
+    /// `preprocessor_config.json` of a model in this layout; `None` for a text encoder.
+    pub fn preprocessor(self, info: &ModelInfo) -> Option<String> {
+        let Config::Vit(config) = &info.config else { return None };
+        Some(document(&match self {
+            Self::Timm => timm::preprocessor(info, config),
+            Self::Transformers => transformers::preprocessor(info, config),
+        }))
     }
 }
 

@@ -5,7 +5,10 @@
 
 use serde_json::{Value, json};
 
-use crate::{blueprint::ModelInfo, nn::vit::schema};
+use crate::{
+    blueprint::ModelInfo,
+    nn::{VitConfig, vit::schema},
+};
 
 use super::json::decimals;
 
@@ -13,8 +16,7 @@ use super::json::decimals;
 const FACTORY: &str = "vit_tiny_patch16_224";
 
 /// `config.json`.
-pub(super) fn config(info: &ModelInfo) -> Value {
-    let config = &info.config;
+pub(super) fn config(info: &ModelInfo, config: &VitConfig) -> Value {
     json!({
         "architecture": FACTORY,
         "num_classes": config.classes(),
@@ -29,24 +31,24 @@ pub(super) fn config(info: &ModelInfo) -> Value {
             "num_heads": config.heads(),
             "mlp_ratio": config.mlp_ratio(),
         },
-        "pretrained_cfg": pretrained_cfg(info),
+        "pretrained_cfg": pretrained_cfg(info, config),
         "label_names": info.labels,
     })
 }
 
 /// `preprocessor_config.json` for transformers' processor of timm models. Versions before 5 read its configuration from
 /// this file, later versions from `config.json`.
-pub(super) fn preprocessor(info: &ModelInfo) -> Value {
+pub(super) fn preprocessor(info: &ModelInfo, config: &VitConfig) -> Value {
     json!({
         "image_processor_type": "TimmWrapperImageProcessor",
         "architecture": FACTORY,
-        "pretrained_cfg": pretrained_cfg(info),
+        "pretrained_cfg": pretrained_cfg(info, config),
     })
 }
 
 /// The input that the weights expect, and the names of the first and last layer.
-fn pretrained_cfg(info: &ModelInfo) -> Value {
-    let (config, preprocessing) = (&info.config, &info.preprocessing);
+fn pretrained_cfg(info: &ModelInfo, config: &VitConfig) -> Value {
+    let preprocessing = &info.preprocessing;
     json!({
         "input_size": [config.channels(), config.image_size(), config.image_size()],
         "fixed_input_size": true,

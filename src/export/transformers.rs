@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     blueprint::{Blueprint, Entry, ModelInfo, Span},
     error::{Error, Result},
+    nn::VitConfig,
     tensor::{Dtype, matrix_view},
 };
 
@@ -42,8 +43,7 @@ fn parts(entry: &Entry, names: &[String]) -> Result<Vec<Entry>> {
 }
 
 /// `config.json`.
-pub(super) fn config(info: &ModelInfo, dtype: Dtype) -> Value {
-    let config = &info.config;
+pub(super) fn config(info: &ModelInfo, config: &VitConfig, dtype: Dtype) -> Value {
     let id2label: BTreeMap<_, _> =
         info.labels.iter().enumerate().map(|(index, label)| (index.to_string(), label)).collect();
     let label2id: BTreeMap<_, _> =
@@ -51,11 +51,7 @@ pub(super) fn config(info: &ModelInfo, dtype: Dtype) -> Value {
     json!({
         "architectures": ["ViTForImageClassification"],
         "model_type": "vit",
-        "dtype": match dtype {
-            Dtype::F32 => "float32",
-            Dtype::F16 => "float16",
-            Dtype::Bf16 => "bfloat16",
-        },
+        "dtype": torch_dtype(dtype),
         "image_size": config.image_size(),
         "patch_size": config.patch_size(),
         "num_channels": config.channels(),
@@ -75,9 +71,18 @@ pub(super) fn config(info: &ModelInfo, dtype: Dtype) -> Value {
     })
 }
 
+/// PyTorch's name of an element type.
+pub(super) const fn torch_dtype(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "float32",
+        Dtype::F16 => "float16",
+        Dtype::Bf16 => "bfloat16",
+    }
+}
+
 /// `preprocessor_config.json`.
-pub(super) fn preprocessor(info: &ModelInfo) -> Value {
-    let side = info.config.image_size();
+pub(super) fn preprocessor(info: &ModelInfo, config: &VitConfig) -> Value {
+    let side = config.image_size();
     json!({
         "image_processor_type": "ViTImageProcessor",
         "do_resize": true,
@@ -95,7 +100,7 @@ pub(super) fn preprocessor(info: &ModelInfo) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::vit::{RawVitConfig, VitConfig};
+    use crate::nn::vit::RawVitConfig;
 
     #[test]
     fn every_parameter_of_the_schema_has_a_name() {

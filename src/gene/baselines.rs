@@ -22,7 +22,7 @@ use crate::{
     tensor::{matrix_view, row_axes},
 };
 
-use super::{GeneMeta, SizeRequest, Target, meta::images, target::Own, width};
+use super::{GeneMeta, SizeRequest, Target, target::Own, width};
 
 /// Where the first values of a model come from.
 #[derive(
@@ -107,7 +107,7 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest, target: &
     let depth = within("depth", size.depth, own.depth())?;
     let sized = own.resized(depth, within("width", size.width, own.width())?)?;
     let config = target.config(sized)?;
-    if method == Method::Uniform && images(&config) != images(own) {
+    if method == Method::Uniform && config.images() != own.images() {
         let reason = format!("method \"{method}\" gives the ancestor's images alone");
         return Err(Error::invalid("image_size, patch_size", reason));
     }

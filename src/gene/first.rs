@@ -3,7 +3,7 @@
 use crate::{
     blueprint::Entry,
     error::{Error, Result},
-    nn::VitConfig,
+    nn::Config,
 };
 
 use super::{GeneMeta, meta::stage_name};
@@ -14,7 +14,7 @@ use super::{GeneMeta, meta::stage_name};
 ///
 /// # Errors
 /// [`Error::Invalid`] for a teacher whose shape differs in more than depth.
-pub fn first_values(meta: &GeneMeta, teacher: Option<VitConfig>, seed: u64) -> Result<Vec<Entry>> {
+pub fn first_values(meta: &GeneMeta, teacher: Option<Config>, seed: u64) -> Result<Vec<Entry>> {
     let dims = meta.config.dims();
     let mut entries: Vec<_> = meta.specs().into_iter().map(|spec| Entry::fresh(spec, &dims, seed)).collect();
     let Some(teacher) = teacher else { return Ok(entries) };

@@ -9,15 +9,16 @@
 
 use std::{path::Path, sync::Arc};
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
 use crate::{
     blueprint::{
-        Blueprint, Entry, Identity, ModelInfo, Origin, Piece, Resident, Source, expand, record::METADATA_KEY,
+        Blueprint, Entry, Identity, ModelInfo, Origin, Piece, Resident, Source, expand,
+        record::{METADATA_KEY, TOKENIZER_KEY},
     },
     digest::Digest,
     error::{Context, Error, Result},
-    nn::{Spec, Vit, VitConfig},
+    nn::{Config, Network, Spec},
     tensor::{Dtype, TensorFile, TensorHeader, Weights, weights::check_schema},
 };
 
@@ -136,6 +137,11 @@ impl Learngene {
         &self.file
     }
 
+    /// The `tokenizer.json` of text encoders.
+    pub fn tokenizer(&self) -> Option<&str> {
+        self.file.metadata(TOKENIZER_KEY)
+    }
+
     /// SHA-256 of the file, hex.
     pub fn digest(&self) -> &str {
         &self.digest
@@ -216,12 +222,12 @@ impl Learngene {
     /// Logits of the auxiliary model for the probe's input.
     fn probe_logits(&self, seed: u64, batch: usize) -> Result<Vec<f32>> {
         let (info, weights) = self.expand(&SizeRequest::default(), &Device::Cpu)?;
-        probe_logits(&Vit::new(info.config, &weights)?, seed, batch)
+        probe_logits(&info.config, &weights, seed, batch)
     }
 }
 
 /// The shape of the model of `size`, within the gene's limits.
-fn config_of(meta: &GeneMeta, size: &SizeRequest) -> Result<VitConfig> {
+fn config_of(meta: &GeneMeta, size: &SizeRequest) -> Result<Config> {
     let of = || format!("gene \"{}\"", meta.name);
     let depth = size.depth.unwrap_or(meta.config.depth() as u64);
     let [least, greatest] = meta.depth_range;
@@ -311,14 +317,12 @@ pub(super) fn blueprint_of(
     Ok(Blueprint { identity, info, entries })
 }
 
-/// Logits of `model` for the input of a probe, `[batch, classes]` in row-major order.
+/// What the network of `weights` answers to the input of a probe, `[batch, outputs]` in row-major order.
 ///
 /// # Errors
-/// [`Error::Tensor`].
-pub fn probe_logits(model: &Vit, seed: u64, batch: usize) -> Result<Vec<f32>> {
-    let config = model.config();
-    let side = config.image_size();
-    Tensor::from_vec(Probe::input(seed, batch, config), (batch, config.channels(), side, side), &Device::Cpu)
-        .and_then(|images| model.forward(&images)?.flatten_all()?.to_vec1())
-        .context("probe")
+/// The schema errors and [`Error::Tensor`].
+pub fn probe_logits(config: &Config, weights: &Weights, seed: u64, batch: usize) -> Result<Vec<f32>> {
+    let network = Network::new(*config, weights)?;
+    let answer = network.forward(&Probe::input(seed, batch, config)?);
+    answer.and_then(|answer| answer.flatten_all()?.to_vec1()).context("probe")
 }

@@ -7,11 +7,10 @@ use serde::Serialize;
 use crate::{
     blueprint::{Metric, ModelInfo, Preprocessing},
     error::{Error, Result},
-    nn::{Axis, Role, Spec, VitConfig},
-    tensor::rng,
+    nn::{Axis, Config, Role, Spec, VitConfig},
 };
 
-use super::labels;
+use super::{Probe, labels};
 
 /// Largest number of stages of a gene.
 pub const MAX_STAGES: usize = 64;
@@ -34,66 +33,19 @@ pub struct Quality {
     pub items: Option<u64>,
 }
 
-/// A self-test: the logits of the auxiliary model for a seeded input.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Probe {
-    /// Seed of the input.
-    pub seed: u64,
-    /// Number of images in the input.
-    pub batch: usize,
-    /// Expected logits, `[batch, classes]` in row-major order.
-    pub logits: Vec<f32>,
-}
-
-impl Probe {
-    /// Largest accepted difference, relative to the largest logit.
-    pub const TOLERANCE: f32 = 1e-3;
-    /// Largest number of images in a probe.
-    pub const MAX_BATCH: usize = 16;
-    /// Largest number of values in the input of a probe.
-    pub const MAX_VALUES: usize = 1 << 22;
-
-    /// Checks that the probe fits the network `config` and the limits.
-    fn check(&self, config: &VitConfig) -> std::result::Result<(), String> {
-        let holds = (1..=Self::MAX_BATCH).contains(&self.batch)
-            && self.batch * config.image_values() <= Self::MAX_VALUES
-            && self.logits.len() == self.batch * config.classes()
-            && self.logits.iter().all(|logit| logit.is_finite());
-        if holds {
-            return Ok(());
-        }
-        Err(format!(
-            "probe of {} images with {} finite logits: at most {} images, {} values, {} logits each",
-            self.batch,
-            self.logits.len(),
-            Self::MAX_BATCH,
-            Self::MAX_VALUES,
-            config.classes()
-        ))
-    }
-
-    /// The input: uniform values in `[-1, 1)`. Exact arithmetic on ChaCha bits gives the same values on every machine.
-    ///
-    /// # Shapes
-    /// `[batch, channels, height, width]` in row-major order.
-    pub fn input(seed: u64, batch: usize, config: &VitConfig) -> Vec<f32> {
-        let mut stream = rng::stream(seed, "probe");
-        (0..batch * config.image_values()).map(|_| 2.0 * stream.unit_f32() - 1.0).collect()
-    }
-}
-
 /// Everything about a gene except its tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GeneMeta {
     /// Name; the stem of the file.
     pub name: String,
     /// Shape of the auxiliary model: the trained depth and width.
-    pub config: VitConfig,
+    pub config: Config,
     /// Layers of each stage in the auxiliary model.
     pub stages: Vec<usize>,
     /// Widths that were trained.
     pub trained_widths: Vec<usize>,
-    /// Whether narrower widths have separate scales and shifts of the norms, under [`width_norm`].
+    /// Whether narrower widths have separate scales and shifts of the norms, and separate projections of the vector,
+    /// under [`width_norm`].
     pub width_norms: bool,
     /// Smallest and largest depth that is served.
     pub depth_range: [usize; 2],
@@ -141,20 +93,13 @@ impl GeneMeta {
         if widths.iter().collect::<BTreeSet<_>>().len() != widths.len() {
             return Err(format!("trained widths {widths:?} hold one twice"));
         }
-        if config.classes() == 0 {
-            return Err("the network has no head; a gene has one".to_owned());
-        }
-        if self.labels.len() != config.classes() {
-            return Err(format!("{} labels for {} classes", self.labels.len(), config.classes()));
-        }
-        labels::check(&self.labels)?;
-        if self.preprocessing.validate(config.channels()).is_err() {
-            let channels = config.channels();
-            return Err(format!("preprocessing {:?} does not fit {channels} channels", self.preprocessing));
+        if let Some(config) = config.as_vit() {
+            self.check_images(config)?;
         }
         probe.check(config)?;
-        if self.metric != Metric::Accuracy {
-            return Err(format!("metric {:?} is not that of a classifier", self.metric));
+        let metric = if config.as_vit().is_some() { Metric::Accuracy } else { Metric::Spearman };
+        if self.metric != metric {
+            return Err(format!("metric {:?} is not {metric:?}, that of the family", self.metric));
         }
         let impossible = |q: &&Quality| {
             !self.metric.bounds().contains(&q.value)
@@ -166,6 +111,21 @@ impl GeneMeta {
             Some(row) => Err(format!("{row:?} is not a quality figure of this gene")),
             None => Ok(()),
         }
+    }
+
+    fn check_images(&self, config: &VitConfig) -> std::result::Result<(), String> {
+        if config.classes() == 0 {
+            return Err("the network has no head; a gene has one".to_owned());
+        }
+        if self.labels.len() != config.classes() {
+            return Err(format!("{} labels for {} classes", self.labels.len(), config.classes()));
+        }
+        labels::check(&self.labels)?;
+        if self.preprocessing.validate(config.channels()).is_err() {
+            let channels = config.channels();
+            return Err(format!("preprocessing {:?} does not fit {channels} channels", self.preprocessing));
+        }
+        Ok(())
     }
 
     fn check_depths(&self) -> std::result::Result<(), String> {
@@ -187,7 +147,7 @@ impl GeneMeta {
     }
 
     /// Every tensor of the gene file: shared tensors under timm's names, one block per stage under [`stage_name`], and
-    /// the norms of narrower widths under [`width_norm`].
+    /// the norms and projections of narrower widths under [`width_norm`].
     pub fn specs(&self) -> Vec<Spec> {
         let schema = self.config.schema();
         // The first layer of each stage stands for the others.
@@ -200,9 +160,10 @@ impl GeneMeta {
             schema.stem.iter().cloned().chain(stages).chain(schema.tail.iter().cloned()).collect();
         let own = |width: usize| {
             let norms = specs.iter().filter(move |spec| self.own_norm(spec.role, width));
+            let fixed = move |axis: &Axis| if *axis == Axis::Width { Axis::Fixed(width) } else { *axis };
             norms.map(move |spec| Spec {
                 name: width_norm(&spec.name, width),
-                axes: vec![Axis::Fixed(width)],
+                axes: spec.axes.iter().map(fixed).collect(),
                 ..spec.clone()
             })
         };
@@ -217,19 +178,14 @@ impl GeneMeta {
 
     /// Whether `model` has the classes and images that the gene was trained and measured on.
     pub fn is_for(&self, model: &ModelInfo) -> bool {
-        model.labels == self.labels && images(&model.config) == images(&self.config)
+        model.labels == self.labels && model.config.images() == self.config.images()
     }
 
     /// Whether models of `width` have separate values for parameters with this role.
     pub fn own_norm(&self, role: Role, width: usize) -> bool {
         let narrower = width != self.config.width() && self.trained_widths.contains(&width);
-        self.width_norms && narrower && role.of_norm()
+        self.width_norms && narrower && (role.of_norm() || role == Role::Projection)
     }
-}
-
-/// Side of an image and side of a patch, pixels.
-pub(super) const fn images(config: &VitConfig) -> [usize; 2] {
-    [config.image_size(), config.patch_size()]
 }
 
 /// The name that a gene file gives to `parameter` of the layer of `stage`.
@@ -298,7 +254,7 @@ mod tests {
         };
         let meta = synthetic.render().unwrap().0.meta().clone();
         meta.check().unwrap();
-        let config = meta.config.reshaped(RawVitConfig { classes: 0, ..raw }).unwrap();
+        let config = meta.config.vit().unwrap().reshaped(RawVitConfig { classes: 0, ..raw }).unwrap().into();
         let reason = GeneMeta { config, labels: Vec::new(), ..meta.clone() }.check().unwrap_err();
         assert_eq!(reason, "the network has no head; a gene has one");
         for (label, bytes) in [(String::new(), 0), ("a".repeat(100_000), 100_000)] {

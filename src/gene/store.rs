@@ -8,7 +8,6 @@ use candle_core::Device;
 use crate::{
     blueprint::{Blueprint, record::METADATA_KEY},
     error::Result,
-    nn::Vit,
     tensor::{Dtype, TensorBytes, TensorFile, Weights, codec},
 };
 
@@ -18,7 +17,7 @@ use super::{
     record,
 };
 
-/// Number of images in the probe of a new gene.
+/// Number of items in the probe of a new gene.
 const PROBE_BATCH: usize = 2;
 
 /// The blueprint of a size of a gene that is still being learned. Without numbers it is the auxiliary model's.
@@ -41,7 +40,7 @@ pub fn record(meta: &GeneMeta) -> String {
 pub fn render(mut meta: GeneMeta, weights: &Weights, probe_seed: u64) -> Result<(Learngene, Bytes)> {
     let expanded =
         crate::blueprint::expand(&blueprint(&meta, &SizeRequest::default())?, weights, &Device::Cpu)?;
-    let logits = probe_logits(&Vit::new(meta.config, &expanded)?, probe_seed, PROBE_BATCH)?;
+    let logits = probe_logits(&meta.config, &expanded, probe_seed, PROBE_BATCH)?;
     meta.probe = Probe { seed: probe_seed, batch: PROBE_BATCH, logits };
     let bytes = write(&meta, weights.to_bytes(Dtype::F32)?);
     let gene = Learngene::from_file(TensorFile::from_bytes(bytes.clone(), &meta.name)?, &meta.name)?;

@@ -41,7 +41,7 @@ impl Synthetic {
         trained_widths.dedup();
         let meta = GeneMeta {
             name: name.clone(),
-            config,
+            config: config.into(),
             stages: (0..*stages).map(layers).collect(),
             trained_widths,
             width_norms: false,

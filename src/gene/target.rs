@@ -7,12 +7,12 @@ use crate::{
     blueprint::{Entry, Piece, Resize, Row, Source, Span},
     digest::Canonical,
     error::{Error, Result},
-    nn::{Role, Spec, VitConfig, vit::RawVitConfig},
+    nn::{Config, Role, Spec, vit::RawVitConfig},
 };
 
 use super::{
     labels::{self, MAX_LABELS},
-    meta::{GeneMeta, images},
+    meta::GeneMeta,
 };
 
 /// Largest number of values that a target adds to those of the gene: 256 MiB in f32.
@@ -41,7 +41,7 @@ pub struct Head {
 /// What stored weights are for: the shape of their network, and its classes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Own<'a> {
-    pub(super) config: &'a VitConfig,
+    pub(super) config: &'a Config,
     pub(super) labels: &'a [String],
 }
 
@@ -104,8 +104,9 @@ impl Target {
     ///
     /// # Errors
     /// [`Error::OutOfRange`] or [`Error::Invalid`] naming value and limit.
-    pub(super) fn config(&self, sized: VitConfig) -> Result<VitConfig> {
-        let raw = RawVitConfig::from(sized);
+    pub(super) fn config(&self, sized: Config) -> Result<Config> {
+        let Some(sized) = sized.as_vit() else { return self.check_texts().map(|()| sized) };
+        let raw = RawVitConfig::from(*sized);
         let classes = match &self.head {
             Some(head) => {
                 head.check()?;
@@ -119,13 +120,23 @@ impl Target {
             (size(self.image_size, raw.image_size), size(self.patch_size, raw.patch_size));
         let config = sized.reshaped(RawVitConfig { image_size, patch_size, classes, ..raw })?;
         let head = self.head.as_ref().map_or(0, |_| config.classes());
-        let images = if images(&config) == images(&sized) { 0 } else { config.tokens() + config.patch_dim() };
+        let same = [config.image_size(), config.patch_size()] == [sized.image_size(), sized.patch_size()];
+        let images = if same { 0 } else { config.tokens() + config.patch_dim() };
         let found = ((head + images) * config.width()) as u64;
         if found > MAX_MADE_VALUES {
             let (of, limit) = ("a request for other labels or images", format!("0..={MAX_MADE_VALUES}"));
             return Err(Error::OutOfRange { what: "values made", found, of: of.to_owned(), limit });
         }
-        Ok(config)
+        Ok(config.into())
+    }
+
+    /// Refuses what a text encoder has not.
+    fn check_texts(&self) -> Result<()> {
+        let images = self.image_size.or(self.patch_size).map(|_| "image_size, patch_size");
+        match images.or(self.head.as_ref().map(|_| "labels")) {
+            Some(what) => Err(Error::invalid(what, "a text encoder has neither images nor classes")),
+            None => Ok(()),
+        }
     }
 
     /// Names of the classes.
@@ -134,8 +145,8 @@ impl Target {
     }
 
     /// Changes `entries` from their own target to this one: their sources and shapes. `config` is the network.
-    pub(super) fn apply(&self, entries: &mut [Entry], own: Own<'_>, config: &VitConfig) {
-        if self.head(own).is_none() && images(config) == images(own.config) {
+    pub(super) fn apply(&self, entries: &mut [Entry], own: Own<'_>, config: &Config) {
+        if self.head(own).is_none() && config.images() == own.config.images() {
             return;
         }
         let schema = config.schema();
@@ -162,8 +173,8 @@ impl Target {
     }
 
     /// The new source of a parameter whose source is `piece` for the gene's own target; `None` if it stays the same.
-    fn source(&self, spec: &Spec, piece: &Piece, own: Own<'_>, config: &VitConfig) -> Option<Source> {
-        let ([image, patch], [own_image, own_patch]) = (images(config), images(own.config));
+    fn source(&self, spec: &Spec, piece: &Piece, own: Own<'_>, config: &Config) -> Option<Source> {
+        let ([image, patch], [own_image, own_patch]) = (config.images(), own.config.images());
         let resized = |resize| Some(Source::Resized { piece: piece.clone(), resize });
         if spec.role == Role::Positions {
             let (from, to) = (own_image / own_patch, image / patch);
@@ -180,11 +191,11 @@ impl Target {
 
     /// Adds what differs from the own target. Leaves out values that change nothing, so that equal models have
     /// one identity: the own image size, the own labels in their order, or a seed that draws nothing.
-    pub(super) fn canonical(&self, form: Canonical, own: Own<'_>, config: &VitConfig) -> Canonical {
-        let form = if images(config) == images(own.config) {
+    pub(super) fn canonical(&self, form: Canonical, own: Own<'_>, config: &Config) -> Canonical {
+        let form = if config.images() == own.config.images() {
             form
         } else {
-            images(config).into_iter().fold(form.text("images"), |form, size| form.integer(size as u64))
+            config.images().into_iter().fold(form.text("images"), |form, size| form.integer(size as u64))
         };
         let Some(head) = self.head(own) else { return form };
         let fresh = head.rows(own.labels).iter().any(|row| matches!(row, Row::Fresh(_)));
@@ -205,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_a_target_makes_is_limited() {
-        let wide = VitConfig::try_from(RawVitConfig {
+        let wide = crate::nn::VitConfig::try_from(RawVitConfig {
             image_size: 224,
             patch_size: 16,
             channels: 3,
@@ -215,7 +226,8 @@ mod tests {
             heads: 16,
             mlp_ratio: 4,
         })
-        .expect("a usual shape");
+        .expect("a usual shape")
+        .into();
         let labels = |n: u32| Some(Head { labels: (0..n).map(|n| n.to_string()).collect(), seed: 0 });
         Target { head: labels(60_000), ..Target::default() }.config(wide).expect("61 of 67 million values");
         for target in [

@@ -47,6 +47,8 @@ const OTHER_FORMATS: [(&[&str], &str); 2] = [
 pub struct Checkpoint {
     /// What errors call it.
     pub(super) origin: String,
+    /// The folder, if it is one.
+    folder: Option<PathBuf>,
     /// `config.json`.
     pub(super) config: Option<Value>,
     /// `preprocessor_config.json`.
@@ -89,6 +91,7 @@ impl Checkpoint {
             config: json("config.json")?,
             preprocessor: json("preprocessor_config.json")?,
             licence: licence(path)?,
+            folder: Some(path.to_owned()),
             ..Self::default_of(origin)
         };
         checkpoint.with_files(&files(path)?)
@@ -97,6 +100,7 @@ impl Checkpoint {
     const fn default_of(origin: String) -> Self {
         Self {
             origin,
+            folder: None,
             config: None,
             preprocessor: None,
             licence: None,
@@ -104,6 +108,47 @@ impl Checkpoint {
             others: BTreeMap::new(),
             digest: String::new(),
         }
+    }
+
+    /// What errors call the file `name` of the folder.
+    pub(super) fn named(&self, name: &str) -> String {
+        format!("{}/{name}", self.origin)
+    }
+
+    /// The bytes of the file `name` of the folder, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Corrupt`] for a file beyond the limit.
+    pub(super) fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let Some(path) = self.folder.as_ref().map(|folder| folder.join(name)) else { return Ok(None) };
+        if !path.try_exists().map_err(Error::io(&path))? {
+            return Ok(None);
+        }
+        file::read(&path, MAX_JSON_BYTES).map(Some)
+    }
+
+    /// The JSON file `name` of the folder, if there is one.
+    ///
+    /// # Errors
+    /// As for the bytes; [`Error::Corrupt`] for malformed JSON.
+    pub(super) fn json(&self, name: &str) -> Result<Option<Value>> {
+        let parse = |bytes: Vec<u8>| {
+            serde_json::from_slice(&bytes)
+                .map_err(|error| Error::corrupt(self.named(name), error.to_string()))
+        };
+        self.bytes(name)?.map(parse).transpose()
+    }
+
+    /// The tensors of the file `name` of the folder.
+    ///
+    /// # Errors
+    /// Those of [`TensorFile::open_any`].
+    pub(super) fn tensors_of(&self, name: &str) -> Result<TensorFile> {
+        let missing = || Error::invalid(self.named(name), "is missing");
+        let folder = self.folder.as_ref().ok_or_else(missing)?;
+        let file = TensorFile::open_any(&folder.join(name))?;
+        file.check_finite(&self.named(name))?;
+        Ok(file)
     }
 
     fn with_files(mut self, files: &[PathBuf]) -> Result<Self> {

@@ -5,6 +5,7 @@
 //! library gives it ([`crate::export::names`], read backwards). It says what it renamed, folded and left out, and refuses
 //! what the network cannot express: a tensor that is silently dropped would make another function.
 
+mod bert;
 mod checkpoint;
 mod report;
 mod settings;
@@ -15,7 +16,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use crate::{
-    blueprint::Ancestor,
+    blueprint::{Ancestor, record::TOKENIZER_KEY},
     error::Result,
     tensor::{TensorFile, codec},
 };
@@ -42,8 +43,15 @@ pub struct Import {
 /// [`crate::error::Error::Invalid`] naming the key or tensor that the network cannot express.
 pub fn import(path: &Path, hints: &Hints) -> Result<Import> {
     let checkpoint = Checkpoint::read(path)?;
-    let (info, weights, report) = vit::import(&checkpoint, hints)?;
-    let bytes = codec::render(&info.metadata(), &weights.to_bytes(crate::tensor::Dtype::F32)?);
+    let (info, weights, report, tokenizer) = if bert::is_bert(&checkpoint, hints) {
+        bert::import(&checkpoint, hints)?
+    } else {
+        let (info, weights, report) = vit::import(&checkpoint, hints)?;
+        (info, weights, report, None)
+    };
+    let mut metadata = info.metadata();
+    metadata.extend(tokenizer.map(|json| (TOKENIZER_KEY.to_owned(), json)));
+    let bytes = codec::render(&metadata, &weights.to_bytes(crate::tensor::Dtype::F32)?);
     let file = TensorFile::from_bytes(bytes.clone(), &checkpoint.origin)?;
     Ok(Import { ancestor: Ancestor::from_file(file, &checkpoint.origin)?, bytes, report })
 }

@@ -6,7 +6,7 @@ use crate::{
     blueprint::{ModelInfo, Preprocessing, model::UNKNOWN_DATA},
     error::{Error, Result},
     gene::labels,
-    nn::VitConfig,
+    nn::Config,
 };
 
 use super::{Checkpoint, Report};
@@ -51,15 +51,18 @@ impl Settings {
             }
             (0..classes).map(|class| format!("class {class}")).collect()
         });
-        let licence = licence(checkpoint).unwrap_or_else(|| {
-            report.assumed.push("no licence is named: \"unknown\"".to_owned());
-            "unknown".to_owned()
-        });
+        let licence = licence_or_unknown(checkpoint, report);
         Ok(Self { preprocessing, labels, licence })
     }
 
+    /// The settings of a text encoder, which has neither pixels nor classes.
+    pub(super) fn of_texts(checkpoint: &Checkpoint, report: &mut Report) -> Self {
+        let (preprocessing, labels) = (Preprocessing::default(), Vec::new());
+        Self { preprocessing, labels, licence: licence_or_unknown(checkpoint, report) }
+    }
+
     /// The record of a model of this shape that was read from `checkpoint`; `what` names its kind.
-    pub(super) fn info(self, checkpoint: &Checkpoint, config: VitConfig, what: &str) -> ModelInfo {
+    pub(super) fn info(self, checkpoint: &Checkpoint, config: Config, what: &str) -> ModelInfo {
         ModelInfo {
             config,
             preprocessing: self.preprocessing,
@@ -84,6 +87,13 @@ fn preprocessing(checkpoint: &Checkpoint) -> Option<Preprocessing> {
     let timm = || pair(checkpoint.config.as_ref()?.get("pretrained_cfg")?, "mean", "std");
     let transformers = || pair(checkpoint.preprocessor.as_ref()?, "image_mean", "image_std");
     transformers().or_else(timm)
+}
+
+fn licence_or_unknown(checkpoint: &Checkpoint, report: &mut Report) -> String {
+    licence(checkpoint).unwrap_or_else(|| {
+        report.assumed.push("no licence is named: \"unknown\"".to_owned());
+        "unknown".to_owned()
+    })
 }
 
 /// The licence that the README names, or timm's record of the weights.

@@ -93,7 +93,7 @@ pub(super) fn import(checkpoint: &Checkpoint, hints: &Hints) -> Result<(ModelInf
     if let Some(architecture) = found.architecture(hints) {
         what = format!("{what} {architecture}");
     }
-    let info = settings.info(checkpoint, config, &what);
+    let info = settings.info(checkpoint, config.into(), &what);
     let blueprint = Blueprint { entries, ..Blueprint::whole(info) };
     report.parameters = blueprint.parameters();
     let mut weights = expand(&blueprint, &stored, &Device::Cpu)?;
@@ -118,7 +118,7 @@ fn library(checkpoint: &Checkpoint, hints: &Hints) -> Result<&'static Names> {
         Some("vit") => &VIT,
         Some(other) if checkpoint.config.as_ref().is_some_and(|c| c.get("model_type").is_some()) => {
             let reason =
-                format!("\"{other}\" is not a kind that is imported (vit, dinov2, and timm's models)");
+                format!("\"{other}\" is not a kind that is imported (vit, dinov2, bert, and timm's models)");
             return Err(Error::invalid("config.json: model_type", reason));
         }
         _ => &TIMM,

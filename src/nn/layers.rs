@@ -3,9 +3,9 @@
 use candle_core::{Result, Tensor};
 
 use crate::{
-    error,
+    error::{self, Context as _},
     tensor::{
-        Weights,
+        Weight, Weights,
         ops::{self, Affine, Norm},
     },
 };
@@ -29,6 +29,24 @@ impl Linear {
     /// [`error::Error::MissingTensor`].
     pub fn new(weights: &Weights, prefix: &str) -> error::Result<Self> {
         affine(weights, prefix).map(Self)
+    }
+
+    /// The layers called `prefixes` as one whose outputs follow one another. Nothing is copied.
+    ///
+    /// # Errors
+    /// [`error::Error::MissingTensor`], or [`error::Error::Tensor`] if they differ in their inputs.
+    pub fn stacked(weights: &Weights, prefixes: &[String]) -> error::Result<Self> {
+        let parts = prefixes.iter().map(|prefix| affine(weights, prefix));
+        let parts = parts.collect::<error::Result<Vec<_>>>()?;
+        let outputs: usize = parts.iter().map(|part| part.bias.elem_count()).sum();
+        let inputs = parts.first().and_then(|part| part.weight.dims().last().copied()).unwrap_or_default();
+        let stack = |shape: &[usize], of: fn(&Affine) -> &Weight| {
+            Weight::stack(shape, parts.iter().map(|part| of(part).clone()).collect())
+                .context("stacked layers")
+        };
+        let (weight, bias) =
+            (stack(&[outputs, inputs], |part| &part.weight)?, stack(&[outputs], |part| &part.bias)?);
+        Ok(Self(Affine { weight, bias }))
     }
 
     /// # Shapes
@@ -71,7 +89,7 @@ impl LayerNorm {
     }
 
     /// This norm in the form that a branch takes.
-    pub(super) const fn before(&self) -> Norm<'_> {
+    pub(super) const fn of_branch(&self) -> Norm<'_> {
         Norm { affine: &self.affine, eps: self.eps }
     }
 }

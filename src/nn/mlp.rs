@@ -26,9 +26,9 @@ impl Mlp {
         Ok(Self { fc1: Linear::new(weights, fc1)?, fc2: Linear::new(weights, fc2)? })
     }
 
-    /// The residual branch that begins with `norm`.
+    /// The residual branch with `norm`.
     pub(super) fn branch<'a>(&'a self, norm: &'a LayerNorm, gate: &'a Gate) -> Branch<'a> {
         let core = Core::Gelu { fc1: self.fc1.affine(), fc2: self.fc2.affine() };
-        Branch { norm: norm.before(), core, gate }
+        Branch { norm: norm.of_branch(), core, gate }
     }
 }

@@ -87,6 +87,10 @@ pub enum Role {
     Head,
     /// Bias of the classifier.
     HeadBias,
+    /// Rows that are looked up: words, positions or segments of a text.
+    Table,
+    /// Projection of a text's vector.
+    Projection,
 }
 
 impl Role {
@@ -94,9 +98,14 @@ impl Role {
     pub const fn decays(self) -> bool {
         match self {
             Self::Matrix | Self::PatchKernel | Self::Head => true,
-            Self::Bias | Self::Scale | Self::Shift | Self::ClassToken | Self::Positions | Self::HeadBias => {
-                false
-            }
+            Self::Bias
+            | Self::Scale
+            | Self::Shift
+            | Self::ClassToken
+            | Self::Positions
+            | Self::HeadBias
+            | Self::Table
+            | Self::Projection => false,
         }
     }
 
@@ -170,7 +179,7 @@ impl Spec {
 /// Last part of the names of weights and scales.
 pub(super) const WEIGHT: &str = "weight";
 /// Last part of the names of biases and shifts.
-pub(super) const BIAS: &str = "bias";
+pub const BIAS: &str = "bias";
 
 /// Name of the weights of the module called `module`.
 pub fn weight_of(module: &str) -> String {

@@ -102,7 +102,7 @@ impl StageSharing {
 
 impl Objective for StageSharing {
     fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor> {
-        let config = self.auxiliary.info.config;
+        let config = *self.auxiliary.info.config.vit()?;
         let weights = expand(&self.auxiliary, weights, shard.images.device())?;
         let model = network(config, &weights, self.dtype)?;
         let gates = draw_gates(self.seed, self.drop_path, config.depth(), shard)?;

@@ -46,11 +46,11 @@ pub fn measure_logits(
     split: Split,
     threads: usize,
 ) -> Result<(Accuracy, Vec<f32>)> {
-    check_data(&data.train, &model.info.config)?;
+    check_data(&data.train, model.info.config.vit()?)?;
     check_labels(&data.train, &model.info.labels)?;
     let loader = loader_of(data, split, &model.info.preprocessing)?;
     let logits = logits(&model.vit()?, &loader, threads)?;
-    Ok((score(&logits, model.info.config.classes(), &labels(&loader)), logits))
+    Ok((score(&logits, model.info.config.outputs(), &labels(&loader)), logits))
 }
 
 /// Checks that `data` has images and classes of the network's shape.

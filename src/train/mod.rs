@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod classify;
+pub mod embed;
 pub mod engine;
 pub mod evaluate;
 pub mod finetune;

@@ -61,7 +61,7 @@ impl Model {
     /// # Errors
     /// The schema errors.
     pub fn vit(&self) -> Result<Vit> {
-        Vit::new(self.info.config, &self.weights)
+        Vit::new(*self.info.config.vit()?, &self.weights)
     }
 
     /// A model for `data` that inherits nothing: values drawn from the recipe's seed.
@@ -91,7 +91,7 @@ pub(super) fn model_info(recipe: &Recipe, data: &Dataset, preprocessing: Preproc
     })?;
     let TrainingData { data: about, licence } = training_data(data);
     Ok(ModelInfo {
-        config,
+        config: config.into(),
         preprocessing,
         labels: data.class_names().to_vec(),
         licence,

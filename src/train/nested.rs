@@ -135,7 +135,7 @@ impl Objective for NestedSharing {
         let mut terms = Vec::with_capacity(2 * sizes.len());
         for (k, (size, lambda)) in sizes.iter().enumerate() {
             let blueprint = self.blueprint(*size)?;
-            let config = blueprint.info.config;
+            let config = *blueprint.info.config.vit()?;
             let weights = expand(&blueprint, weights, shard.images.device())?;
             let model = network(config, &weights, self.dtype)?;
             let gates = draw_gates(self.seed, self.drop_path, config.depth(), shard)?;
@@ -193,7 +193,7 @@ mod tests {
     }
 
     /// Seeded values that are large enough for distinct answers.
-    fn weights(specs: impl IntoIterator<Item = Spec>, config: &VitConfig, seed: u64) -> Weights {
+    fn weights(specs: impl IntoIterator<Item = Spec>, config: &crate::nn::Config, seed: u64) -> Weights {
         let init = Init::TruncNormal { std_e9: 500_000_000 };
         let tensor = |spec: &Spec| {
             let shape = spec.shape(&config.dims());
@@ -219,7 +219,7 @@ mod tests {
             width_norms: false,
         };
         let ancestor = weights(meta.config.schema().specs(), &meta.config, 1);
-        let ancestor = Vit::new(meta.config, &ancestor).unwrap();
+        let ancestor = Vit::new(*meta.config.vit().unwrap(), &ancestor).unwrap();
         let shared = weights(meta.specs(), &meta.config, 2);
         let distillation = Distillation { alpha: 0.6, temperature: 2.0, label_smoothing: 0.1 };
         let objective = NestedSharing {
@@ -244,7 +244,7 @@ mod tests {
         let logits = |size: Size| {
             let blueprint = objective.blueprint(size).unwrap();
             let own = expand(&blueprint, &shared, &Device::Cpu).unwrap();
-            Vit::new(blueprint.info.config, &own).unwrap().forward(&shard(0).images).unwrap()
+            Vit::new(*blueprint.info.config.vit().unwrap(), &own).unwrap().forward(&shard(0).images).unwrap()
         };
         let d = |teacher: &Tensor, student: &Tensor| {
             scalar(distillation.loss(student, teacher, &shard(0)).unwrap())

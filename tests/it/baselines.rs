@@ -141,7 +141,7 @@ async fn other_labels_and_images_are_given() {
         support::plan(&bank, &ModelRequest { target, ..request(method, 2, 8, 0) })
     };
     for method in [Method::Scratch, Method::FirstLayers] {
-        assert_eq!(larger(method).unwrap().blueprint.info.config.image_size(), 12);
+        assert_eq!(larger(method).unwrap().blueprint.info.config.vit().unwrap().image_size(), 12);
     }
     assert_eq!(larger(Method::Uniform).unwrap_err().kind(), Kind::Invalid);
 }

@@ -196,7 +196,7 @@ fn every_rule_of_a_genes_record_is_checked() {
     use genebank::gene::{GeneMeta, Probe};
     let good = || crate::support::meta();
     good().check().unwrap();
-    let classes = good().config.classes();
+    let classes = good().config.vit().unwrap().classes();
     let records = [
         (GeneMeta { name: "x-d1-w2".to_owned(), ..good() }, "not a gene name"),
         (GeneMeta { stages: vec![usize::MAX, 4], ..good() }, "stages hold"),
@@ -226,7 +226,7 @@ fn every_rule_of_format_1_is_checked() {
     let json = file.metadata(METADATA_KEY).unwrap();
     let tensors: Vec<_> = file.tensors().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
     for (from, to, reason) in [
-        ("\"format\":1", "\"format\":2", "format 2 is not 1"),
+        ("\"format\":1", "\"format\":2", "format 2 of family \"vit\""),
         ("\"family\":\"vit\"", "\"family\":\"mamba\"", "family \"mamba\""),
         ("\"head_dim\":8", "\"head_dim\":3", "head_dim 3"),
         ("\"norm_eps\":1e-6", "\"norm_eps\":1e-5", "norm_eps"),

@@ -31,7 +31,8 @@ fn difference(model: &Ancestor, name: &str) -> f32 {
         let tensor = file.tensor(name).unwrap();
         Tensor::from_vec(tensor.dtype.read(&tensor.bytes), tensor.shape.as_slice(), &Device::Cpu).unwrap()
     };
-    let network = Vit::new(model.info().config, &model.weights(&Device::Cpu).unwrap()).unwrap();
+    let network =
+        Vit::new(*model.info().config.vit().unwrap(), &model.weights(&Device::Cpu).unwrap()).unwrap();
     let (found, expected) = (network.forward(&read("images")).unwrap(), read("outputs"));
     assert_eq!(found.dims(), expected.dims(), "{name}");
     let most = |tensor: Tensor| {
@@ -199,4 +200,137 @@ fn commands_take_a_folder_as_it_is() {
     assert!(list.status.success(), "{list:?}");
     let err = String::from_utf8(list.stderr).unwrap();
     assert!(err.contains("foreign.safetensors is skipped"), "{err}");
+}
+
+/// The tensor `name` of the golden file of `of`, in f32.
+fn golden_tensor(of: &str, name: &str) -> Tensor {
+    let file = TensorFile::open_any(&golden(&format!("{of}.safetensors"))).unwrap();
+    let tensor = file.tensor(name).unwrap();
+    Tensor::from_vec(tensor.dtype.read(&tensor.bytes), tensor.shape.as_slice(), &Device::Cpu).unwrap()
+}
+
+/// The sentences of a golden checkpoint and the ids that transformers gives them.
+fn golden_texts(of: &str) -> Vec<(String, Vec<u32>)> {
+    let text = std::fs::read_to_string(golden(&format!("{of}.txt"))).unwrap();
+    let line = |line: &str| {
+        let (sentence, ids) = line.rsplit_once('\t').unwrap();
+        (sentence.to_owned(), ids.split(' ').map(|id| id.parse().unwrap()).collect())
+    };
+    text.lines().map(line).collect()
+}
+
+/// BERT with a mean that is normalised (f32), with the first token's state (f16, two shards, a head of words), and bare
+/// (bf16): tokens, states and vectors are those of transformers.
+#[test]
+fn imported_encoders_compute_what_transformers_does() {
+    use genebank::{data::text::Tokenizer, data::text::pad, nn::Bert, nn::Gates, train::embed::texts};
+    for (name, pooling, normalized) in
+        [("bert-mean", "mean", true), ("bert-cls", "cls", false), ("bert-model", "mean", false)]
+    {
+        let Import { ancestor, bytes, report } = import(&golden(name), &Hints::default()).unwrap();
+        let file = TensorFile::from_bytes(bytes, name).unwrap();
+        assert_eq!(Ancestor::from_file(file, name).unwrap().digest(), ancestor.digest());
+        let config = *ancestor.info().config.bert().unwrap();
+        assert_eq!(
+            (config.raw().pooling.to_string().as_str(), config.raw().normalize),
+            (pooling, normalized)
+        );
+        let tokenizer = Tokenizer::stored(ancestor.tokenizer().unwrap(), name).unwrap();
+        let (sentences, ids): (Vec<_>, Vec<_>) = golden_texts(name).into_iter().unzip();
+        assert_eq!(tokenizer.encode(&sentences).unwrap(), ids, "{name}");
+        let network = Bert::new(config, &ancestor.weights(&Device::Cpu).unwrap()).unwrap();
+        let texts = texts(pad(&ids, tokenizer.pad_id()), &Device::Cpu).unwrap();
+        let states = network.states(&texts, &vec![Gates::default(); config.raw().depth]).unwrap();
+        // What stands in the place of padding means nothing.
+        let seen = |states: &Tensor| states.broadcast_mul(&texts.mask.unsqueeze(2).unwrap()).unwrap();
+        let distance = |found: Tensor, expected: Tensor| {
+            let largest = |t: &Tensor| {
+                t.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap()
+            };
+            largest(&(found - &expected).unwrap()) / largest(&expected)
+        };
+        let states = distance(seen(&states), seen(&golden_tensor(name, "hidden")));
+        let vectors = distance(network.forward(&texts).unwrap(), golden_tensor(name, "vectors"));
+        assert!(states < TOLERANCE && vectors < TOLERANCE, "{name}: {states}, {vectors}");
+        let ignored = report.ignored.join(" ");
+        assert_eq!(ignored.contains("pooler."), name == "bert-mean", "{ignored}");
+        assert_eq!(ignored.contains("cls.predictions"), name == "bert-cls", "{ignored}");
+    }
+}
+
+/// A change of the settings and tensors of a checkpoint.
+type Change<'a> = &'a dyn Fn(&mut Value, &mut Vec<(String, TensorBytes)>);
+/// What the refusal names, the change, and files beside it.
+type Case<'a> = (&'a str, Change<'a>, Vec<(&'a str, Value)>);
+
+/// A golden encoder without one of its files, with another one, or changed in its settings and tensors.
+#[test]
+fn encoders_that_cannot_be_expressed_are_refused_by_name() {
+    let modules = |kinds: &[&str]| {
+        let module = |(index, kind): (usize, &&str)| {
+            let path = if *kind == "Transformer" { String::new() } else { format!("{index}_{kind}") };
+            json!({ "idx": index, "name": "x", "path": path, "type": format!("sentence_transformers.models.{kind}") })
+        };
+        json!(kinds.iter().enumerate().map(module).collect::<Vec<_>>())
+    };
+    let none: Change<'_> = &|_, _| {};
+    let pooling = json!({ "pooling_mode_max_tokens": true });
+    let cases: [Case<'_>; 12] = [
+        ("hidden_act", &|config, _| config["hidden_act"] = json!("relu"), vec![]),
+        (
+            "position_embedding_type",
+            &|config, _| config["position_embedding_type"] = json!("relative_key"),
+            vec![],
+        ),
+        ("is_decoder", &|config, _| config["is_decoder"] = json!(true), vec![]),
+        ("heads", &|config, _| config["num_attention_heads"] = json!(5), vec![]),
+        ("layer_norm_eps", &|config, _| config["layer_norm_eps"] = json!(0.5), vec![]),
+        (
+            "classifier.weight",
+            &|_, tensors| tensors.push(("classifier.weight".to_owned(), zeros(&[2, 12]))),
+            vec![],
+        ),
+        (
+            "key.bias",
+            &|_, tensors| tensors.retain(|(name, _)| !name.ends_with("0.attention.self.key.bias")),
+            vec![],
+        ),
+        (
+            "output.LayerNorm.weight",
+            &|_, tensors| {
+                let norm = tensors.iter_mut().find(|(name, _)| name.ends_with("1.output.LayerNorm.weight"));
+                norm.unwrap().1 = zeros(&[11]);
+            },
+            vec![],
+        ),
+        (
+            "pooling [\"max\"]",
+            none,
+            vec![("modules.json", modules(&["Transformer", "Pooling"])), ("1_Pooling/config.json", pooling)],
+        ),
+        (
+            "Pooling comes after Normalize",
+            none,
+            vec![("modules.json", modules(&["Transformer", "Normalize", "Pooling"]))],
+        ),
+        ("LayerNorm", none, vec![("modules.json", modules(&["Transformer", "LayerNorm"]))]),
+        ("no Pooling", none, vec![("modules.json", modules(&["Transformer"]))]),
+    ];
+    for (reason, change, files) in cases {
+        let folder = changed("bert-mean", change);
+        for (name, json) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            codec::write_atomic(&path, [json.to_string().as_bytes()]).unwrap();
+        }
+        let error = import(folder.path(), &Hints::default()).unwrap_err().to_string();
+        assert!(error.contains(reason), "{reason}: {error}");
+    }
+    // A tokenizer that knows more words than the model.
+    let folder = changed("bert-mean", |_, _| {});
+    let words: Vec<_> = (0..41).map(|word| format!("w{word}\n")).collect();
+    let vocab = format!("[PAD]\n[UNK]\n[CLS]\n[SEP]\n{}", words.concat());
+    codec::write_atomic(&folder.path().join("vocab.txt"), [vocab.as_bytes()]).unwrap();
+    let error = import(folder.path(), &Hints::default()).unwrap_err().to_string();
+    assert!(error.contains("gives ids up to 44, the model has 40 words"), "{error}");
 }

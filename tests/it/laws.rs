@@ -158,7 +158,7 @@ fn fresh_models_agree_too() {
 fn served_logits(gene: &Learngene, size: &SizeRequest, images: &Tensor) -> Vec<f32> {
     let blueprint = gene.blueprint(size).unwrap();
     let weights = Weights::from_file(&assembled(&blueprint, gene.file()), &Device::Cpu).unwrap();
-    logits(&Vit::new(blueprint.info.config, &weights).unwrap(), images)
+    logits(&Vit::new(*blueprint.info.config.vit().unwrap(), &weights).unwrap(), images)
 }
 
 fn logits(model: &Vit, images: &Tensor) -> Vec<f32> {
@@ -166,10 +166,10 @@ fn logits(model: &Vit, images: &Tensor) -> Vec<f32> {
 }
 
 fn images(gene: &Learngene) -> Tensor {
-    let config = gene.meta().config;
-    let values = genebank::gene::Probe::input(99, 5, &config);
-    Tensor::from_vec(values, (5, config.channels(), config.image_size(), config.image_size()), &Device::Cpu)
-        .unwrap()
+    match genebank::gene::Probe::input(99, 5, &gene.meta().config).unwrap() {
+        genebank::nn::Input::Images(images) => images,
+        genebank::nn::Input::Texts(_) => panic!("the gene is one of images"),
+    }
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn the_trained_depth_is_the_auxiliary_model_bit_for_bit() {
         genebank::tensor::Params::new(&Weights::from_file(gene.file(), &Device::Cpu).unwrap()).unwrap();
     let tape = params.tape(false, std::sync::Arc::default()).unwrap();
     let learned = expand(&auxiliary, &params.weights(&tape).unwrap(), &Device::Cpu).unwrap();
-    let expected = logits(&Vit::new(auxiliary.info.config, &learned).unwrap(), &images);
+    let expected = logits(&Vit::new(*auxiliary.info.config.vit().unwrap(), &learned).unwrap(), &images);
     let served = served_logits(&gene, &SizeRequest::default(), &images);
     assert_eq!(
         served.iter().map(|l| l.to_bits()).collect::<Vec<_>>(),

@@ -120,7 +120,7 @@ fn assert_alive(
 fn no_parameter_of_a_model_is_dead() {
     let (data, recipe) = (data(), recipe(1));
     let model = Model::fresh(&recipe, &data.train).unwrap();
-    let objective = Classification::new(model.info.config, &recipe.optim, 0);
+    let objective = Classification::new(*model.info.config.vit().unwrap(), &recipe.optim, 0);
     assert_alive(&objective, &model.weights, &model, &data, &recipe);
 }
 
@@ -172,7 +172,7 @@ fn a_parameter_that_the_loss_does_not_read_is_an_error() {
     let error = engine.gradients(&Bias, &batch, 0).unwrap_err().to_string();
     assert!(error.contains("gradient of blocks.0.attn.proj.bias"), "{error}");
     // With fewer images than shards, some shards are empty, but every parameter still has a gradient.
-    let objective = Classification::new(model.info.config, &recipe.optim, 0);
+    let objective = Classification::new(*model.info.config.vit().unwrap(), &recipe.optim, 0);
     let values = batch.images.len() / batch.n;
     let (images, labels) = (batch.images[..2 * values].to_vec(), batch.labels[..2].to_vec());
     let two = Batch {
@@ -205,7 +205,7 @@ fn the_teacher_gets_no_gradient_even_where_it_could() {
     let student = Params::new(&Weights::from_file(learned.file(), &Device::Cpu).unwrap()).unwrap();
     let tape = |params: &Params| params.tape(false, Arc::default()).unwrap();
     let (ancestors, students) = (tape(&ancestor), tape(&student));
-    let vit = Vit::new(teacher.info.config, &ancestor.weights(&ancestors).unwrap()).unwrap();
+    let vit = Vit::new(*teacher.info.config.vit().unwrap(), &ancestor.weights(&ancestors).unwrap()).unwrap();
     let auxiliary = learned.blueprint(&SizeRequest::default()).unwrap();
     let objective = StageSharing::new(auxiliary, Teacher::Network(Box::new(vit)), &gene, &recipe.optim, 0);
     let batch = first_batch(&data, &recipe, &teacher);
@@ -225,7 +225,7 @@ fn gradients_are_finite_differences() {
     let (data, mut recipe) = (data(), recipe(1));
     recipe.optim.drop_path = 0.0;
     let model = Model::fresh(&recipe, &data.train).unwrap();
-    let objective = Classification::new(model.info.config, &recipe.optim, 0);
+    let objective = Classification::new(*model.info.config.vit().unwrap(), &recipe.optim, 0);
     let batch = first_batch(&data, &recipe, &model);
     let mut engine = Engine::new(&model.weights, &decay(&model), &recipe.optim, 2).unwrap();
     engine.gradients(&objective, &batch, 0).unwrap();
@@ -256,7 +256,7 @@ fn gradients_are_finite_differences() {
 fn assert_steps_agree(device: &Device, tolerance: f64) {
     let (data, recipe) = (data(), recipe(1));
     let model = Model::fresh(&recipe, &data.train).unwrap();
-    let (config, batch) = (model.info.config, first_batch(&data, &recipe, &model));
+    let (config, batch) = (*model.info.config.vit().unwrap(), first_batch(&data, &recipe, &model));
     let objective = Classification::new(config, &recipe.optim, 0);
     let mut host = Engine::new(&model.weights, &decay(&model), &recipe.optim, 2).unwrap();
     let start = host.params.values().unwrap();
@@ -305,7 +305,7 @@ fn a_gpu_takes_the_same_steps() {
 fn objectives_in_half_precision_are_near() {
     let (data, recipe) = (data(), recipe(1));
     let model = Model::fresh(&recipe, &data.train).unwrap();
-    let (config, batch) = (model.info.config, first_batch(&data, &recipe, &model));
+    let (config, batch) = (*model.info.config.vit().unwrap(), first_batch(&data, &recipe, &model));
     let mut optim = recipe.optim.clone();
     optim.drop_path = 0.0;
     let losses = |objective: &dyn Objective| {
@@ -489,9 +489,9 @@ fn a_teacher_or_model_that_does_not_fit_is_refused() {
     let refused = run.classify(shallow.clone(), &cancel, &mut |_| ()).unwrap_err();
     assert!(refused.to_string().contains("blocks.2"), "{refused}");
 
-    let raw: RawVitConfig = good.info.config.into();
+    let raw: RawVitConfig = (*good.info.config.vit().unwrap()).into();
     let mut other = good.clone();
-    other.info.config = VitConfig::try_from(RawVitConfig { classes: 7, ..raw }).unwrap();
+    other.info.config = VitConfig::try_from(RawVitConfig { classes: 7, ..raw }).unwrap().into();
     let refused = run.classify(other.clone(), &cancel, &mut |_| ()).unwrap_err();
     assert!(refused.to_string().contains("10 classes, the model 7"), "{refused}");
     let gene = GeneRecipe { stages: vec![1, 1, 1], ..gene_recipe() };

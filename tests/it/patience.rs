@@ -161,9 +161,9 @@ async fn one_address_cannot_have_every_connection() {
 
 /// A server of a gene whose deepest models are longer than what the system buffers for a connection.
 async fn wide(limits: Limits) -> Server {
-    let raw = RawVitConfig { width: 96, heads: 12, ..meta().config.into() };
+    let raw = RawVitConfig { width: 96, heads: 12, ..(*meta().config.vit().unwrap()).into() };
     let meta = GeneMeta {
-        config: VitConfig::try_from(raw).unwrap(),
+        config: VitConfig::try_from(raw).unwrap().into(),
         trained_widths: vec![96],
         quality: Vec::new(),
         ..meta()

@@ -104,7 +104,7 @@ proptest! {
             prop_assert_eq!((&tensor.shape, &tensor.bytes), (&other.shape, &other.bytes), "{}", name);
         }
         // The file holds the network that it announces, and the network can be built.
-        let model = genebank::nn::Vit::new(blueprint.info.config, &weights(served(&gene, &size, &target)));
+        let model = genebank::nn::Vit::new(*blueprint.info.config.vit().unwrap(), &weights(served(&gene, &size, &target)));
         prop_assert_eq!(model.unwrap().config().classes(), blueprint.info.labels.len());
     }
 
@@ -311,7 +311,10 @@ fn impossible_targets_are_refused() {
         assert!(error.to_string().contains(reason), "{error}");
     }
     let most = labelled(&many[..100_000], 0);
-    assert_eq!(gene.blueprint_for(&SizeRequest::default(), &most).unwrap().info.config.classes(), 100_000);
+    assert_eq!(
+        gene.blueprint_for(&SizeRequest::default(), &most).unwrap().info.config.vit().unwrap().classes(),
+        100_000
+    );
 }
 
 #[test]
@@ -452,9 +455,13 @@ async fn a_gene_is_tuned_for_the_classes_of_other_data() {
     // A gene with smaller images and other classes than Fashion-MNIST. Two classes are the same, at other places.
     let fashion = support::fashion_meta();
     let labels = names(&["x", &fashion.labels[9], "y", &fashion.labels[0]]);
-    let raw = genebank::nn::vit::RawVitConfig { classes: 4, image_size: 14, ..fashion.config.into() };
+    let raw = genebank::nn::vit::RawVitConfig {
+        classes: 4,
+        image_size: 14,
+        ..(*fashion.config.vit().unwrap()).into()
+    };
     let config = genebank::nn::VitConfig::try_from(raw).unwrap();
-    let meta = genebank::gene::GeneMeta { config, labels, ..fashion.clone() };
+    let meta = genebank::gene::GeneMeta { config: config.into(), labels, ..fashion.clone() };
     let models = support::models(&store::render(meta.clone(), &support::weights(&meta), 7).unwrap().1);
     let bank = genebank::bank::Config { data: Some(support::sample_data()), ..bank_config(models.path()) };
     let folder = models.path().to_owned();

@@ -42,7 +42,7 @@ pub(crate) fn meta() -> GeneMeta {
     };
     GeneMeta {
         name: GENE.to_owned(),
-        config: VitConfig::try_from(raw).unwrap(),
+        config: VitConfig::try_from(raw).unwrap().into(),
         stages: vec![1, 1, 1],
         trained_widths: vec![8, 24],
         width_norms: true,
@@ -75,10 +75,11 @@ pub(crate) fn weights(meta: &GeneMeta) -> Weights {
 /// The metadata of the test gene in the shape of Fashion-MNIST.
 pub(crate) fn fashion_meta() -> GeneMeta {
     let meta = meta();
-    let raw = RawVitConfig { image_size: 28, patch_size: 7, classes: 10, ..meta.config.into() };
+    let raw =
+        RawVitConfig { image_size: 28, patch_size: 7, classes: 10, ..(*meta.config.vit().unwrap()).into() };
     let fashion = genebank::data::KNOWN.iter().find(|known| known.name == "fashion-mnist").unwrap();
     GeneMeta {
-        config: VitConfig::try_from(raw).unwrap(),
+        config: VitConfig::try_from(raw).unwrap().into(),
         labels: fashion.classes.iter().map(ToString::to_string).collect(),
         ..meta
     }

@@ -40,12 +40,16 @@ pub(super) fn spelled(text: &str, parameters: &[String]) -> Vec<String> {
     tokens(text).into_iter().filter_map(literal).filter(|text| spells(text, parameters)).collect()
 }
 
+/// Parts of names that are ordinary words and say nothing alone.
+const WORDS: [&str; 3] = ["encoder", "output", "weight"];
+
 /// Whether the literal `text` is the name of a parameter or a part of one, or contains a name that cannot be prose.
 ///
 /// `norm`, `head` and `blocks` are also ordinary words. Inside a longer text they count only next to a dot.
 fn spells(text: &str, parameters: &[String]) -> bool {
     let parts = |name: &str| name.split('.').map(str::to_owned).collect::<Vec<_>>();
-    let is_part = |parameter: &String| parts(parameter).iter().any(|part| part == text && part != "weight");
+    let is_part =
+        |parameter: &String| parts(parameter).iter().any(|part| part == text && !WORDS.contains(&text));
     let holds = |name: &[String], parameter: &String| {
         let parts = parts(parameter);
         let is_word = parameter.chars().all(char::is_alphabetic);

@@ -20,18 +20,7 @@ pub(in crate::cli) fn run(options: &args::Import) -> Result<()> {
         return output::json(&report);
     }
     let config = &ancestor.info().config;
-    output::line(format_args!(
-        "{}: depth {}, width {}, {} heads, {} x {size} x {size} in patches of {}, {} classes; {} parameters",
-        report.architecture,
-        config.depth(),
-        config.width(),
-        config.heads(),
-        config.channels(),
-        config.patch_size(),
-        config.classes(),
-        report.parameters,
-        size = config.image_size(),
-    ))?;
+    output::line(format_args!("{}: {config}; {} parameters", report.architecture, report.parameters))?;
     show(&report)?;
     output::line(format_args!(
         "{}: {} bytes, sha256 {}",

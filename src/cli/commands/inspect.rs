@@ -5,10 +5,7 @@ use serde::Serialize;
 use super::subject::{self, is_gene};
 use crate::{
     bank::{GeneSummary, ModelRequest, ModelSummary, Quote},
-    blueprint::{
-        ModelInfo, TrainingData,
-        record::{FAMILY, METADATA_KEY},
-    },
+    blueprint::{ModelInfo, TrainingData, record::METADATA_KEY},
     cli::{args, config, output},
     error::Result,
     gene::Learngene,
@@ -128,7 +125,12 @@ fn show_gene(gene: &GeneSummary) -> Result<()> {
 
 fn show_info(info: &ModelInfo) -> Result<()> {
     let config = &info.config;
-    output::line(format_args!("model    {}, depth {}, width {}", FAMILY, config.depth(), config.width()))?;
+    output::line(format_args!(
+        "model    {}, depth {}, width {}",
+        config.family(),
+        config.depth(),
+        config.width()
+    ))?;
     if let Some(origin) = &info.origin {
         output::line(format_args!("gene     {} {}", origin.gene, origin.digest))?;
         output::line(format_args!("identity {}", origin.identity))?;

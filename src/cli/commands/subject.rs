@@ -13,9 +13,11 @@ use crate::{
         record::METADATA_KEY,
     },
     cli::{args, config, output},
+    data::text::Tokenizer,
     error::{Error, Result},
     gene::{Head, Learngene, Target, meta},
     import::{self, Report},
+    nn::Config,
     tensor::TensorFile,
     train::Model,
 };
@@ -88,18 +90,29 @@ impl Source {
         asked.or(recorded).ok_or_else(none)
     }
 
-    /// Channels of the images.
-    pub(super) fn channels(&self) -> usize {
+    /// Shape of the network; of a gene, of its trained size.
+    pub(super) fn config(&self) -> &Config {
         match self {
-            Self::Model(model) => model.info().config.channels(),
-            Self::Gene(gene) => gene.meta().config.channels(),
+            Self::Model(model) => &model.info().config,
+            Self::Gene(gene) => &gene.meta().config,
         }
+    }
+
+    /// The tokenizer of a text encoder.
+    pub(super) fn tokenizer(&self) -> Result<Tokenizer> {
+        let (json, origin) = match self {
+            Self::Model(model) => (model.tokenizer(), "the file"),
+            Self::Gene(gene) => (gene.tokenizer(), gene.meta().name.as_str()),
+        };
+        let none = || Error::invalid(origin, "it has no tokenizer; give the folder that has one beside it");
+        Tokenizer::stored(json.ok_or_else(none)?, origin)
     }
 
     /// Loads the model onto `device`: that of the file, or the gene's of the requested size. If no labels are asked for,
     /// it has the `classes` of the data.
     pub(super) fn model(self, options: &args::Subject, classes: &[String], device: &Device) -> Result<Model> {
-        let mut target = config::target(&options.target, Some(classes))?;
+        let classes_of_data = (!classes.is_empty()).then_some(classes);
+        let mut target = config::target(&options.target, classes_of_data)?;
         let gene = match self {
             Self::Gene(gene) => gene,
             Self::Model(model) => {
@@ -107,7 +120,7 @@ impl Source {
                 return Model::of(&model, device);
             }
         };
-        if target.head.is_none() && gene.meta().labels != classes {
+        if target.head.is_none() && !classes.is_empty() && gene.meta().labels != classes {
             target.head = Some(Head { labels: classes.to_vec(), seed: options.target.head_seed });
         }
         let size = config::size(&options.size);

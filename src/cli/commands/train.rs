@@ -45,7 +45,7 @@ pub(in crate::cli) fn train(options: &args::Train) -> Result<()> {
     let folder = options.recipe.parent().unwrap_or(Path::new("."));
     let (model, data) = if let Some(start) = &recipe.start {
         let model = Model::of(&ancestor(&folder.join(start))?, &Device::Cpu)?;
-        let data = open_data_for(&recipe.data, model.info.config.channels(), &options.run)?;
+        let data = open_data_for(&recipe.data, model.info.config.vit()?.channels(), &options.run)?;
         (model, data)
     } else {
         let data = open_data(&recipe.data, &options.run)?;
@@ -67,7 +67,7 @@ pub(in crate::cli) fn learn(options: &args::Learn) -> Result<()> {
     let folder = options.train.recipe.parent().unwrap_or(Path::new("."));
     let teacher = options.teacher.clone().unwrap_or_else(|| folder.join(&gene.teacher));
     let teacher = Model::of(&ancestor(&teacher)?, &Device::Cpu)?;
-    let data = open_data_for(&recipe.data, teacher.info.config.channels(), &options.train.run)?;
+    let data = open_data_for(&recipe.data, teacher.info.config.vit()?.channels(), &options.train.run)?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.train.run, Some(&checkpoint), true)?;
     let (_, bytes) = run.learn(gene, &teacher, &watch.cancel(), &mut |report| watch.report(report))?;
@@ -83,7 +83,7 @@ pub(in crate::cli) fn finetune(options: &args::Finetune) -> Result<()> {
     };
     let source = Source::open(&options.subject)?;
     let name = source.dataset(options.dataset.as_deref())?;
-    let data = open_data_for(name, source.channels(), &options.run)?;
+    let data = open_data_for(name, source.config().vit()?.channels(), &options.run)?;
     let recipe = finetune::recipe_on(&data, length, options.lr, options.seed)?;
     let run = run(&recipe, &data, &options.run, None, true)?;
     let model = source.model(&options.subject, data.train.class_names(), &run.device)?;

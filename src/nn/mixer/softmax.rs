@@ -1,8 +1,11 @@
 //! Multi-head softmax attention.
 //!
-//! Source: Vaswani et al. 2017, section 3.2, eq. (1); fused projection as in timm's `Attention`.
+//! Source: Vaswani et al. 2017, section 3.2, eq. (1); fused projection as in timm's `Attention`, or three as in
+//! transformers.
 //!
 //! `Attention(Q, K, V) = softmax(Q Kᵀ / √d) V`, with `d` the dimension of a head.
+
+use candle_core::Tensor;
 
 use crate::{
     error,
@@ -30,15 +33,29 @@ impl Attention {
         Ok(Self { qkv: Linear::new(weights, qkv)?, proj: Linear::new(weights, proj)?, heads })
     }
 
-    /// The residual branch that begins with `norm`, computed for the tokens `rows`.
-    pub(in crate::nn) fn branch<'a>(&'a self, norm: &'a LayerNorm, gate: &'a Gate, rows: Rows) -> Branch<'a> {
+    /// Takes separate layers for query, key and value, and `proj`.
+    ///
+    /// # Errors
+    /// [`error::Error::MissingTensor`], or a shape that cannot be stacked.
+    pub fn split(weights: &Weights, qkv: &[String; 3], proj: &str, heads: usize) -> error::Result<Self> {
+        Ok(Self { qkv: Linear::stacked(weights, qkv)?, proj: Linear::new(weights, proj)?, heads })
+    }
+
+    /// The residual branch with `norm`, computed for the tokens `rows`, that sees the keys that are not zero in `keys`.
+    pub(in crate::nn) fn branch<'a>(
+        &'a self,
+        norm: &'a LayerNorm,
+        gate: &'a Gate,
+        rows: Rows,
+        keys: Option<&'a Tensor>,
+    ) -> Branch<'a> {
         let core = Core::Attention {
             qkv: self.qkv.affine(),
             proj: self.proj.affine(),
             heads: self.heads,
             rows,
-            keys: None,
+            keys,
         };
-        Branch { norm: norm.before(), core, gate }
+        Branch { norm: norm.of_branch(), core, gate }
     }
 }

@@ -61,7 +61,7 @@ impl Block {
     /// # Errors
     /// A candle error if shapes disagree.
     pub(super) fn forward(&self, z: &Tensor, gates: &Gates, rows: Rows) -> Result<Tensor> {
-        let z = pre_norm(z, &self.attn.branch(&self.norm1, &gates.mixer, rows))?;
+        let z = pre_norm(z, &self.attn.branch(&self.norm1, &gates.mixer, rows, None))?;
         pre_norm(&z, &self.mlp.branch(&self.norm2, &gates.mlp))
     }
 }

@@ -29,9 +29,9 @@ impl Run<'_> {
         report: &mut dyn FnMut(RunEvent),
     ) -> Result<Model> {
         let Model { info, weights } = model;
-        check_data(&self.data.train, &info.config)?;
+        let config = *info.config.vit()?;
+        check_data(&self.data.train, &config)?;
         check_labels(&self.data.train, &info.labels)?;
-        let config = info.config;
         let task = Task {
             objective: &Classification::new(config, &self.recipe.optim, self.recipe.seed),
             network: &|weights| Vit::new(config, weights),
@@ -63,11 +63,11 @@ impl Run<'_> {
         report: &mut dyn FnMut(RunEvent),
     ) -> Result<Model> {
         let Model { mut info, weights } = model;
-        check_data(&self.data.train, &teacher.info.config)?;
+        check_data(&self.data.train, teacher.info.config.vit()?)?;
         if alpha < 1.0 {
             check_labels(&self.data.train, &info.labels)?;
         }
-        let (config, optim) = (info.config, &self.recipe.optim);
+        let (config, optim) = (*info.config.vit()?, &self.recipe.optim);
         let distillation = Distillation { alpha, temperature: 1.0, label_smoothing: optim.label_smoothing };
         let task = Task {
             objective: &StageSharing {

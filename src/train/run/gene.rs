@@ -36,7 +36,8 @@ impl Run<'_> {
         let auxiliary = store::blueprint(&meta, &SizeRequest::default())?;
         let json = store::record(&meta);
         let identity = self.identity(&json, &teacher.weights)?;
-        let (vit, optim) = (self.teacher(teacher, &meta.config, cancel)?, &self.recipe.optim);
+        let config = *meta.config.vit()?;
+        let (vit, optim) = (self.teacher(teacher, &config, cancel)?, &self.recipe.optim);
         let objective: Box<dyn Objective> = match &recipe.nested {
             None => Box::new(StageSharing::new(auxiliary.clone(), vit, recipe, optim, self.recipe.seed)),
             Some(nested) => {
@@ -44,12 +45,12 @@ impl Run<'_> {
             }
         };
         let task = Task {
-            network: &|weights| Vit::new(meta.config, &expand(&auxiliary, weights, device)?),
+            network: &|weights| Vit::new(config, &expand(&auxiliary, weights, device)?),
             decay: Decay::of(meta.specs()),
             initial: initial.to_device(device)?,
             identity,
             preprocessing: &teacher.info.preprocessing,
-            config: meta.config,
+            config,
             objective: objective.as_ref(),
         };
         let weights = self.train(task, cancel, report)?;
@@ -59,12 +60,9 @@ impl Run<'_> {
     fn gene_meta(&self, gene: &GeneRecipe, teacher: &Model) -> Result<GeneMeta> {
         meta::check_name(&gene.name)?;
         let info = model_info(self.recipe, &self.data.train, teacher.info.preprocessing.clone())?;
-        if teacher.info.config.classes() != info.config.classes() {
-            let reason = format!(
-                "teacher has {} classes, data {}",
-                teacher.info.config.classes(),
-                info.config.classes()
-            );
+        let [taught, classes] = [teacher.info.config.vit()?.classes(), info.config.vit()?.classes()];
+        if taught != classes {
+            let reason = format!("teacher has {taught} classes, data {classes}");
             return Err(Error::invalid("gene.teacher", reason));
         }
         let meta = GeneMeta {
@@ -84,7 +82,7 @@ impl Run<'_> {
             data: info.data,
             teacher: teacher.info.training.join("; "),
             recipe: self.note(),
-            probe: Probe { seed: 0, batch: 1, logits: vec![0.0; info.config.classes()] },
+            probe: Probe { seed: 0, batch: 1, logits: vec![0.0; classes] },
             metric: Metric::Accuracy,
             quality: Vec::new(),
         };

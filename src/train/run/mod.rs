@@ -71,7 +71,7 @@ struct Task<'a> {
 impl Run<'_> {
     /// The teacher for the images of this run, made of the model `teacher`.
     fn teacher(&self, teacher: &Model, student: &VitConfig, cancel: &AtomicBool) -> Result<Teacher> {
-        let network = Vit::new(teacher.info.config, &teacher.weights.to_device(&self.device)?)?;
+        let network = Vit::new(*teacher.info.config.vit()?, &teacher.weights.to_device(&self.device)?)?;
         let loader = self.loader(&teacher.info.preprocessing, student)?;
         let optim = &self.recipe.optim;
         let images = optim.length.steps(loader.batches_per_epoch() as u64) * optim.batch as u64;

@@ -348,17 +348,14 @@ impl Kernel for PostNorm {
     fn backward(&self, x: &[f32], shape: &Shape, d: &[f32], _: bool) -> Result<Vec<f32>> {
         let (_, tokens, width) = shape.dims3()?;
         let mut ds = self.residual.buffer(d.len());
-        let Kept { mut a, inputs } = match take(&self.kept) {
-            Some((kept, s)) => {
-                layer_norm::backward(&self.norm, &s, d, None, self.eps, &mut ds)?;
-                kept
-            }
-            None => {
-                let (kept, s, _) = self.sum(x, shape, true)?;
-                layer_norm::backward(&self.norm, &s, d, None, self.eps, &mut ds)?;
-                kept
-            }
+        let again = || {
+            let (kept, sum, _) = self.sum(x, shape, true)?;
+            let mut s = self.residual.buffer(sum.len());
+            s.copy_from_slice(&sum);
+            Ok::<_, candle_core::Error>((kept, s))
         };
+        let (Kept { mut a, inputs }, s) = take(&self.kept).map_or_else(again, Ok)?;
+        layer_norm::backward(&self.norm, &s, d, None, self.eps, &mut ds)?;
         self.residual.backward_last(&mut a, &ds)?;
         let mut dn = self.residual.buffer(x.len());
         dn.copy_from_slice(x);
