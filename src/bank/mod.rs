@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use crate::{
     blueprint::Artifact,
     error::{Error, Kind, Result},
-    gene::{Head, Start},
+    gene::{Head, Method, Start},
 };
 
 pub use admitted::{Admitted, Guard};
@@ -184,7 +184,8 @@ impl Bank {
     pub async fn plan_any(self: &Arc<Self>, admitted: Admitted<'_>, request: ModelRequest) -> Result<Quote> {
         admitted.check_request(&request)?;
         let bytes = request.label_bytes();
-        if bytes <= SMALL_LABELS {
+        // An order of importance reads every weight of the ancestor.
+        if bytes <= SMALL_LABELS && request.start.method != Method::Importance {
             self.read(&admitted, &request.start).await?;
             return self.quote(admitted.gene(), &request);
         }

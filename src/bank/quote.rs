@@ -193,7 +193,7 @@ fn start(
     match start.method {
         Method::Gene => Ok((gene.blueprint_for(size, target)?, of_gene())),
         Method::Scratch => Ok((baselines::scratch(gene.meta(), size, target, start.seed)?, of_gene())),
-        method @ (Method::FirstLayers | Method::Uniform) => {
+        method @ (Method::FirstLayers | Method::Uniform | Method::Importance) => {
             let ancestor = ancestor.ok_or_else(|| Error::NotFound {
                 what: "ancestor of gene",
                 name: gene.meta().name.clone(),

@@ -187,7 +187,8 @@ pub struct Init {
     #[command(flatten)]
     pub target: TargetOptions,
     /// Where the initial values come from: `gene`, or a baseline. `scratch` draws seeded values. `first-layers` and
-    /// `uniform` take the first or evenly spaced elements of every axis of the gene's ancestor
+    /// `uniform` take the first or evenly spaced elements of every axis of the gene's ancestor, and `importance` takes its
+    /// most important channels, heads and hidden units
     #[arg(long = "init", value_name = "METHOD", default_value_t = Method::Gene)]
     pub method: Method,
     /// Seed for the values of `--init scratch`

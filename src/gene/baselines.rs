@@ -22,7 +22,7 @@ use crate::{
     tensor::{matrix_view, row_axes},
 };
 
-use super::{GeneMeta, SizeRequest, Target, target::Own, width};
+use super::{GeneMeta, SizeRequest, Target, importance::Order, target::Own, width};
 
 /// Where the first values of a model come from.
 #[derive(
@@ -53,12 +53,15 @@ pub enum Method {
     FirstLayers,
     /// The first layers of the ancestor, and evenly spaced elements of every axis.
     Uniform,
+    /// Layers of the ancestor that lie apart, and the most important channels, heads and hidden units
+    /// ([`super::importance`]).
+    Importance,
 }
 
 impl Method {
     /// Whether it selects from the gene's ancestor.
     pub const fn selects(self) -> bool {
-        matches!(self, Self::FirstLayers | Self::Uniform)
+        matches!(self, Self::FirstLayers | Self::Uniform | Self::Importance)
     }
 }
 
@@ -107,7 +110,7 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest, target: &
     let depth = within("depth", size.depth, own.depth())?;
     let sized = own.resized(depth, within("width", size.width, own.width())?)?;
     let config = target.config(sized)?;
-    if method == Method::Uniform && config.images() != own.images() {
+    if method != Method::FirstLayers && config.images() != own.images() {
         let reason = format!("method \"{method}\" gives the ancestor's images alone");
         return Err(Error::invalid("image_size, patch_size", reason));
     }
@@ -115,7 +118,7 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest, target: &
     let source = |spec: &Spec| match method {
         Method::FirstLayers => Ok(Source::Pieces(width::pieces(spec, &spec.name, &dims, &schema.dims))),
         Method::Uniform => Ok(uniform(spec, &dims, &schema.dims)),
-        Method::Gene | Method::Scratch => {
+        Method::Gene | Method::Scratch | Method::Importance => {
             Err(Error::invalid("method", format!("\"{method}\" selects nothing from an ancestor")))
         }
     };
@@ -123,7 +126,11 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest, target: &
         let (shape, source) = (spec.shape(&schema.dims), source(&spec)?);
         Ok(Entry { name: spec.name, shape, dtype: size.dtype, source })
     };
-    let mut entries = schema.specs().into_iter().map(entry).collect::<Result<Vec<_>>>()?;
+    let mut entries = if method == Method::Importance {
+        Order::of(ancestor)?.entries(&own.schema(), &schema, size.dtype)
+    } else {
+        schema.specs().into_iter().map(entry).collect::<Result<Vec<_>>>()?
+    };
     target.apply(&mut entries, of, &config);
     let form = Identity::form("genebank.selection")
         .text(ancestor.digest())

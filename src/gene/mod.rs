@@ -6,6 +6,7 @@ mod curve;
 pub mod depth;
 mod first;
 pub mod forecast;
+pub mod importance;
 pub mod labels;
 pub mod learngene;
 pub mod meta;

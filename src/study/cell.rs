@@ -225,7 +225,7 @@ impl<'a> Cells<'a> {
         let size = SizeRequest { depth, width, allow_untrained_width: true, ..SizeRequest::default() };
         let (gene, ancestor, target) = (self.gene(cell), self.study.ancestor, self.target(cell));
         let method = cell.arm.method;
-        let selects = matches!(method, Method::FirstLayers | Method::Uniform);
+        let selects = method.selects();
         let of_ancestor = selects || cell.arm.taught_by.alpha().is_some();
         if of_ancestor && target.head.is_some() {
             let reason = "it has the ancestor's classes, and the data have others";
@@ -234,7 +234,7 @@ impl<'a> Cells<'a> {
         let (blueprint, file) = match method {
             Method::Gene => (gene.blueprint_for(&size, &target)?, gene.file()),
             Method::Scratch => (baselines::scratch(gene.meta(), &size, &target, cell.seed)?, gene.file()),
-            method @ (Method::FirstLayers | Method::Uniform) => {
+            method @ (Method::FirstLayers | Method::Uniform | Method::Importance) => {
                 (baselines::select(ancestor, method, &size, &Target::default())?, ancestor.file())
             }
         };
@@ -264,7 +264,7 @@ impl<'a> Cells<'a> {
         let (from, start) = match arm.method {
             Method::Gene => (self.tensors[gene].as_str(), gene.clone()),
             Method::Scratch => ("", arm.method.to_string()),
-            Method::FirstLayers | Method::Uniform => {
+            Method::FirstLayers | Method::Uniform | Method::Importance => {
                 (self.tensors[ANCESTOR].as_str(), arm.method.to_string())
             }
         };

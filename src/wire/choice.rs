@@ -46,6 +46,7 @@ pub(super) const fn method_to_proto(method: Method) -> proto::Method {
         Method::Scratch => proto::Method::Scratch,
         Method::FirstLayers => proto::Method::FirstLayers,
         Method::Uniform => proto::Method::Uniform,
+        Method::Importance => proto::Method::Importance,
     }
 }
 
@@ -55,6 +56,7 @@ pub(super) fn method_from_proto(value: i32) -> Result<Method> {
         Ok(proto::Method::Scratch) => Ok(Method::Scratch),
         Ok(proto::Method::FirstLayers) => Ok(Method::FirstLayers),
         Ok(proto::Method::Uniform) => Ok(Method::Uniform),
+        Ok(proto::Method::Importance) => Ok(Method::Importance),
         Err(_) => Err(unknown("method", value, "Method")),
     }
 }

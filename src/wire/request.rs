@@ -249,7 +249,7 @@ pub(super) mod tests {
         let refused = [
             proto::InitModelRequest { dtype: 99, ..Default::default() },
             proto::InitModelRequest { depth_rule: -1, ..Default::default() },
-            proto::InitModelRequest { method: 5, ..Default::default() },
+            proto::InitModelRequest { method: 6, ..Default::default() },
             proto::InitModelRequest { layout: 3, ..Default::default() },
             proto::InitModelRequest { fine_tune: Some(proto::FineTune::default()), ..Default::default() },
         ];

@@ -334,3 +334,50 @@ fn encoders_that_cannot_be_expressed_are_refused_by_name() {
     let error = import(folder.path(), &Hints::default()).unwrap_err().to_string();
     assert!(error.contains("gives ids up to 44, the model has 40 words"), "{error}");
 }
+
+/// The most important channels, heads and hidden units first: at the full size this is the same function, and a smaller
+/// model has its elements.
+#[test]
+fn an_order_of_importance_changes_no_answer() {
+    use genebank::{
+        blueprint::expand,
+        gene::{Method, Probe, SizeRequest, Target, baselines::select},
+        nn::Network,
+        tensor::Weights,
+    };
+    for name in ["timm", "vit", "bert-mean", "bert-cls"] {
+        let ancestor = import(&golden(name), &Hints::default()).unwrap().ancestor;
+        let stored = Weights::from_file(ancestor.file(), &Device::Cpu).unwrap();
+        let answer = |size: &SizeRequest, method: Method| {
+            let blueprint = select(&ancestor, method, size, &Target::default()).unwrap();
+            let weights = expand(&blueprint, &stored, &Device::Cpu).unwrap();
+            let config = blueprint.info.config;
+            let input = Probe::input(3, 4, &config).unwrap();
+            let rows = Network::new(config, &weights).unwrap().forward(&input).unwrap();
+            let mut rows: Vec<Vec<f32>> = rows.to_vec2().unwrap();
+            // The components of an encoder's vector come in the order of importance too.
+            if name.starts_with("bert") {
+                for row in &mut rows {
+                    row.sort_by(f32::total_cmp);
+                }
+            }
+            (rows.concat(), weights)
+        };
+        let full = SizeRequest::default();
+        let (expected, _) = answer(&full, Method::FirstLayers);
+        let (found, ordered) = answer(&full, Method::Importance);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-5, "{name}: {found} is not {expected}");
+        }
+        let bits = |weights: &Weights| weights.to_bytes(Dtype::F32).unwrap();
+        let (own, ordered) = (bits(&ancestor.weights(&Device::Cpu).unwrap()), bits(&ordered));
+        assert!(own.iter().zip(&ordered).any(|(a, b)| a.1.bytes != b.1.bytes), "{name} is in order already");
+        // Two of three heads: a prefix of the ordered tensors.
+        let small = SizeRequest { width: Some(8), depth: Some(1), ..full };
+        let (_, small) = answer(&small, Method::Importance);
+        let norm = if name.starts_with("bert") { "embeddings.LayerNorm.weight" } else { "norm.weight" };
+        let ordered = ordered.iter().find(|(name, _)| name == norm).unwrap().1.bytes.clone();
+        let small = bits(&small).into_iter().find(|(name, _)| name == norm).unwrap().1.bytes;
+        assert_eq!(small, ordered[..small.len()], "{name}");
+    }
+}
