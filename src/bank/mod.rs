@@ -148,18 +148,20 @@ impl Bank {
     /// # Errors
     /// [`Error::NotFound`] for an unknown gene; those of [`GeneFile::gene`] and [`GeneFile::ancestor`].
     pub async fn read(&self, admitted: &Admitted<'_>, start: &Start) -> Result<()> {
-        let selects = start.method.selects();
-        if self.registry.find(admitted.gene())?.is_read(selects) {
+        let method = start.method;
+        if self.registry.find(admitted.gene())?.is_read(method) {
             return Ok(());
         }
         let (registry, name) = (self.registry.clone(), admitted.gene().to_owned());
         let read = move || {
             let file = registry.find(&name)?;
             file.gene()?;
-            if selects {
-                file.ancestor()?;
+            let ancestor = if method.selects() { file.ancestor()? } else { None };
+            match ancestor {
+                // An order reads every weight.
+                Some(ancestor) if method == Method::Importance => ancestor.order().map(drop),
+                _ => Ok(()),
             }
-            Ok(())
         };
         blocking(read).await
     }
@@ -184,8 +186,7 @@ impl Bank {
     pub async fn plan_any(self: &Arc<Self>, admitted: Admitted<'_>, request: ModelRequest) -> Result<Quote> {
         admitted.check_request(&request)?;
         let bytes = request.label_bytes();
-        // An order of importance reads every weight of the ancestor.
-        if bytes <= SMALL_LABELS && request.start.method != Method::Importance {
+        if bytes <= SMALL_LABELS {
             self.read(&admitted, &request.start).await?;
             return self.quote(admitted.gene(), &request);
         }

@@ -15,7 +15,7 @@ use crate::{
     digest::Digest,
     error::{Error, Kind, Result},
     file,
-    gene::{GeneMeta, Learngene, learngene::GeneHeader},
+    gene::{GeneMeta, Learngene, Method, learngene::GeneHeader},
     tensor::codec::MAX_FILE_BYTES,
 };
 
@@ -189,10 +189,12 @@ impl GeneFile {
         self.gene.get(|| self.place.gene().map(Arc::new))
     }
 
-    /// Whether the gene, and its ancestor if `ancestor` is set and there is one, are in memory.
-    pub fn is_read(&self, ancestor: bool) -> bool {
-        let ancestor = self.ancestor.as_ref().filter(|_| ancestor);
-        self.gene.known().is_some() && ancestor.is_none_or(|(_, ancestor)| ancestor.known().is_some())
+    /// Whether everything that `method` needs is in memory: the gene, and its ancestor, if it has one.
+    pub fn is_read(&self, method: Method) -> bool {
+        let ancestor = self.ancestor.as_ref().filter(|_| method.selects());
+        let ready = |ancestor: Ancestor| method != Method::Importance || ancestor.is_ordered();
+        self.gene.known().is_some()
+            && ancestor.is_none_or(|(_, ancestor)| ancestor.known().is_some_and(ready))
     }
 
     /// Whether [`GeneFile::digest`] is at hand.

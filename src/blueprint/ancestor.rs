@@ -1,7 +1,10 @@
 //! A trained model file that has passed its checks. It can teach a gene, be a source of baselines, be tuned, and be
 //! measured.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use candle_core::Device;
 
@@ -11,7 +14,7 @@ use crate::{
     tensor::{TensorFile, Weights, weights::check_schema},
 };
 
-use super::{Blueprint, ModelInfo, expand, record::TOKENIZER_KEY};
+use super::{Blueprint, ModelInfo, expand, importance::Order, record::TOKENIZER_KEY};
 
 /// A trained model file. Cloning shares the memory.
 #[derive(Debug, Clone)]
@@ -19,6 +22,7 @@ pub struct Ancestor {
     blueprint: Arc<Blueprint>,
     file: TensorFile,
     digest: String,
+    order: Arc<OnceLock<Order>>,
 }
 
 impl Ancestor {
@@ -40,7 +44,7 @@ impl Ancestor {
         check_schema(file.shapes(), info.config.schema().shapes())?;
         file.check_finite(origin)?;
         let digest = Digest::of(file.bytes()).to_string();
-        Ok(Self { blueprint: Arc::new(Blueprint::whole(info)), digest, file })
+        Ok(Self { blueprint: Arc::new(Blueprint::whole(info)), digest, file, order: Arc::default() })
     }
 
     /// What the model is.
@@ -61,6 +65,23 @@ impl Ancestor {
     /// The `tokenizer.json` of a text encoder, if the file has one.
     pub fn tokenizer(&self) -> Option<&str> {
         self.file.metadata(TOKENIZER_KEY)
+    }
+
+    /// The order of its channels, heads and hidden units by importance. The first call reads every weight.
+    ///
+    /// # Errors
+    /// Those of [`Order::of`].
+    pub fn order(&self) -> Result<&Order> {
+        if let Some(order) = self.order.get() {
+            return Ok(order);
+        }
+        let order = Order::of(&self.info().config.schema(), &self.file)?;
+        Ok(self.order.get_or_init(|| order))
+    }
+
+    /// Whether the order is known already.
+    pub fn is_ordered(&self) -> bool {
+        self.order.get().is_some()
     }
 
     /// SHA-256 of the file, hex.

@@ -9,6 +9,9 @@
 //! | `L`, `d` | `depth`, `width` of the size | the requested size |
 //! | `D` | width of the ancestor | |
 //!
+//! `Importance` takes the most important elements of every axis ([`crate::blueprint::importance`]). It keeps the first
+//! layer, the last, and those that halve the widest gap, because neighbouring layers are the most alike.
+//!
 //! Differs from the official code in two points. Queries, keys and values are selected separately, so that no row of
 //! one becomes a row of another. The head is inherited as far as the classes are the same.
 
@@ -22,7 +25,7 @@ use crate::{
     tensor::{matrix_view, row_axes},
 };
 
-use super::{GeneMeta, SizeRequest, Target, importance::Order, target::Own, width};
+use super::{DepthRule, GeneMeta, SizeRequest, Target, target::Own, width};
 
 /// Where the first values of a model come from.
 #[derive(
@@ -54,7 +57,7 @@ pub enum Method {
     /// The first layers of the ancestor, and evenly spaced elements of every axis.
     Uniform,
     /// Layers of the ancestor that lie apart, and the most important channels, heads and hidden units
-    /// ([`super::importance`]).
+    /// ([`crate::blueprint::importance`]).
     Importance,
 }
 
@@ -115,22 +118,35 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest, target: &
         return Err(Error::invalid("image_size, patch_size", reason));
     }
     let (dims, schema) = (own.dims(), sized.schema());
-    let source = |spec: &Spec| match method {
-        Method::FirstLayers => Ok(Source::Pieces(width::pieces(spec, &spec.name, &dims, &schema.dims))),
-        Method::Uniform => Ok(uniform(spec, &dims, &schema.dims)),
-        Method::Gene | Method::Scratch | Method::Importance => {
-            Err(Error::invalid("method", format!("\"{method}\" selects nothing from an ancestor")))
-        }
+    let order = if method == Method::Importance { Some(ancestor.order()?) } else { None };
+    let entry = |spec: &Spec, name: String, stored: &str, layer: Option<usize>| {
+        let source = match (method, order) {
+            (Method::FirstLayers, _) => Source::Pieces(width::pieces(spec, stored, &dims, &schema.dims)),
+            (Method::Uniform, _) => chosen(spec, stored, &dims, uniform(spec, &dims, &schema.dims)),
+            (Method::Importance, Some(order)) => {
+                chosen(spec, stored, &dims, order.kept(spec, layer, [&dims, &schema.dims]))
+            }
+            _ => {
+                return Err(Error::invalid(
+                    "method",
+                    format!("\"{method}\" selects nothing from an ancestor"),
+                ));
+            }
+        };
+        Ok(Entry { name, shape: spec.shape(&schema.dims), dtype: size.dtype, source })
     };
-    let entry = |spec: Spec| {
-        let (shape, source) = (spec.shape(&schema.dims), source(&spec)?);
-        Ok(Entry { name: spec.name, shape, dtype: size.dtype, source })
-    };
-    let mut entries = if method == Method::Importance {
-        Order::of(ancestor)?.entries(&own.schema(), &schema, size.dtype)
-    } else {
-        schema.specs().into_iter().map(entry).collect::<Result<Vec<_>>>()?
-    };
+    let shared = |spec: &Spec| entry(spec, spec.name.clone(), &spec.name, None);
+    let whole = own.schema();
+    let layers = kept_layers(method, own.depth(), depth).into_iter().zip(&schema.layers).enumerate();
+    let layers = layers.flat_map(|(at, (layer, specs))| {
+        let of_layer = |spec: &Spec| {
+            let stored = whole.layer_name(layer, &spec.name);
+            entry(spec, schema.layer_name(at, &spec.name), &stored, Some(layer))
+        };
+        specs.iter().map(of_layer).collect::<Vec<_>>()
+    });
+    let entries = schema.stem.iter().map(shared).chain(layers).chain(schema.tail.iter().map(shared));
+    let mut entries = entries.collect::<Result<Vec<_>>>()?;
     target.apply(&mut entries, of, &config);
     let form = Identity::form("genebank.selection")
         .text(ancestor.digest())
@@ -140,7 +156,7 @@ pub fn select(ancestor: &Ancestor, method: Method, size: &SizeRequest, target: &
         .text(&size.dtype.to_string());
     let identity = target.canonical(form, of, &config).into();
     let info = ModelInfo { config, labels: target.labels(of), origin: None, ..info.clone() };
-    Ok(Blueprint { identity, info, entries })
+    Ok(Blueprint { identity, info, entries, has_record: true })
 }
 
 /// A network with seeded values that inherits nothing. It has a size of the gene `meta` and is for `target`.
@@ -162,17 +178,29 @@ pub fn scratch(meta: &GeneMeta, size: &SizeRequest, target: &Target, seed: u64) 
     Ok(blueprint)
 }
 
-/// Evenly spaced elements of the ancestor's tensor with the same name.
-fn uniform(spec: &Spec, own: &Dims, target: &Dims) -> Source {
-    let shape = spec.shape(own);
-    if shape == spec.shape(target) {
-        return Source::Pieces(vec![Piece::whole(&spec.name, &shape)]);
+/// The layers of an ancestor of `own` layers that a model of `depth` keeps.
+fn kept_layers(method: Method, own: usize, depth: usize) -> Vec<usize> {
+    if method != Method::Importance {
+        return (0..depth).collect();
     }
+    let counts = DepthRule::Trained.layers(depth, &vec![1; own]);
+    counts.into_iter().enumerate().flat_map(|(layer, count)| std::iter::repeat_n(layer, count)).collect()
+}
+
+/// Rows and columns of the tensor `stored`, the parameter `spec` of a network of the sizes `own`.
+fn chosen(spec: &Spec, stored: &str, own: &Dims, [rows, cols]: [Vec<u32>; 2]) -> Source {
+    let (shape, all) = (spec.shape(own), |kept: &[u32], of: usize| kept.iter().copied().eq(0..of as u32));
+    let of = matrix_view(&shape);
+    if all(&rows, of[0]) && all(&cols, of[1]) {
+        return Source::Pieces(vec![Piece::whole(stored, &shape)]);
+    }
+    Source::Selected { tensor: stored.to_owned(), of, rows, cols }
+}
+
+/// Evenly spaced rows and columns of the ancestor's tensor.
+fn uniform(spec: &Spec, own: &Dims, target: &Dims) -> [Vec<u32>; 2] {
     let (rows, cols) = spec.axes.split_at(row_axes(spec.axes.len()));
-    let select =
-        |axes: &[Axis]| axes.iter().fold(vec![0], |before, axis| product(&before, *axis, own, target));
-    let (rows, cols) = (select(rows), select(cols));
-    Source::Selected { tensor: spec.name.clone(), of: matrix_view(&shape), rows, cols }
+    [rows, cols].map(|axes| axes.iter().fold(vec![0], |before, axis| product(&before, *axis, own, target)))
 }
 
 /// Extends the row-major indices `before` by one more axis.
@@ -219,6 +247,14 @@ mod tests {
         assert_eq!(found[..8], [0, 1, 3, 4, 5, 7, 8, 9]);
         assert_eq!((found.len(), found[71]), (72, 95));
         assert_eq!(evenly_spaced(7, 5), [0, 2, 3, 4, 6]);
+    }
+
+    #[test]
+    fn importance_keeps_both_ends_and_the_others_the_first_layers() {
+        assert_eq!(kept_layers(Method::Importance, 6, 3), [0, 2, 5]);
+        assert_eq!(kept_layers(Method::Importance, 6, 1), [0]);
+        assert_eq!(kept_layers(Method::Importance, 4, 4), [0, 1, 2, 3]);
+        assert_eq!(kept_layers(Method::Uniform, 6, 2), [0, 1]);
     }
 
     #[test]

@@ -160,6 +160,9 @@ impl Found<'_> {
     }
 }
 
+/// The modules of sentence-transformers that can be expressed, in the only order that can.
+const MODULES: [&str; 4] = ["Transformer", "Pooling", "Dense", "Normalize"];
+
 /// What sentence-transformers does with the states of the tokens.
 struct Modules {
     pooling: Pooling,
@@ -180,21 +183,19 @@ impl Modules {
         let text = |module: &Value, key: &str| {
             module.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
         };
-        // The order of the modules is that of the function.
-        let mut last = 0;
+        let mut seen: Vec<&str> = Vec::new();
         for module in modules {
             let (kind, path) = (text(module, "type"), text(module, "path"));
             if path.contains("..") || path.starts_with('/') {
                 return Err(wrong(format!("path \"{path}\" leads out of the folder")));
             }
-            let name = kind.rsplit('.').next().unwrap_or_default();
-            let order = ["Transformer", "Pooling", "Dense", "Normalize"];
-            let place = order.iter().position(|known| *known == name);
-            let place = place.ok_or_else(|| wrong(format!("\"{kind}\" cannot be expressed")))?;
-            if place < last {
-                return Err(wrong(format!("{name} comes after {}", order[last])));
+            let name = MODULES.into_iter().find(|known| kind.rsplit('.').next() == Some(known));
+            let name = name.ok_or_else(|| wrong(format!("\"{kind}\" cannot be expressed")))?;
+            let place = |name: &str| MODULES.iter().position(|known| *known == name);
+            if let Some(last) = seen.last().filter(|last| place(last) >= place(name)) {
+                return Err(wrong(format!("{name} comes after {last}")));
             }
-            last = place;
+            seen.push(name);
             match name {
                 "Transformer" if !path.is_empty() && path != "." => {
                     return Err(wrong(format!("the transformer is in \"{path}\"; name that folder")));
@@ -205,8 +206,10 @@ impl Modules {
                 _ => {}
             }
         }
-        if last == 0 {
-            return Err(wrong("has no Pooling; a text encoder gives one vector".to_owned()));
+        if !seen.starts_with(&MODULES[..2]) {
+            let reason =
+                format!("{seen:?} does not begin with a Transformer and a Pooling, which gives one vector");
+            return Err(wrong(reason));
         }
         Ok(read)
     }
@@ -250,17 +253,37 @@ fn tokenizer(checkpoint: &Checkpoint, config: &BertConfig, report: &mut Report) 
     let positions = config.raw().positions;
     let settings = checkpoint.json("tokenizer_config.json")?;
     let own = checkpoint.json("sentence_bert_config.json")?;
+    let set = |config: &Option<Value>, name: &str| config.as_ref()?.get(name)?.as_bool();
+    // sentence-transformers puts a default prompt before every text.
+    let prompts = checkpoint.json("config_sentence_transformers.json")?;
+    let prompts = prompts.as_ref().and_then(|config| config.get("default_prompt_name"));
+    if let Some(prompt) = prompts.filter(|prompt| !prompt.is_null()) {
+        let reason = format!("{prompt} goes before every text, which cannot be expressed");
+        return Err(Error::invalid("config_sentence_transformers.json: default_prompt_name", reason));
+    }
+    let lowercase = set(&own, "do_lower_case") == Some(true);
     let longest =
         number(own.as_ref(), "max_seq_length").or_else(|| number(settings.as_ref(), "model_max_length"));
     let longest = longest.map_or(positions, |longest| longest.min(positions));
     let tokenizer = if let Some(json) = checkpoint.bytes("tokenizer.json")? {
-        Tokenizer::from_json(&json, longest, &checkpoint.named("tokenizer.json"))?
+        let tokenizer = Tokenizer::from_json(&json, longest, &checkpoint.named("tokenizer.json"))?;
+        if lowercase && tokenizer.encode(&["Aa"])? != tokenizer.encode(&["aa"])? {
+            let reason = "texts are made lowercase before a tokenizer.json that tells cases apart";
+            return Err(Error::invalid("sentence_bert_config.json: do_lower_case", reason));
+        }
+        tokenizer
     } else if let Some(vocab) = checkpoint.bytes("vocab.txt")? {
         let origin = checkpoint.named("vocab.txt");
         let vocab = String::from_utf8(vocab).map_err(|error| Error::corrupt(&origin, error.to_string()))?;
-        let lowercase = settings.as_ref().and_then(|settings| settings.get("do_lower_case"));
-        let lowercase = lowercase.and_then(Value::as_bool).unwrap_or(true);
-        Tokenizer::from_vocab(&vocab, lowercase, longest, &origin)?
+        let cased = set(&settings, "do_lower_case") == Some(false);
+        only(settings.as_ref(), "strip_accents", &[json!(!cased)], "cannot be expressed with a vocab.txt")?;
+        only(
+            settings.as_ref(),
+            "tokenize_chinese_chars",
+            &[json!(true)],
+            "cannot be expressed with a vocab.txt",
+        )?;
+        Tokenizer::from_vocab(&vocab, lowercase || !cased, longest, &origin)?
     } else {
         report.assumed.push("neither tokenizer.json nor vocab.txt: it reads token ids alone".to_owned());
         return Ok(None);

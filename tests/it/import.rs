@@ -275,7 +275,7 @@ fn encoders_that_cannot_be_expressed_are_refused_by_name() {
     };
     let none: Change<'_> = &|_, _| {};
     let pooling = json!({ "pooling_mode_max_tokens": true });
-    let cases: [Case<'_>; 12] = [
+    let cases: [Case<'_>; 16] = [
         ("hidden_act", &|config, _| config["hidden_act"] = json!("relu"), vec![]),
         (
             "position_embedding_type",
@@ -314,7 +314,29 @@ fn encoders_that_cannot_be_expressed_are_refused_by_name() {
             vec![("modules.json", modules(&["Transformer", "Normalize", "Pooling"]))],
         ),
         ("LayerNorm", none, vec![("modules.json", modules(&["Transformer", "LayerNorm"]))]),
-        ("no Pooling", none, vec![("modules.json", modules(&["Transformer"]))]),
+        ("does not begin with", none, vec![("modules.json", modules(&["Transformer"]))]),
+        ("does not begin with", none, vec![("modules.json", json!([]))]),
+        (
+            "Normalize comes after Normalize",
+            none,
+            vec![
+                ("modules.json", modules(&["Transformer", "Pooling", "Normalize", "Normalize"])),
+                ("1_Pooling/config.json", json!({ "pooling_mode_mean_tokens": true })),
+            ],
+        ),
+        (
+            "default_prompt_name: \"query\"",
+            none,
+            vec![("config_sentence_transformers.json", json!({ "default_prompt_name": "query" }))],
+        ),
+        (
+            "tokenize_chinese_chars: false",
+            &|_, _| {},
+            vec![
+                ("tokenizer_config.json", json!({ "tokenize_chinese_chars": false })),
+                ("vocab.txt", json!("x")),
+            ],
+        ),
     ];
     for (reason, change, files) in cases {
         let folder = changed("bert-mean", change);
