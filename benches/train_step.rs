@@ -19,7 +19,7 @@ use std::{
 use candle_core::{Device, Tensor};
 use clap::{Parser, ValueEnum};
 use genebank::{
-    data::{self, Augment, Batch, Dataset, ImageShape, Loader},
+    data::{self, Augment, Batch, Batches as _, Dataset, ImageShape, Loader},
     nn::Vit,
     tensor::{Params, codec, rng},
     train::{
@@ -189,7 +189,7 @@ impl Bench {
         };
         let model = Some(shape.model());
         let data = dataset.name().to_owned();
-        let recipe = Recipe { data, seed: SEED, model, start: None, optim, augment, gene: None };
+        let recipe = Recipe { data, seed: SEED, model, start: None, optim, augment, texts: None, gene: None };
         let model = Model::fresh(&recipe, &dataset)?;
         // Mode curve may write its data to a file, so it keeps only what it needs.
         let mut items = dataset.indices();
@@ -209,7 +209,7 @@ impl Bench {
         let optim = &self.recipe.optim;
         let trainer = Trainer {
             objective: &Classification::new(config, optim, SEED),
-            loader: &self.loader,
+            loader: self.loader.clone(),
             decay: &Decay::of(config.schema().specs()),
             optim,
             threads: self.options.threads,
@@ -340,10 +340,10 @@ fn forward(vit: &Vit, batch: &Batch, threads: usize) -> Outcome<()> {
         vit.forward(&input)?.flatten_all()?.get(0)?.to_scalar::<f32>()
     };
     let logits = &logits;
-    let part = batch.n.div_ceil(threads.max(1)) * values;
+    let part = batch.len().div_ceil(threads.max(1)) * values;
     std::thread::scope(|scope| {
         let parts: Vec<_> =
-            batch.images.chunks(part).map(|images| scope.spawn(move || logits(images))).collect();
+            batch.pixels()?.values.chunks(part).map(|images| scope.spawn(move || logits(images))).collect();
         for part in parts {
             let first = part.join().map_err(|_| "a thread panicked")??;
             if !first.is_finite() {

@@ -134,7 +134,7 @@ pub fn choose(gene: &Learngene, budget: &Budget, limit: usize) -> Result<Choices
     let search = Search { gene, budget };
     search.check(limit)?;
     let meta = gene.meta();
-    let forecasts = Forecasts::of(&meta.quality);
+    let forecasts = Forecasts::of(&meta.quality, meta.metric);
     let (mut candidates, mut reach, mut covered) = (Vec::new(), Vec::new(), false);
     for width in search.widths() {
         let mut deepest = None;

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use crate::{
-    blueprint::{Ancestor, Blueprint, Inheritance, Reservation},
+    blueprint::{Ancestor, Blueprint, Entry, Inheritance, Reservation},
     error::{Error, Result},
     export::Layout,
     gene::{Learngene, Method, SizeRequest, Start, Target, baselines},
@@ -159,6 +159,13 @@ impl Quote {
             blueprint: Arc::new(blueprint),
             room: None,
         })
+    }
+
+    /// The tensors that `keep` gives a name, in a file of their own called `name`.
+    #[must_use]
+    pub fn part(&self, name: &str, keep: impl Fn(&Entry) -> Option<String>) -> Self {
+        let blueprint = self.blueprint.part(name, keep);
+        Self { header_bytes: blueprint.header().len(), blueprint: Arc::new(blueprint), ..self.clone() }
     }
 
     /// How many tensors get their values in which way.

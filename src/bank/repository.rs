@@ -9,10 +9,11 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::{
-    blueprint::model::data_name,
+    blueprint::{Entry, model::data_name},
     error::{Error, Kind, Result},
-    export::{Layout, card::Card},
+    export::{Layout, card::Card, sentences, task::Task},
     gene::{GeneMeta, SizeRequest},
+    nn::Role,
     tensor::Dtype,
     train::{Length, finetune},
 };
@@ -139,6 +140,8 @@ pub struct Listed {
     pub dataset: String,
     /// Licence of the weights.
     pub licence: String,
+    /// What the model is for.
+    pub task: Task,
     /// When the gene's file was changed last. The same file has the same date after a restart.
     pub modified: SystemTime,
 }
@@ -154,6 +157,8 @@ pub struct Repository {
     pub metadata: Map<String, Value>,
     /// Every file except the weights, by path.
     pub texts: BTreeMap<&'static str, Bytes>,
+    /// Every file of weights, by path.
+    pub weights: BTreeMap<&'static str, Quote>,
 }
 
 impl Repository {
@@ -162,6 +167,7 @@ impl Repository {
         let (info, meta) = (&quote.blueprint.info, quote.gene.meta());
         let recipe = finetune::recipe(&listed.dataset, Length::Epochs(1), None, 0)?;
         let tuning = toml::to_string(&recipe).map_err(|error| Error::invalid("recipe", error.to_string()))?;
+        let tuning = (listed.task == Task::ImageClassification).then_some(tuning.as_str());
         let base_model = format!("{OWNER}/{}", name.gene);
         let card = Card {
             repository: &format!("{OWNER}/{name}"),
@@ -171,19 +177,16 @@ impl Repository {
             layout: quote.layout,
             dtype: quote.dtype,
             size_bytes: quote.size_bytes(),
-            accuracy: quote.expected,
+            quality: quote.expected,
             licence: &listed.licence,
             teacher: &meta.teacher,
             recipe: &meta.recipe,
-            tuning: &tuning,
+            tuning,
         };
-        let mut texts = BTreeMap::from([
-            ("README.md", Bytes::from(card.render())),
-            ("config.json", quote.layout.config(info, quote.dtype).into()),
-        ]);
-        let preprocessor = quote.layout.preprocessor(info).map(Bytes::from);
-        texts.extend(preprocessor.map(|text| ("preprocessor_config.json", text)));
-        Ok(Self { metadata: card.metadata(), listed, quote, texts })
+        let files = quote.layout.files(info, quote.dtype, quote.gene.tokenizer())?;
+        let texts = files.into_iter().chain([("README.md", card.render())]);
+        let texts = texts.map(|(path, text)| (path, Bytes::from(text))).collect();
+        Ok(Self { metadata: card.metadata(), weights: weights(&quote), listed, quote, texts })
     }
 
     /// The one commit: the first digits of the request's identity, so that the same request has the same commit.
@@ -215,6 +218,21 @@ impl Repository {
     }
 }
 
+/// The files of weights of the model of `quote`. sentence-transformers keeps the projection in a file of its own.
+fn weights(quote: &Quote) -> BTreeMap<&'static str, Quote> {
+    let schema = quote.blueprint.info.config.schema();
+    let Some(projection) = schema.tail.into_iter().find(|spec| spec.role == Role::Projection) else {
+        return BTreeMap::from([(WEIGHTS, quote.clone())]);
+    };
+    let is_it = |entry: &Entry| entry.name == projection.name;
+    let network = |entry: &Entry| (!is_it(entry)).then(|| entry.name.clone());
+    let alone = |entry: &Entry| is_it(entry).then(|| sentences::PROJECTION_NAME.to_owned());
+    BTreeMap::from([
+        (WEIGHTS, quote.part(WEIGHTS, network)),
+        (sentences::PROJECTION_FILE, quote.part(sentences::PROJECTION_FILE, alone)),
+    ])
+}
+
 impl Bank {
     /// Reads `owner` and `name`. The name of a gene alone means the model of its trained size.
     ///
@@ -237,6 +255,7 @@ impl Bank {
             private: self.is_private(&meta.name),
             dataset: data_name(&meta.data).to_owned(),
             licence: meta.weights_licence().to_owned(),
+            task: Task::of(&meta.config),
             modified: self.registry.modified(&meta.name),
         }
     }

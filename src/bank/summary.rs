@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    blueprint::{Inheritance, Metric},
+    blueprint::{Inheritance, Metric, record::Family},
     gene::{GeneMeta, Learngene, Quality},
     nn::Config,
 };
@@ -55,6 +55,10 @@ pub struct GeneSummary {
     pub quality: Vec<Quality>,
     /// Requests that name no gene get this one.
     pub default: bool,
+    /// What the figures of `quality` are values of. Absent if the server does not say.
+    pub metric: Option<Metric>,
+    /// Components of the vector that a text encoder gives; 0 for a vision transformer.
+    pub dimension: u32,
 }
 
 impl GeneSummary {
@@ -71,7 +75,7 @@ impl GeneSummary {
         Self {
             name: meta.name.clone(),
             digest,
-            family: meta.config.family().to_owned(),
+            family: Family::of_network(&meta.config).name().to_owned(),
             trained_depth: meta.config.depth() as u32,
             trained_width: meta.config.width() as u32,
             stages: all(&meta.stages),
@@ -90,11 +94,13 @@ impl GeneSummary {
             size_bytes,
             quality: meta.quality.clone(),
             default,
+            metric: Some(meta.metric),
+            dimension: if meta.config.as_vit().is_some() { 0 } else { meta.config.outputs() as u32 },
         }
     }
 
-    /// Measured accuracy at the trained size, before tuning.
-    pub fn accuracy(&self) -> Option<f64> {
+    /// What was measured at the trained size, before tuning.
+    pub fn trained_quality(&self) -> Option<f64> {
         let wanted = (self.trained_depth as usize, self.trained_width as usize, 0);
         self.quality.iter().find(|q| (q.depth, q.width, q.tuning_epochs) == wanted).map(|q| q.value)
     }

@@ -7,7 +7,7 @@ use crate::{
     tensor::{Dtype, Init, matrix_view},
 };
 
-use super::{Identity, ModelInfo, Resize};
+use super::{Identity, ModelInfo, Resize, record::METADATA_KEY};
 
 /// A half-open range of rows or columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -220,6 +220,8 @@ pub struct Blueprint {
     pub info: ModelInfo,
     /// Its tensors in file order.
     pub entries: Vec<Entry>,
+    /// Whether the file says what the model is. A file with a part of the tensors does not.
+    pub has_record: bool,
 }
 
 impl Blueprint {
@@ -228,7 +230,7 @@ impl Blueprint {
         let schema = info.config.schema();
         let entries = schema.specs().into_iter().map(|spec| Entry::fresh(spec, &schema.dims, seed)).collect();
         let identity = info.config.canonical(Identity::form("genebank.fresh")).integer(seed).into();
-        Self { identity, info, entries }
+        Self { identity, info, entries, has_record: true }
     }
 
     /// The blueprint of a model file of this shape: every tensor is the stored one of the same name.
@@ -241,7 +243,7 @@ impl Blueprint {
             .map(|(name, shape)| Entry::whole(name, shape))
             .collect();
         let identity = info.config.canonical(Identity::form("genebank.whole")).into();
-        Self { identity, info, entries }
+        Self { identity, info, entries, has_record: true }
     }
 
     /// Number of parameters.
@@ -266,8 +268,19 @@ impl Blueprint {
         crate::tensor::codec::header(&self.metadata(), tensors)
     }
 
+    /// The tensors that `keep` gives a name, in a file of their own called `name`, without the record of the model.
+    #[must_use]
+    pub fn part(&self, name: &str, keep: impl Fn(&Entry) -> Option<String>) -> Self {
+        let kept =
+            self.entries.iter().filter_map(|entry| Some(Entry { name: keep(entry)?, ..entry.clone() }));
+        let form = Identity::form("genebank.part").text(&self.identity.to_string()).text(name);
+        Self { identity: form.into(), info: self.info.clone(), entries: kept.collect(), has_record: false }
+    }
+
     /// `__metadata__` of the file.
     fn metadata(&self) -> BTreeMap<String, String> {
-        self.info.metadata()
+        let metadata = self.info.metadata();
+        let kept = metadata.into_iter().filter(|(key, _)| self.has_record || key != METADATA_KEY);
+        kept.collect()
     }
 }

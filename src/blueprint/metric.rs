@@ -37,6 +37,54 @@ impl Metric {
         }
     }
 
+    /// Its name in a sentence.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "Accuracy",
+            Self::BitsPerByte => "Bits per byte",
+            Self::Spearman => "Spearman's rank correlation",
+            Self::NearestNeighbour => "Accuracy of the nearest neighbour",
+        }
+    }
+
+    /// The unit of tables, whose figures are 100 times the value.
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::Accuracy | Self::NearestNeighbour => "per cent",
+            Self::BitsPerByte | Self::Spearman => "x 100",
+        }
+    }
+
+    /// What a column of its values is called.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Accuracy => "ACCURACY",
+            Self::BitsPerByte => "BITS PER BYTE",
+            Self::Spearman => "SPEARMAN",
+            Self::NearestNeighbour => "NEIGHBOURS",
+        }
+    }
+
+    /// The standard error of a `value` measured on `items` test items; `None` where no formula is known.
+    ///
+    /// Of a share it is `√(p (1 - p) / n)`, with one success and one failure added to `p`, so that it is not 0 at a share
+    /// of 0 or 1. Of a rank correlation it is `(1 - ρ²) √((1 + ρ²/2) / (n - 3))`: Bonett & Wright 2000, Psychometrika
+    /// 65(1), for Fisher's transformation, taken back.
+    pub fn standard_error(self, value: f64, items: u64) -> Option<f64> {
+        let n = items as f64;
+        match self {
+            Self::Accuracy | Self::NearestNeighbour => {
+                let p = (value * n + 1.0) / (n + 2.0);
+                Some(libm::sqrt(p * (1.0 - p) / n))
+            }
+            Self::Spearman if items > 3 => {
+                let square = value * value;
+                Some((1.0 - square) * libm::sqrt((1.0 + square / 2.0) / (n - 3.0)))
+            }
+            Self::Spearman | Self::BitsPerByte => None,
+        }
+    }
+
     /// A value as people read it: shares in per cent.
     pub fn show(self, value: f64) -> String {
         match self {

@@ -7,6 +7,7 @@ pub mod assemble;
 pub mod entry;
 pub mod expand;
 pub mod identity;
+pub mod importance;
 pub mod metric;
 pub mod model;
 pub mod pool;

@@ -30,8 +30,21 @@ pub enum Family {
 }
 
 impl Family {
+    /// The family of a network of this shape.
+    pub const fn of_network(config: &Config) -> Self {
+        match config {
+            Config::Vit(_) => Self::Vit,
+            Config::Bert(_) => Self::Bert,
+        }
+    }
+
+    /// Its name in records and messages.
+    pub const fn name(self) -> &'static str {
+        self.tag().1
+    }
+
     /// Version of the record and name of the family.
-    pub const fn head(self) -> (u32, &'static str) {
+    pub const fn tag(self) -> (u32, &'static str) {
         match self {
             Self::Vit => (1, "vit"),
             Self::Bert => (2, "bert"),
@@ -50,8 +63,8 @@ impl Family {
         }
         let Head { format, family } = parse(header, from)?;
         let known = [Self::Vit, Self::Bert];
-        known.into_iter().find(|known| known.head() == (format, family.as_str())).ok_or_else(|| {
-            let known = known.map(|known| format!("format {} of \"{}\"", known.head().0, known.head().1));
+        known.into_iter().find(|known| known.tag() == (format, family.as_str())).ok_or_else(|| {
+            let known = known.map(|known| format!("format {} of \"{}\"", known.tag().0, known.tag().1));
             let found = format!("format {format} of family \"{family}\"");
             Error::corrupt(from, format!("{found} is not {}", known.join(" or ")))
         })
@@ -128,7 +141,7 @@ impl Serialize for ModelInfo {
             (earlier.iter().cloned().map(Into::into).collect(), origin.clone().map(Into::into));
         match config {
             Config::Vit(config) => {
-                let (format, family) = Family::Vit.head();
+                let (format, family) = Family::Vit.tag();
                 Format1 {
                     format,
                     family: family.to_owned(),
@@ -144,7 +157,7 @@ impl Serialize for ModelInfo {
                 .serialize(serializer)
             }
             Config::Bert(config) => {
-                let (format, family) = Family::Bert.head();
+                let (format, family) = Family::Bert.tag();
                 let (family, config) = (family.to_owned(), *config);
                 Format2 { format, family, config, licence, data, earlier, origin, training }
                     .serialize(serializer)

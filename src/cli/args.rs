@@ -197,7 +197,8 @@ pub struct Init {
     /// Names and layout of the tensors: as `timm` or as `transformers` reads them
     #[arg(long, value_name = "LAYOUT", default_value_t = Layout::Timm)]
     pub layout: Layout,
-    /// File to write, completely or not at all. `-` is standard output
+    /// File to write, completely or not at all. `-` is standard output. A folder, or a name that ends in `/`, gets the
+    /// weights with everything that the model's libraries read beside them
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,
     /// Server to ask, for example http://127.0.0.1:8080. Without it, this process uses the genes of --models

@@ -61,7 +61,7 @@ impl<'a> Map<'a> {
             let reason = format!("{depths} depths of {} widths are not 1..={MAX_CELLS} sizes", widths.len());
             return Err(Error::invalid("--plot", reason));
         }
-        let forecasts = Forecasts::of(&gene.quality);
+        let forecasts = Forecasts::of(&gene.quality, gene.metric.unwrap_or_default());
         let mut map = Self { gene, choices, budget, widths, forecasts, ends: [0.0, 1.0] };
         let values = map.cells().filter_map(|(_, _, forecast)| Some(forecast?.value));
         let ends = values.fold([f64::INFINITY, f64::NEG_INFINITY], |[a, b], y| [a.min(y), b.max(y)]);

@@ -4,7 +4,10 @@ use std::{fmt::Display, io::Write as _};
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::{
+    blueprint::Metric,
+    error::{Error, Result},
+};
 
 /// Writes one line of data and flushes it.
 pub(super) fn line(text: impl Display) -> Result<()> {
@@ -51,6 +54,11 @@ pub(super) fn table(rows: &[Vec<String>]) -> Result<()> {
 /// A share as a percentage, or a dash if there is none.
 pub(super) fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", share * 100.0))
+}
+
+/// A figure of quality, or a dash if there is none.
+pub(super) fn quality(metric: Option<Metric>, value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| metric.unwrap_or_default().show(value))
 }
 
 /// Numbers separated by commas.

@@ -62,6 +62,11 @@ impl Watch {
                 output::percent(Some(accuracy.share())),
                 accuracy.loss
             )),
+            RunEvent::Vectors { epoch, width, cosine } => {
+                self.line(format!(
+                    "epoch {epoch}: width {width}, held-out cosine to the teacher {cosine:.4}"
+                ));
+            }
         }
     }
 

@@ -5,31 +5,13 @@
 //! a third of it is tests.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
-use std::thread::{self, JoinHandle};
 
 use super::augment::{Augment, Table};
+use super::batch::{Batch, Batches, Content, Pixels, Prefetch};
 use super::dataset::Dataset;
 use crate::blueprint::Preprocessing;
 use crate::error::{Error, Result};
 use crate::tensor::rng;
-
-/// Images of some items, ready for a model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
-    /// Normalised values, `[n, channels, height, width]`.
-    pub images: Vec<f32>,
-    /// Shape of one image, `[channels, height, width]`.
-    pub shape: [usize; 3],
-    /// Classes, `[n]`.
-    pub labels: Vec<u32>,
-    /// Item numbers in the data set, `[n]`. A teacher's stored logits are looked up by them.
-    pub items: Vec<u32>,
-    /// Which of the [`Loader::views`] each image is, `[n]`; 0 if views are not counted.
-    pub views: Vec<u8>,
-    /// Number of images.
-    pub n: usize,
-}
 
 /// The order of the items in one epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,14 +139,6 @@ impl Loader {
         self.indices.len()
     }
 
-    /// Number of batches in one epoch.
-    pub fn batches_per_epoch(&self) -> usize {
-        match self.pass {
-            Pass::Train { .. } => self.indices.len() / self.batch,
-            Pass::Evaluate { .. } => self.indices.len().div_ceil(self.batch),
-        }
-    }
-
     /// The order of epoch `epoch`.
     pub fn epoch(&self, epoch: u64) -> Epoch {
         let mut order = self.indices.clone();
@@ -221,38 +195,27 @@ impl Loader {
             }
         }
         let labels = items.iter().map(|&item| self.dataset.label(item as usize) as u32).collect();
-        Batch {
-            images,
-            shape: [shape.channels, shape.size, shape.size],
-            labels,
-            items: items.to_vec(),
-            views,
-            n: items.len(),
+        let pixels = Pixels { values: images, shape: [shape.channels, shape.size, shape.size] };
+        Batch { content: Content::Images(pixels), labels, items: items.to_vec(), views }
+    }
+}
+
+impl Batches for Loader {
+    fn batches_per_epoch(&self) -> usize {
+        match self.pass {
+            Pass::Train { .. } => self.indices.len() / self.batch,
+            Pass::Evaluate { .. } => self.indices.len().div_ceil(self.batch),
         }
     }
 
-    /// The batches of epoch `epoch`, starting at number `from_batch`. One thread makes them up to `depth` batches
-    /// ahead.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the system cannot start a thread.
-    pub fn prefetch(self: &Arc<Self>, epoch: u64, from_batch: usize, depth: usize) -> Result<Prefetch> {
-        let loader = Arc::clone(self);
+    fn prefetch(self: Arc<Self>, epoch: u64, from_batch: usize, depth: usize) -> Result<Prefetch> {
         let batches = self.batches_per_epoch().saturating_sub(from_batch);
-        // The channel allocates all its slots at once, and no more than the rest of the epoch can ever wait in it.
-        let (sender, receiver) = sync_channel(depth.min(batches));
-        let work = move || {
-            for items in loader.epoch(epoch).order.chunks(loader.batch).skip(from_batch).take(batches) {
-                if sender.send(loader.assemble(epoch, items)).is_err() {
-                    return;
-                }
-            }
+        let work = move |send: &mut dyn FnMut(Batch) -> bool| {
+            let order = self.epoch(epoch).order;
+            let mut rest = order.chunks(self.batch).skip(from_batch).take(batches);
+            while rest.next().is_some_and(|items| send(self.assemble(epoch, items))) {}
         };
-        let worker = thread::Builder::new()
-            .name("genebank-batches".to_owned())
-            .spawn(work)
-            .map_err(Error::io("thread genebank-batches"))?;
-        Ok(Prefetch { batches: Some(receiver), worker: Some(worker) })
+        Prefetch::new(work, depth, batches)
     }
 }
 
@@ -277,39 +240,6 @@ fn check_item(dataset: &Dataset, item: u32) -> Result<()> {
         of: format!("data set \"{}\"", dataset.name()),
         limit: format!("0..{}", dataset.len()),
     })
-}
-
-/// Batches that a thread makes ahead of their use. Dropping this stops the thread.
-#[derive(Debug)]
-pub struct Prefetch {
-    batches: Option<Receiver<Batch>>,
-    worker: Option<JoinHandle<()>>,
-}
-
-impl Iterator for Prefetch {
-    type Item = Batch;
-
-    fn next(&mut self) -> Option<Batch> {
-        let batch = self.batches.as_ref()?.recv().ok();
-        if batch.is_none() {
-            self.batches = None;
-            // A panic must not look like the end of the epoch.
-            if let Some(Err(panic)) = self.worker.take().map(JoinHandle::join) {
-                std::panic::resume_unwind(panic);
-            }
-        }
-        batch
-    }
-}
-
-impl Drop for Prefetch {
-    fn drop(&mut self) {
-        // Closing the channel ends the thread at its next batch. Its result no longer matters.
-        self.batches = None;
-        if let Some(worker) = self.worker.take() {
-            let _ = worker.join();
-        }
-    }
 }
 
 #[cfg(test)]
@@ -365,7 +295,9 @@ mod tests {
         let loader = train(1);
         let batches = all(&loader, 0);
         assert_eq!(batches.len(), 5);
-        assert!(batches.iter().all(|batch| batch.n == 4 && batch.images.len() == 4 * 784));
+        assert!(
+            batches.iter().all(|batch| batch.len() == 4 && batch.pixels().unwrap().values.len() == 4 * 784)
+        );
         let items: Vec<u32> = batches.iter().flat_map(|batch| batch.items.clone()).collect();
         assert_eq!(items, loader.epoch(0).order()[..20]);
     }
@@ -374,7 +306,7 @@ mod tests {
     fn evaluation_keeps_order_pixels_and_the_last_partial_batch() {
         let loader = evaluation();
         let batches = all(&loader, 7);
-        assert_eq!(batches.iter().map(|batch| batch.n).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 3]);
+        assert_eq!(batches.iter().map(Batch::len).collect::<Vec<_>>(), [4, 4, 4, 4, 4, 3]);
         let items: Vec<u32> = batches.iter().flat_map(|batch| batch.items.clone()).collect();
         assert_eq!(items, (100..123).rev().collect::<Vec<_>>());
         let last = &batches[5];
@@ -383,7 +315,7 @@ mod tests {
             let pixels = loader.dataset().image(item as usize);
             let expected: Vec<f32> =
                 pixels.iter().map(|&pixel| (f32::from(pixel) / 255.0 - 0.286) / 0.353).collect();
-            assert_eq!(last.images[slot * 784..][..784], expected);
+            assert_eq!(last.pixels().unwrap().values[slot * 784..][..784], expected);
         }
     }
 
@@ -392,10 +324,10 @@ mod tests {
         for loader in [train(1), evaluation()] {
             let whole = all(&loader, 2);
             for from in 0..=whole.len() {
-                let rest: Vec<Batch> = loader.prefetch(2, from, 2).unwrap().collect();
+                let rest: Vec<Batch> = loader.clone().prefetch(2, from, 2).unwrap().collect();
                 assert_eq!(rest, whole[from..], "from {from}");
             }
-            assert_eq!(loader.prefetch(2, usize::MAX, usize::MAX).unwrap().count(), 0);
+            assert_eq!(loader.clone().prefetch(2, usize::MAX, usize::MAX).unwrap().count(), 0);
         }
     }
 
@@ -406,7 +338,7 @@ mod tests {
         let image = |loader: &Loader, epoch| {
             let order = loader.epoch(epoch).order;
             let at = order.iter().position(|&item| item == 110).unwrap();
-            loader.assemble(epoch, &order[at..=at]).images
+            loader.assemble(epoch, &order[at..=at]).pixels().unwrap().values.clone()
         };
         assert_eq!(image(&wide, 0), image(&alone, 0));
         let epochs: Vec<Vec<f32>> = (0..4).map(|epoch| image(&alone, epoch)).collect();
@@ -417,7 +349,7 @@ mod tests {
     fn dropping_the_iterator_stops_its_thread() {
         let loader = train(1);
         for depth in [0, 1, 3] {
-            let mut batches = loader.prefetch(0, 0, depth).unwrap();
+            let mut batches = loader.clone().prefetch(0, 0, depth).unwrap();
             assert!(batches.next().is_some());
             drop(batches);
             assert_eq!(Arc::strong_count(&loader), 1, "the thread still holds the loader");

@@ -2,6 +2,7 @@
 //! tensors.
 
 pub mod augment;
+pub mod batch;
 mod cifar;
 mod colour;
 pub mod dataset;
@@ -17,7 +18,8 @@ mod settings;
 pub mod text;
 
 pub use augment::{Augment, Erase};
+pub use batch::{Batch, Batches, Content, Pixels, Prefetch};
 pub use dataset::{Dataset, DatasetPair, ImageShape, Split};
 pub use known::{KNOWN, Known, data_root};
-pub use loader::{Batch, Epoch, Loader, Prefetch};
+pub use loader::{Epoch, Loader};
 pub use open::open;

@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     Layout,
-    task::{AUTO_CLASS, PIPELINE_TAG},
+    task::{AUTO_CLASS, Task},
 };
 
 /// Licences that the Hub knows by their identifiers in lower case; any other one has a name beside `other`.
@@ -61,16 +61,16 @@ pub struct Card<'a> {
     pub dtype: Dtype,
     /// Length of its file, bytes.
     pub size_bytes: u64,
-    /// Measured share of test images classified correctly, if there is one.
-    pub accuracy: Option<f64>,
+    /// What was measured at this size, if anything.
+    pub quality: Option<f64>,
     /// Licence of the weights.
     pub licence: &'a str,
     /// The teacher of the gene.
     pub teacher: &'a str,
     /// How the gene was learned.
     pub recipe: &'a str,
-    /// Recommended tuning, as the recipe's TOML.
-    pub tuning: &'a str,
+    /// Recommended tuning, as the recipe's TOML, if there is one.
+    pub tuning: Option<&'a str>,
 }
 
 impl Card<'_> {
@@ -86,18 +86,19 @@ impl Card<'_> {
             self.tuning(),
             self.origin(),
         ];
-        sections.join("\n")
+        let written: Vec<_> = sections.into_iter().filter(|section| !section.is_empty()).collect();
+        written.join("\n")
     }
 
     /// What the Hub and its libraries read: the front matter of the text.
     pub fn metadata(&self) -> Map<String, Value> {
         let info = &self.blueprint.info;
-        let data = data_name(&info.data);
+        let (data, task) = (data_name(&info.data), Task::of(&info.config));
         let mut metadata = Map::from_iter([
-            ("library_name".to_owned(), json!(self.layout.to_string())),
+            ("library_name".to_owned(), json!(task.library(self.layout))),
             ("license".to_owned(), json!(licence_id(self.licence))),
-            ("pipeline_tag".to_owned(), json!(PIPELINE_TAG)),
-            ("tags".to_owned(), json!(["genebank", "safetensors"])),
+            ("pipeline_tag".to_owned(), json!(task.pipeline_tag())),
+            ("tags".to_owned(), json!([&["genebank", "safetensors"], self.tags()].concat())),
         ]);
         if licence_id(self.licence) == OTHER {
             metadata.insert("license_name".to_owned(), json!(one_line(self.licence)));
@@ -108,16 +109,27 @@ impl Card<'_> {
         if data != NO_DATA {
             metadata.insert("datasets".to_owned(), json!([one_line(data)]));
         }
-        if let Some(accuracy) = self.accuracy {
+        if let Some(quality) = self.quality {
+            let measured = measured_on(task, data);
             let result = json!({
-                "task": { "type": PIPELINE_TAG },
-                "dataset": { "name": one_line(data), "type": one_line(data), "split": "test" },
-                "metrics": [{ "type": "accuracy", "value": accuracy }],
+                "task": { "type": task.pipeline_tag() },
+                "dataset": { "name": one_line(measured), "type": one_line(measured), "split": "test" },
+                "metrics": [{ "type": task.metric(), "value": quality }],
             });
             let index = json!([{ "name": self.repository, "results": [result] }]);
             metadata.insert(MODEL_INDEX.to_owned(), index);
         }
         metadata
+    }
+
+    /// Tags that sentence-transformers expects; the others are those of the library.
+    fn tags(&self) -> &'static [&'static str] {
+        match Task::of(&self.blueprint.info.config) {
+            Task::ImageClassification => &[],
+            Task::SentenceSimilarity => {
+                &["sentence-transformers", "feature-extraction", "sentence-similarity"]
+            }
+        }
     }
 
     /// The YAML front matter. Values are JSON, which is YAML whatever the author of a gene wrote.
@@ -128,12 +140,19 @@ impl Card<'_> {
 
     fn model(&self) -> String {
         let config = &self.blueprint.info.config;
-        let quality = self.accuracy.map_or_else(
-            || "not measured at this size".to_owned(),
-            |accuracy| {
-                format!("{:.2} % on the test images, measured in f32 without tuning", 100.0 * accuracy)
-            },
-        );
+        let metric = match Task::of(config) {
+            Task::ImageClassification => "accuracy",
+            Task::SentenceSimilarity => "Spearman",
+        };
+        let quality = match (self.quality, Task::of(config)) {
+            (None, _) => "not measured at this size".to_owned(),
+            (Some(share), Task::ImageClassification) => {
+                format!("{:.2} % on the test images, measured in f32 without tuning", 100.0 * share)
+            }
+            (Some(spearman), Task::SentenceSimilarity) => {
+                format!("{spearman:.4} on the test part of STS-B, measured in f32 without tuning")
+            }
+        };
         let (family, input, outputs) = match config {
             Config::Vit(config) => (
                 "vision transformer: class token, learned positions, pre-norm blocks",
@@ -167,7 +186,7 @@ impl Card<'_> {
             ("parameters", self.blueprint.parameters().to_string()),
             (costed.as_str(), config.macs().to_string()),
             ("file", format!("{} bytes, {}, layout {}", self.size_bytes, self.dtype, self.layout)),
-            ("accuracy", quality),
+            (metric, quality),
         ];
         let mut text = format!(
             "# {}\n\nAn initialised model that genebank made of a learngene: a start for tuning, not a finished \
@@ -280,6 +299,9 @@ impl Card<'_> {
     }
 
     fn limits(&self) -> String {
+        if Task::of(&self.blueprint.info.config) == Task::SentenceSimilarity {
+            return self.limits_of_texts();
+        }
         let data = match data_name(&self.blueprint.info.data) {
             NO_DATA => "Its values were not trained.".to_owned(),
             data => format!(
@@ -287,7 +309,7 @@ impl Card<'_> {
                 one_line(data)
             ),
         };
-        let measured = if self.accuracy.is_some() {
+        let measured = if self.quality.is_some() {
             "Its accuracy was measured once, on the test images of that data set."
         } else {
             "Its accuracy was not measured at this size, and may be far below that of measured sizes."
@@ -298,6 +320,21 @@ impl Card<'_> {
              - {data}\n\
              - {measured}\n\
              - It has the classes and the image size of its gene. `genebank init` makes models with others.\n"
+        )
+    }
+
+    fn limits_of_texts(&self) -> String {
+        let measured = if self.quality.is_some() {
+            "Its figure was measured once, on the test part of STS-B."
+        } else {
+            "It was not measured at this size, and may be far below measured sizes."
+        };
+        format!(
+            "## Limits\n\n\
+             - Its vectors are in the space of its teacher's, so they work against an index that the teacher filled.\n\
+             - It learned from `{}`. How good it is in other languages and for long texts is unknown.\n\
+             - {measured}\n",
+            one_line(data_name(&self.blueprint.info.data)),
         )
     }
 
@@ -326,13 +363,14 @@ impl Card<'_> {
     }
 
     fn tuning(&self) -> String {
+        let Some(tuning) = self.tuning else { return String::new() };
         let config = &self.blueprint.info.config;
         let gene = self.blueprint.info.origin.as_ref().map_or("", |origin| &origin.gene);
         format!(
             "## Tuning\n\nThe recipe that the figures of genebank were measured with, for one epoch:\n\n\
              ```toml\n{}```\n\n`genebank init {gene} --depth {} --width {} --tune-dataset DATA --tune-epochs 1 \
              -o m.safetensors` does it in one step.\n",
-            self.tuning,
+            tuning,
             config.depth(),
             config.width(),
         )
@@ -355,6 +393,14 @@ impl Card<'_> {
             let _ = writeln!(text, "- {name}: `{}`", one_line(value));
         }
         text
+    }
+}
+
+/// The data set that a model for `task` was measured on; `data` is the one that it was trained on.
+const fn measured_on(task: Task, data: &str) -> &str {
+    match task {
+        Task::ImageClassification => data,
+        Task::SentenceSimilarity => "sts-b",
     }
 }
 

@@ -3,10 +3,10 @@
 //! A layout is a view of a blueprint. It renames entries and splits a fused entry into slices. No value changes, so all
 //! layouts of a model compute the same function.
 
-mod bert;
 pub mod card;
 mod json;
 pub mod names;
+pub mod sentences;
 pub mod task;
 pub mod timm;
 pub mod transformers;
@@ -69,22 +69,31 @@ impl Layout {
         Ok(blueprint)
     }
 
-    /// `config.json` of a model in this layout.
-    pub fn config(self, info: &ModelInfo, dtype: Dtype) -> String {
-        document(&match (&info.config, self) {
-            (Config::Vit(config), Self::Timm) => timm::config(info, config),
-            (Config::Vit(config), Self::Transformers) => transformers::config(info, config, dtype),
-            (Config::Bert(config), _) => bert::config(config, dtype),
-        })
-    }
-
-    /// `preprocessor_config.json` of a model in this layout; `None` for a text encoder.
-    pub fn preprocessor(self, info: &ModelInfo) -> Option<String> {
-        let Config::Vit(config) = &info.config else { return None };
-        Some(document(&match self {
-            Self::Timm => timm::preprocessor(info, config),
-            Self::Transformers => transformers::preprocessor(info, config),
-        }))
+    /// The configuration files of a model in this layout, by path; those of a text encoder with its `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a text encoder without a tokenizer.
+    pub fn files(
+        self,
+        info: &ModelInfo,
+        dtype: Dtype,
+        tokenizer: Option<&str>,
+    ) -> Result<Vec<(&'static str, String)>> {
+        let config = match &info.config {
+            Config::Vit(config) => config,
+            Config::Bert(config) => {
+                let none =
+                    || Error::invalid("gene", "it has no tokenizer, which a folder of a text encoder holds");
+                return sentences::files(config, dtype, tokenizer.ok_or_else(none)?);
+            }
+        };
+        let (config, preprocessor) = match self {
+            Self::Timm => (timm::config(info, config), timm::preprocessor(info, config)),
+            Self::Transformers => {
+                (transformers::config(info, config, dtype), transformers::preprocessor(info, config))
+            }
+        };
+        Ok(vec![("config.json", document(&config)), ("preprocessor_config.json", document(&preprocessor))])
     }
 }
 

@@ -1,4 +1,4 @@
-//! The expected accuracy of a model, from the sizes that were measured.
+//! The expected quality of a model, from the sizes that were measured.
 //!
 //! Source: Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2), for the curve: see `curve`.
 //!
@@ -9,10 +9,9 @@
 //!   every inner width is left out in turn; the logarithm wins a tie.
 //! - Outside of what was measured there is no forecast. Accuracy may fall by half from one depth to the next there.
 //!
-//! The interval is the forecast plus and minus an error, clamped to 0..=1:
+//! The interval is the forecast plus and minus an error, clamped to the bounds of the metric:
 //!
-//! - measured: the standard error of a share of `n` test items, `√(p (1 - p) / n)`, with one success and one failure
-//!   added to `p`, so that it is not 0 at a share of 0 or 1.
+//! - measured: the standard error of the metric on `n` test items ([`Metric::standard_error`]).
 //! - interpolated along the depth: the largest leave-one-out residual of the two measured depths on either side, and at
 //!   least the upper quartile of the grid's residuals, because a smooth stretch between two neighbours may be chance.
 //! - between measured widths: the same error of the curve along the width, plus the larger error of the measured widths
@@ -27,17 +26,17 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::nn::Size;
+use crate::{blueprint::Metric, nn::Size};
 
 use super::{
     Quality,
     curve::{Curve, Estimate},
 };
 
-/// The expected accuracy of a size before tuning.
+/// The expected quality of a size before tuning.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Forecast {
-    /// Share of test images classified correctly.
+    /// In units of the metric.
     pub value: f64,
     /// Lower end of the interval; see the module.
     pub low: f64,
@@ -57,7 +56,8 @@ impl Forecast {
 /// The measured sizes of a gene, and the curves through them.
 #[derive(Debug, Clone)]
 pub struct Forecasts {
-    /// Accuracy over depth, by measured width.
+    metric: Metric,
+    /// Quality over depth, by measured width.
     curves: BTreeMap<usize, Curve>,
     /// Number of test items of each measured size, where it is known.
     items: BTreeMap<Size, u64>,
@@ -85,8 +85,8 @@ impl Scale {
 }
 
 impl Forecasts {
-    /// Forecasts from measured figures. Figures after tuning are ignored; `None` if no others are left.
-    pub fn of(quality: &[Quality]) -> Option<Self> {
+    /// Forecasts from measured figures of `metric`. Figures after tuning are ignored; `None` if no others are left.
+    pub fn of(quality: &[Quality], metric: Metric) -> Option<Self> {
         let mut cells: BTreeMap<usize, BTreeMap<usize, Quality>> = BTreeMap::new();
         // Figures may come from another machine, so they are not trusted.
         let sane = |q: &&Quality| q.tuning_epochs == 0 && q.value.is_finite() && q.width > 0;
@@ -110,7 +110,7 @@ impl Forecasts {
         let scale = if linear { Scale::Linear } else { Scale::Logarithmic };
         let residuals = |curve: &Curve| (0..curve.points().len()).filter_map(|i| curve.residual(i)).collect();
         let noise = upper_quartile(curves.values().flat_map::<Vec<_>, _>(residuals).collect());
-        Some(Self { curves, items, least_items, scale, noise })
+        Some(Self { metric, curves, items, least_items, scale, noise })
     }
 
     /// The forecast of a size, or `None` outside of what was measured. Does not check whether the gene serves that
@@ -125,9 +125,10 @@ impl Forecasts {
             Some(_) => self.least_items,
         };
         let measured = error.is_none();
-        let sampling = items.map(|items| standard_error(value, items));
+        let sampling = items.and_then(|items| self.metric.standard_error(value, items));
         let error = sampling.map(|least| error.map_or(least, |error| error.max(self.noise).max(least)));
-        let (low, high) = error.map_or((0.0, 1.0), |e| ((value - e).max(0.0), (value + e).min(1.0)));
+        let (least, most) = self.metric.bounds().into_inner();
+        let (low, high) = error.map_or((least, most), |e| ((value - e).max(least), (value + e).min(most)));
         Some(Forecast { value, low, high, measured })
     }
 
@@ -159,13 +160,6 @@ impl Forecasts {
             "depth {depth} width {width} is not between measured sizes; measured widths: {widths:?}"
         ))
     }
-}
-
-/// Standard error of the share `p` of `n` items, with one success and one failure added.
-fn standard_error(p: f64, n: u64) -> f64 {
-    let n = n.max(1) as f64;
-    let p = (p * n + 1.0) / (n + 2.0);
-    (p * (1.0 - p) / n).sqrt()
 }
 
 /// Accuracy over the width at `depth`, which every curve covers. `None` without curves.
@@ -234,22 +228,24 @@ mod tests {
 
     #[test]
     fn nothing_measured_gives_no_forecast() {
-        assert!(Forecasts::of(&[]).is_none());
+        assert!(Forecasts::of(&[], Metric::Accuracy).is_none());
         let tuned = Quality { depth: 3, width: 24, tuning_epochs: 1, value: 0.5, items: Some(ITEMS) };
-        assert!(Forecasts::of(&[tuned]).is_none());
+        assert!(Forecasts::of(&[tuned], Metric::Accuracy).is_none());
     }
 
     #[test]
     fn outside_of_what_was_measured_nothing_is_said() {
-        let one = Forecasts::of(&cells(96, &[(8, 0.9)])).unwrap();
+        let one = Forecasts::of(&cells(96, &[(8, 0.9)]), Metric::Accuracy).unwrap();
         assert!(one.at(8, 96).unwrap().measured);
         for (depth, width) in [(9, 96), (7, 96), (8, 48), (8, 192)] {
             assert_eq!(one.at(depth, width), None);
             assert!(one.unmeasured(depth, width).unwrap().contains(&format!("depth {depth}")));
         }
         assert!(one.unmeasured(9, 96).unwrap().contains("8..=8 of width 96"));
-        let two =
-            Forecasts::of(&[cells(24, &[(2, 0.5), (6, 0.6)]), cells(96, &[(4, 0.7), (8, 0.8)])].concat());
+        let two = Forecasts::of(
+            &[cells(24, &[(2, 0.5), (6, 0.6)]), cells(96, &[(4, 0.7), (8, 0.8)])].concat(),
+            Metric::Accuracy,
+        );
         let two = two.unwrap();
         for (depth, said) in [(3, false), (4, true), (6, true), (7, false)] {
             assert_eq!(two.at(depth, 48).is_some(), said, "{depth}");
@@ -260,7 +256,8 @@ mod tests {
     #[test]
     fn an_interval_is_never_narrower_than_the_sampling_error() {
         // √(0.9 · 0.1 / 10,000) is 0.003; the two neighbours of depth 6 agree, and so would give no error at all.
-        let flat = Forecasts::of(&cells(96, &[(4, 0.9), (5, 0.9), (7, 0.9), (8, 0.9)])).unwrap();
+        let flat =
+            Forecasts::of(&cells(96, &[(4, 0.9), (5, 0.9), (7, 0.9), (8, 0.9)]), Metric::Accuracy).unwrap();
         for depth in [5, 6] {
             let Forecast { low, high, measured, .. } = flat.at(depth, 96).unwrap();
             assert_eq!(measured, depth == 5);
@@ -268,18 +265,18 @@ mod tests {
         }
         // A tenth of the items: √10 times as wide. A perfect score is not a certain one.
         let few = |value| Quality { items: Some(1000), ..cells(96, &[(8, value)])[0] };
-        let half = |value| Forecasts::of(&[few(value)]).unwrap().at(8, 96).unwrap();
+        let half = |value| Forecasts::of(&[few(value)], Metric::Accuracy).unwrap().at(8, 96).unwrap();
         assert!((half(0.9).high - 0.9 - 0.003 * 10f64.sqrt()).abs() < 1e-4);
         assert!(half(1.0).low < 0.9991);
         // Without the number of items there is no interval.
         let unknown = Quality { items: None, ..few(0.9) };
-        assert!(!Forecasts::of(&[unknown]).unwrap().at(8, 96).unwrap().is_bounded());
+        assert!(!Forecasts::of(&[unknown], Metric::Accuracy).unwrap().at(8, 96).unwrap().is_bounded());
     }
 
     #[test]
     fn the_bundled_gene_is_forecast_from_every_second_depth() {
         let (even, odd): (Vec<_>, Vec<_>) = bundled().into_iter().partition(|q| q.depth % 2 == 0);
-        let forecasts = Forecasts::of(&even).unwrap();
+        let forecasts = Forecasts::of(&even, Metric::Accuracy).unwrap();
         // Depth 3 lies outside the even depths, on a cliff that they do not show; depth 5 is next to it.
         assert_eq!(forecasts.at(3, 96), None);
         for q in odd.iter().filter(|q| q.depth > 3) {
@@ -298,7 +295,7 @@ mod tests {
             let accuracy = |width: usize| 0.5 + of(width) / 100.0;
             let rows = |width| cells(width, &[(4, accuracy(width)), (8, accuracy(width) + 0.01)]);
             let measured = [24, 48, 96, 192].into_iter().flat_map(rows).collect::<Vec<_>>();
-            let forecasts = Forecasts::of(&measured).unwrap();
+            let forecasts = Forecasts::of(&measured, Metric::Accuracy).unwrap();
             assert_eq!(forecasts.scale, scale);
             let forecast = forecasts.at(8, 72).unwrap();
             assert!((forecast.value - accuracy(72) - 0.01).abs() < 1e-3, "{scale:?} {forecast:?}");
@@ -310,7 +307,7 @@ mod tests {
     proptest! {
         #[test]
         fn measured_sizes_keep_their_figures(grid in grid()) {
-            let forecasts = Forecasts::of(&grid).unwrap();
+            let forecasts = Forecasts::of(&grid, Metric::Accuracy).unwrap();
             for q in &grid {
                 let forecast = forecasts.at(q.depth, q.width).unwrap();
                 prop_assert!(forecast.value == q.value && forecast.measured);
@@ -320,7 +317,7 @@ mod tests {
 
         #[test]
         fn every_forecast_lies_in_its_interval_and_among_its_neighbours(grid in grid(), depth in 1usize..64) {
-            let forecasts = Forecasts::of(&grid).unwrap();
+            let forecasts = Forecasts::of(&grid, Metric::Accuracy).unwrap();
             for width in [24usize, 48, 60, 72, 96, 144, 192, 384] {
                 let row: Vec<_> = grid.iter().filter(|q| q.width == width).collect();
                 let below = row.iter().filter(|q| q.depth <= depth).max_by_key(|q| q.depth);
@@ -347,7 +344,7 @@ mod tests {
         let holds = |i: &usize| {
             let mut others: Vec<_> = grid.iter().map(|q| Quality { items: Some(1 << 50), ..*q }).collect();
             let q = others.remove(*i);
-            let forecast = Forecasts::of(&others).unwrap().at(q.depth, q.width).unwrap();
+            let forecast = Forecasts::of(&others, Metric::Accuracy).unwrap().at(q.depth, q.width).unwrap();
             (forecast.low..=forecast.high).contains(&q.value)
         };
         (1..grid.len() - 1).filter(holds).count()

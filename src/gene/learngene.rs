@@ -314,7 +314,7 @@ pub(super) fn blueprint_of(
         origin: Some(origin),
         training: Vec::new(),
     };
-    Ok(Blueprint { identity, info, entries })
+    Ok(Blueprint { identity, info, entries, has_record: true })
 }
 
 /// What the network of `weights` answers to the input of a probe, `[batch, outputs]` in row-major order.

@@ -146,29 +146,30 @@ impl GeneMeta {
         Ok(())
     }
 
-    /// Every tensor of the gene file: shared tensors under timm's names, one block per stage under [`stage_name`], and
-    /// the norms and projections of narrower widths under [`width_norm`].
-    pub fn specs(&self) -> Vec<Spec> {
+    /// Every tensor of the gene file: shared tensors, one block per stage, and the norms and projections of narrower
+    /// widths.
+    pub fn stored(&self) -> Vec<Stored> {
         let schema = self.config.schema();
+        let shared = |spec: &Spec| Stored { parameter: spec.clone(), stage: None, width: None };
         // The first layer of each stage stands for the others.
         let firsts = self.stages.iter().scan(0, |next, layers| Some(std::mem::replace(next, *next + layers)));
         let stages = firsts.enumerate().flat_map(|(stage, layer)| {
             let layer = schema.layers[layer].iter();
-            layer.map(move |spec| Spec { name: stage_name(stage, &spec.name), ..spec.clone() })
+            layer.map(move |spec| Stored { parameter: spec.clone(), stage: Some(stage), width: None })
         });
-        let specs: Vec<_> =
-            schema.stem.iter().cloned().chain(stages).chain(schema.tail.iter().cloned()).collect();
+        let all: Vec<_> =
+            schema.stem.iter().map(shared).chain(stages).chain(schema.tail.iter().map(shared)).collect();
         let own = |width: usize| {
-            let norms = specs.iter().filter(move |spec| self.own_norm(spec.role, width));
-            let fixed = move |axis: &Axis| if *axis == Axis::Width { Axis::Fixed(width) } else { *axis };
-            norms.map(move |spec| Spec {
-                name: width_norm(&spec.name, width),
-                axes: spec.axes.iter().map(fixed).collect(),
-                ..spec.clone()
-            })
+            let norms = all.iter().filter(move |stored| self.own_norm(stored.parameter.role, width));
+            norms.map(move |stored| Stored { width: Some(width), ..stored.clone() })
         };
         let norms: Vec<_> = self.trained_widths.iter().flat_map(|width| own(*width)).collect();
-        specs.into_iter().chain(norms).collect()
+        all.into_iter().chain(norms).collect()
+    }
+
+    /// Every tensor of the gene file, under its name there.
+    pub fn specs(&self) -> Vec<Spec> {
+        self.stored().iter().map(Stored::spec).collect()
     }
 
     /// Licence of the weights.
@@ -185,6 +186,29 @@ impl GeneMeta {
     pub fn own_norm(&self, role: Role, width: usize) -> bool {
         let narrower = width != self.config.width() && self.trained_widths.contains(&width);
         self.width_norms && narrower && (role.of_norm() || role == Role::Projection)
+    }
+}
+
+/// A tensor of a gene file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The parameter of a network that it is for. One of a layer is named without the prefix of the layer.
+    pub parameter: Spec,
+    /// The stage whose layers have it; none if all models share it.
+    pub stage: Option<usize>,
+    /// The narrower width that it is for; none if it is for every width that has no own.
+    pub width: Option<usize>,
+}
+
+impl Stored {
+    /// The tensor under its name in the file: that of the parameter, by [`stage_name`] and [`width_norm`].
+    fn spec(&self) -> Spec {
+        let Self { parameter, stage, width } = self;
+        let name = stage.map_or_else(|| parameter.name.clone(), |stage| stage_name(stage, &parameter.name));
+        let Some(width) = *width else { return Spec { name, ..parameter.clone() } };
+        let fixed = |axis: &Axis| if *axis == Axis::Width { Axis::Fixed(width) } else { *axis };
+        let axes = parameter.axes.iter().map(fixed).collect();
+        Spec { name: width_norm(&name, width), axes, ..parameter.clone() }
     }
 }
 

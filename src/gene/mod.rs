@@ -6,7 +6,6 @@ mod curve;
 pub mod depth;
 mod first;
 pub mod forecast;
-pub mod importance;
 pub mod labels;
 pub mod learngene;
 pub mod meta;
@@ -19,7 +18,7 @@ pub mod width;
 
 pub use baselines::{Method, Start};
 pub use depth::DepthRule;
-pub use first::first_values;
+pub use first::{first_values, ordered_values};
 pub use forecast::{Forecast, Forecasts};
 pub use learngene::{Learngene, SizeRequest};
 pub use meta::{GeneMeta, Quality};

@@ -137,7 +137,7 @@ pub(super) fn write(meta: &GeneMeta) -> String {
     } = meta.clone();
     match config {
         Config::Vit(config) => {
-            let (format, family) = Family::Vit.head();
+            let (format, family) = Family::Vit.tag();
             serde_json::to_string(&Format1 {
                 format,
                 name,
@@ -162,7 +162,7 @@ pub(super) fn write(meta: &GeneMeta) -> String {
             })
         }
         Config::Bert(config) => {
-            let (format, family) = Family::Bert.head();
+            let (format, family) = Family::Bert.tag();
             serde_json::to_string(&Format2 {
                 format,
                 name,

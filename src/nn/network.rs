@@ -35,14 +35,6 @@ impl From<BertConfig> for Config {
 }
 
 impl Config {
-    /// Name of the family in records and messages.
-    pub const fn family(&self) -> &'static str {
-        match self {
-            Self::Vit(_) => "vit",
-            Self::Bert(_) => "bert",
-        }
-    }
-
     /// The shape of a vision transformer; `None` for another family.
     pub const fn as_vit(&self) -> Option<&VitConfig> {
         match self {

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     blueprint::expand,
-    data::Split,
     digest::Digest,
     error::{Error, Result},
     file,
@@ -15,7 +14,6 @@ use crate::{
     tensor::{Weights, codec},
     train::{
         Event, Length, Model, Optim, Recipe, finetune,
-        measure::measure,
         run::{Run, RunEvent},
     },
     version,
@@ -44,9 +42,9 @@ pub struct Cell<'a> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finished {
-    /// Accuracy on held-out training images.
+    /// Figure on held-out data.
     pub held_out: f64,
-    /// Accuracy on the test set, for cells in the table.
+    /// Figure on the test set, for cells in the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<f64>,
     /// SHA-256 of the content of that test set, hex.
@@ -123,17 +121,16 @@ impl<'a> Cells<'a> {
     ) -> Result<Finished> {
         let key = self.key(&cell)?;
         let known = self.finished.get(&key).filter(|finished| finished.is_current(cell.epochs)).cloned();
-        let digest = self.study.data.test.digest();
+        let digest = self.study.data.test_digest();
         let enough = |finished: &&Finished| !test || finished.test_digest.as_deref() == Some(digest);
         if let Some(finished) = known.as_ref().filter(enough) {
             return Ok(finished.clone());
         }
         let (model, elapsed) = self.model(&cell, &key, cancel, say)?;
         let Study { data, threads, .. } = self.study;
-        let share = |split| measure(&model, data, split, threads).map(|accuracy| accuracy.share());
-        let held_out =
-            known.as_ref().map_or_else(|| share(Split::HeldOut), |finished| Ok(finished.held_out))?;
-        let test = if test { Some(share(Split::Test)?) } else { None };
+        let measure = |test| data.measure(&model, test, threads);
+        let held_out = known.as_ref().map_or_else(|| measure(false), |finished| Ok(finished.held_out))?;
+        let test = if test { Some(measure(true)?) } else { None };
         let finished = Finished {
             held_out,
             test,
@@ -147,8 +144,8 @@ impl<'a> Cells<'a> {
             commit: Some(version::COMMIT.to_owned()),
         };
         let place = if test.is_some() { "test" } else { "held-out" };
-        let shown = test.unwrap_or(held_out) * 100.0;
-        say(&format!("{key}: {place} {shown:.2} %"), None);
+        let shown = data.metric().show(test.unwrap_or(held_out));
+        say(&format!("{key}: {place} {shown}"), None);
         self.finished.insert(key, finished.clone());
         let json =
             serde_json::to_vec_pretty(&self.finished).map_err(|e| Error::invalid("cells", e.to_string()))?;
@@ -178,7 +175,7 @@ impl<'a> Cells<'a> {
         let checkpoint = cache.join(format!("{stem}.ckpt"));
         let run = Run {
             recipe: &recipe,
-            data,
+            data: data.images()?,
             threads,
             device: device.clone(),
             checkpoint: Some(&checkpoint),
@@ -212,7 +209,7 @@ impl<'a> Cells<'a> {
     /// The target for the classes of the data: the gene's own head, or a new head that keeps the rows of the classes
     /// that the gene knows.
     fn target(&self, cell: &Cell<'_>) -> Target {
-        let labels = self.study.data.train.class_names();
+        let labels = self.study.data.classes();
         let other = labels != self.gene(cell).meta().labels;
         let head = other.then(|| Head { labels: labels.to_vec(), seed: cell.seed });
         Target { head, ..Target::default() }
@@ -245,7 +242,7 @@ impl<'a> Cells<'a> {
     fn recipe(&self, cell: &Cell<'_>) -> Result<Recipe> {
         let (length, rate) = (Length::Epochs(cell.epochs.max(1)), cell.learning_rate_e9.max(1) as f64 * 1e-9);
         let Some(base) = cell.arm.recipe.as_ref().and_then(|path| self.recipes.get(path)) else {
-            return finetune::recipe_on(self.study.data, length, Some(rate), cell.seed);
+            return finetune::recipe_on(self.study.data.images()?, length, Some(rate), cell.seed);
         };
         let optim = Optim {
             length,
@@ -268,7 +265,7 @@ impl<'a> Cells<'a> {
                 (self.tensors[ANCESTOR].as_str(), arm.method.to_string())
             }
         };
-        let data = self.study.data.train.digest();
+        let data = self.study.data.digest();
         let mut name = format!("{start}-d{depth}-w{width}-e{epochs}");
         let target = self.target(cell);
         let drawn = arm.method != Method::Gene || target.head.is_some();

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, path::Path};
 
 use candle_core::Device;
 
-use crate::{blueprint::Ancestor, data::DatasetPair, gene::Learngene};
+use crate::{blueprint::Ancestor, gene::Learngene};
 
-use super::Plan;
+use super::{Measured, Plan};
 
 /// A study: its plan, its inputs and its folders.
 #[derive(Debug, Clone, Copy)]
@@ -18,7 +18,7 @@ pub struct Study<'a> {
     /// The ancestor.
     pub ancestor: &'a Ancestor,
     /// The data that the plan names.
-    pub data: &'a DatasetPair,
+    pub data: &'a Measured,
     /// Folder for the table, the plot and the finished cells.
     pub output: &'a Path,
     /// Folder for trained models and for checkpoints.

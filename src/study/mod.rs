@@ -6,6 +6,7 @@
 
 mod cell;
 mod inputs;
+mod measured;
 mod plan;
 mod plot;
 mod report;
@@ -14,16 +15,16 @@ mod table;
 use std::{collections::BTreeMap, path::Path, sync::atomic::AtomicBool};
 
 use crate::{
-    data::Split,
     error::{Error, Result},
     gene::{GeneMeta, Learngene, Method, Quality, store},
     nn::Size,
     tensor::codec,
-    train::{measure::measure, run::RunEvent},
+    train::run::RunEvent,
 };
 
 pub use cell::{Cell, Finished};
 pub use inputs::Study;
+pub use measured::Measured;
 pub use plan::{Arm, Plan, TaughtBy};
 pub use table::Row;
 
@@ -47,10 +48,9 @@ impl<'a> Study<'a> {
                 }
             }
         }
-        let knows = self.ancestor.info().labels == self.data.train.class_names();
-        let accuracy =
-            || measure(&cells.ancestor()?, self.data, Split::Test, self.threads).map(|all| all.share());
-        report::write(self.output, &rows, knows.then(accuracy).transpose()?)?;
+        let knows = self.ancestor.info().labels == self.data.classes();
+        let reference = || self.data.measure(&cells.ancestor()?, true, self.threads);
+        report::write(self.output, &rows, self.data.metric(), knows.then(reference).transpose()?)?;
         Ok(rows)
     }
 
@@ -125,7 +125,7 @@ impl<'a> Study<'a> {
     }
 }
 
-/// Writes the accuracies in `rows` of the gene's models, untuned and tuned, into the gene file at `path`, with the number
+/// Writes the figures in `rows` of the gene's models, untuned and tuned, into the gene file at `path`, with the number
 /// of `items` of the test set. Each is the mean over seeds. If two arms measured the same size and epochs, the first arm counts.
 ///
 /// # Errors

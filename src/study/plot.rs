@@ -10,6 +10,8 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
+use crate::blueprint::Metric;
+
 use super::table::{Row, plural, series};
 
 /// Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -53,9 +55,9 @@ impl Line {
 }
 
 /// Draws `rows`, with the ancestor's accuracy as a dashed line if it is known.
-pub(super) fn svg(rows: &[Row], ancestor: Option<f64>) -> Result<String, String> {
+pub(super) fn svg(rows: &[Row], metric: Metric, ancestor: Option<f64>) -> Result<String, String> {
     let mut svg = String::new();
-    draw(&mut svg, &lines(rows), ancestor.map(|share| share * 100.0)).map_err(|e| e.to_string())?;
+    draw(&mut svg, &lines(rows), metric, ancestor.map(|share| share * 100.0)).map_err(|e| e.to_string())?;
     Ok(svg)
 }
 
@@ -96,7 +98,7 @@ fn range(lines: &[Line], ancestor: Option<f64>) -> (f64, f64) {
     (bottom - margin, top + margin)
 }
 
-fn draw(svg: &mut String, lines: &[Line], ancestor: Option<f64>) -> Drawn<()> {
+fn draw(svg: &mut String, lines: &[Line], metric: Metric, ancestor: Option<f64>) -> Drawn<()> {
     let widths: BTreeSet<_> = lines.iter().map(|line| line.width).collect();
     let charts = if widths.len() == 1 { PANEL[0] } else { PANEL[1] * widths.len() as u32 };
     let area = SVGBackend::with_string(svg, (charts + LEGEND, HEIGHT)).into_drawing_area();
@@ -106,9 +108,17 @@ fn draw(svg: &mut String, lines: &[Line], ancestor: Option<f64>) -> Drawn<()> {
     let depths = lines.iter().flat_map(|line| &line.points).map(|(depth, _)| *depth);
     let (left, right) = depths.fold((f64::MAX, 0.0), |(a, b): (f64, f64), x| (x.min(a), x.max(b)));
     let panels = panels.split_evenly((1, widths.len()));
+    let values = if metric == Metric::Accuracy { "test accuracy, %" } else { metric.name() };
     for (width, area) in widths.into_iter().zip(&panels) {
         let lines: Vec<_> = lines.iter().filter(|line| line.width == width).collect();
-        panel(area, &format!("width {width}"), (left - 0.5, right + 0.5), levels, &lines, ancestor)?;
+        panel(
+            area,
+            [&format!("width {width}"), values],
+            (left - 0.5, right + 0.5),
+            levels,
+            &lines,
+            ancestor,
+        )?;
     }
     key(&legend, lines, ancestor.is_some(), levels.0)?;
     legend.present()?;
@@ -118,7 +128,7 @@ fn draw(svg: &mut String, lines: &[Line], ancestor: Option<f64>) -> Drawn<()> {
 
 fn panel(
     area: &Area<'_>,
-    title: &str,
+    [title, values]: [&str; 2],
     (left, right): (f64, f64),
     (bottom, top): (f64, f64),
     lines: &[&Line],
@@ -134,7 +144,7 @@ fn panel(
     chart
         .configure_mesh()
         .x_desc("depth (transformer blocks)")
-        .y_desc("test accuracy, %")
+        .y_desc(values)
         .x_labels(((right - left).round() as usize).min(area.dim_in_pixel().0 as usize / 40))
         .x_label_formatter(&|x| format!("{x:.0}"))
         .y_label_formatter(&|y| format!("{y:.decimals$}"))
@@ -231,7 +241,7 @@ mod tests {
     fn a_point_under_the_axis_is_written_as_a_number() {
         let lines = [line(24, &[86.0, 87.0, 88.0, 89.0, 89.5]), line(48, &[16.4])];
         let mut svg = String::new();
-        draw(&mut svg, &lines, Some(89.0)).unwrap();
+        draw(&mut svg, &lines, Metric::Accuracy, Some(89.0)).unwrap();
         for text in ["width 24", "width 48", "\n16\n", "under the axis"] {
             assert!(svg.contains(text), "{text}: {svg}");
         }

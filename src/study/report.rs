@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 use crate::{
+    blueprint::Metric,
     error::{Error, Result},
     nn::Size,
     tensor::codec,
@@ -13,16 +14,16 @@ use super::{
     table::{Row, Series, plural, series},
 };
 
-/// Writes the table and the plot into the folder `output`. `ancestor` is the ancestor's accuracy on the test set, if it
+/// Writes the table and the plot into the folder `output`. `ancestor` is the ancestor's figure on the test set, if it
 /// knows the classes of the data.
-pub(super) fn write(output: &Path, rows: &[Row], ancestor: Option<f64>) -> Result<()> {
+pub(super) fn write(output: &Path, rows: &[Row], metric: Metric, ancestor: Option<f64>) -> Result<()> {
     let columns = series(rows, |row| {
         if row.epochs == 0 { row.arm.clone() } else { format!("{}, {}", row.arm, plural(row.epochs)) }
     });
     let file = |name: &str, text: &str| codec::write_atomic(&output.join(name), [text.as_bytes()]);
     file("table.csv", &csv(rows))?;
-    file("table.md", &markdown(&columns, ancestor))?;
-    file("plot.svg", &plot::svg(rows, ancestor).map_err(|reason| Error::invalid("plot", reason))?)
+    file("table.md", &markdown(&columns, metric, ancestor))?;
+    file("plot.svg", &plot::svg(rows, metric, ancestor).map_err(|reason| Error::invalid("plot", reason))?)
 }
 
 fn csv(rows: &[Row]) -> String {
@@ -42,7 +43,7 @@ fn csv(rows: &[Row]) -> String {
     text
 }
 
-/// The mean accuracy of one size in a column, and the range if there are several values, per cent.
+/// The mean figure of one size in a column, and the range if there are several values, times 100.
 fn figure(rows: &[&Row], size: Size) -> Option<String> {
     let found = rows.iter().filter(|row| row.size() == size);
     let found: Vec<f64> = found.map(|row| row.test * 100.0).collect();
@@ -55,7 +56,7 @@ fn figure(rows: &[&Row], size: Size) -> Option<String> {
     }
 }
 
-fn markdown(columns: &[Series<'_>], ancestor: Option<f64>) -> String {
+fn markdown(columns: &[Series<'_>], metric: Metric, ancestor: Option<f64>) -> String {
     let rows = columns.iter().flat_map(|(_, rows)| rows.iter());
     let sizes: BTreeSet<_> = rows.map(|row| row.size()).collect();
     let mut text = "| width | depth |".to_owned();
@@ -75,6 +76,6 @@ fn markdown(columns: &[Series<'_>], ancestor: Option<f64>) -> String {
         text.push('\n');
     }
     let beside = ancestor.map_or_else(String::new, |share| format!(" Ancestor: {:.2}.", share * 100.0));
-    let _ = writeln!(text, "\nAccuracy on the test set, per cent.{beside}");
+    let _ = writeln!(text, "\n{} on the test set, {}.{beside}", metric.name(), metric.unit());
     text
 }

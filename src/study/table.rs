@@ -29,9 +29,9 @@ pub struct Row {
     pub learning_rate: f64,
     /// Seed.
     pub seed: u64,
-    /// Accuracy on held-out training images.
+    /// Figure on held-out data.
     pub held_out: f64,
-    /// Accuracy on the test set.
+    /// Figure on the test set.
     pub test: f64,
     /// Parameters.
     pub parameters: u64,

@@ -3,9 +3,12 @@
 //! For every use of a parameter, candle allocates a gradient tensor and then adds it to zeros. The fused operations add
 //! to a tape in place instead: a stage shared by several layers, or a rectangle of a wider layer, costs only the
 //! products. The first addition in a step overwrites. Gradients of activations still flow through candle's graph.
+//!
+//! A table that is looked up has a gradient only in the rows of a batch. Those rows are noted, and the others are left
+//! alone: a vocabulary is larger than everything else in a small text encoder.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::{Deref, DerefMut, Range},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -29,8 +32,45 @@ pub struct Gradients {
     values: Vec<f32>,
     /// One span per parameter, in ascending order, without gaps.
     spans: Vec<Range<usize>>,
-    /// Whether each parameter's gradient was written in this step; until then its values are stale.
-    touched: Vec<bool>,
+    /// How much of each parameter's gradient was written in this step; the rest is stale.
+    written: Vec<Written>,
+}
+
+/// How much of a gradient was written in a step.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Written {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// These rows of a table.
+    Rows(TableRows),
+    /// Everything.
+    Whole,
+}
+
+/// Rows of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TableRows {
+    /// Values in a row.
+    pub cols: usize,
+    /// Indices of the rows.
+    pub rows: BTreeSet<usize>,
+}
+
+impl Written {
+    /// What was written by one or the other.
+    #[must_use]
+    pub fn or(self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Nothing, other) => other.clone(),
+            (one, Self::Nothing) => one,
+            (Self::Rows(mut one), Self::Rows(other)) => {
+                one.rows.extend(&other.rows);
+                Self::Rows(one)
+            }
+            (Self::Whole, _) | (_, Self::Whole) => Self::Whole,
+        }
+    }
 }
 
 /// Memory that later operations, shards and steps reuse.
@@ -47,7 +87,7 @@ impl Tape {
     pub fn new(spans: Vec<Range<usize>>, recompute: bool, pool: Arc<Scratch>) -> Result<Self> {
         let anchor = Var::zeros((), DType::F32, &Device::Cpu)?;
         let values = vec![0.0; spans.last().map_or(0, |span| span.end)];
-        let gradients = Mutex::new(Gradients { values, touched: vec![false; spans.len()], spans });
+        let gradients = Mutex::new(Gradients { values, written: vec![Written::Nothing; spans.len()], spans });
         Ok(Self { anchor, recompute, gradients, pool })
     }
 
@@ -70,34 +110,84 @@ impl Tape {
 impl Gradients {
     /// Begins a step: every gradient is zero until something is added to it.
     pub fn clear(&mut self) {
-        self.touched.fill(false);
+        self.written.fill(Written::Nothing);
     }
 
-    /// Ends a step: fills the gradients that nothing was added to with zeros, and tells for each parameter whether
-    /// something was added.
-    pub fn finish(&mut self) -> &[bool] {
-        for (span, touched) in self.spans.iter().zip(&self.touched) {
-            if !touched {
-                self.values[span.clone()].fill(0.0);
+    /// How much of each parameter's gradient was written in this step.
+    pub fn written(&self) -> &[Written] {
+        &self.written
+    }
+
+    /// Ends a step: fills with zeros what was not `written` here but in another shard, or in none.
+    pub fn finish(&mut self, written: &[Written]) {
+        for ((span, own), all) in self.spans.iter().zip(&mut self.written).zip(written) {
+            let values = &mut self.values[span.clone()];
+            match (&*own, all) {
+                (Written::Whole, _) => {}
+                (Written::Rows(own), Written::Rows(all)) => {
+                    for row in all.rows.difference(&own.rows) {
+                        values[row * all.cols..][..all.cols].fill(0.0);
+                    }
+                }
+                (Written::Nothing, Written::Rows(all)) => {
+                    for row in &all.rows {
+                        values[row * all.cols..][..all.cols].fill(0.0);
+                    }
+                }
+                (Written::Rows(own), _) => fill_others(values, own),
+                (Written::Nothing, _) => values.fill(0.0),
             }
+            own.clone_from(all);
         }
-        &self.touched
+    }
+
+    /// The parameter that the value at `start` belongs to.
+    fn parameter(&self, start: usize) -> usize {
+        self.spans.partition_point(|span| span.end <= start)
     }
 
     /// The values from `start` on, and whether the caller must overwrite its piece of `len` values there instead of
     /// adding to it.
     pub(super) fn piece(&mut self, start: usize, len: usize) -> (&mut [f32], bool) {
-        let index = self.spans.partition_point(|span| span.end <= start);
+        let index = self.parameter(start);
         let mut overwrite = false;
-        if let (Some(span), Some(touched)) = (self.spans.get(index), self.touched.get_mut(index))
-            && !std::mem::replace(touched, true)
-        {
-            overwrite = span.len() == len;
-            if !overwrite {
-                self.values[span.clone()].fill(0.0);
+        if let (Some(span), Some(written)) = (self.spans.get(index), self.written.get_mut(index)) {
+            let values = &mut self.values[span.clone()];
+            match std::mem::replace(written, Written::Whole) {
+                Written::Whole => {}
+                Written::Nothing if values.len() == len => overwrite = true,
+                Written::Nothing => values.fill(0.0),
+                Written::Rows(rows) => fill_others(values, &rows),
             }
         }
         (&mut self.values[start..], overwrite)
+    }
+
+    /// The values to add to for row `row` of a piece that begins at `start`, has `len` columns, and whose rows lie
+    /// `cols` values apart.
+    pub(super) fn row(&mut self, start: usize, row: usize, [len, cols]: [usize; 2]) -> &mut [f32] {
+        let (index, at) = (self.parameter(start), start + row * cols);
+        if let (Some(span), Some(written)) = (self.spans.get(index), self.written.get_mut(index)) {
+            if *written == Written::Nothing {
+                *written = Written::Rows(TableRows { cols, rows: BTreeSet::new() });
+            }
+            let row = (at - span.start) / cols;
+            if let Written::Rows(rows) = written
+                && rows.rows.insert(row)
+            {
+                self.values[span.start + row * cols..][..cols].fill(0.0);
+            }
+        }
+        &mut self.values[at..][..len]
+    }
+}
+
+/// Fills the other rows with zeros.
+fn fill_others(values: &mut [f32], written: &TableRows) {
+    for (row, values) in values.chunks_mut(written.cols.max(1)).enumerate() {
+        if !written.rows.contains(&row) {
+            values.fill(0.0);
+        }
     }
 }
 
@@ -204,9 +294,44 @@ mod tests {
             let (part, overwrite) = gradients.piece(3, 1);
             assert!(!overwrite, "a part lies among zeros");
             part[0] += 7.0;
-            assert_eq!(gradients.finish(), [true, true, false]);
+            let written = gradients.written().to_vec();
+            assert_eq!(written, [Written::Whole, Written::Whole, Written::Nothing]);
+            gradients.finish(&written);
             assert_eq!(**gradients, [1.0, 1.0, 0.0, 7.0, 0.0, 0.0]);
             gradients.fill(9.0);
         }
+    }
+
+    #[test]
+    fn rows_of_a_table_are_zero_before_their_first_addition_and_the_others_stale() {
+        let tape = Tape::new(vec![0..1, 1..9], false, Arc::default()).unwrap();
+        let mut gradients = tape.gradients();
+        gradients.fill(9.0);
+        // The first column of four rows of two.
+        gradients.row(1, 2, [1, 2])[0] += 5.0;
+        gradients.row(1, 2, [1, 2])[0] += 1.0;
+        let rows =
+            |rows: &[usize]| Written::Rows(TableRows { cols: 2, rows: rows.iter().copied().collect() });
+        assert_eq!(gradients.written(), [Written::Nothing, rows(&[2])]);
+        assert_eq!(gradients[1..], [9.0, 9.0, 9.0, 9.0, 6.0, 0.0, 9.0, 9.0]);
+        // Another shard wrote row 0 too.
+        gradients.finish(&[Written::Nothing, rows(&[0]).or(&rows(&[2]))]);
+        assert_eq!(**gradients, [0.0, 0.0, 0.0, 9.0, 9.0, 6.0, 0.0, 9.0, 9.0]);
+        // Another shard wrote everything.
+        gradients.clear();
+        gradients.row(1, 1, [2, 2])[1] += 3.0;
+        gradients.finish(&[Written::Nothing, rows(&[1]).or(&Written::Whole)]);
+        assert_eq!(**gradients, [0.0, 0.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0]);
+        // A piece of the same table follows.
+        gradients.fill(9.0);
+        gradients.clear();
+        gradients.row(1, 0, [2, 2])[0] += 4.0;
+        assert!(!gradients.piece(1, 8).1);
+        assert_eq!(gradients[1..], [4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        // What no shard wrote is zero.
+        gradients.fill(9.0);
+        gradients.clear();
+        gradients.finish(&[Written::Nothing, Written::Nothing]);
+        assert_eq!(**gradients, [0.0; 9]);
     }
 }

@@ -18,7 +18,19 @@ impl Weights {
     /// # Errors
     /// [`Error::Tensor`] if the device refuses.
     pub fn from_file(file: &TensorFile, device: &Device) -> Result<Self> {
-        file.tensors()
+        Self::of(file.tensors(), device)
+    }
+
+    /// Decodes `tensors` to f32 on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the device refuses.
+    pub fn of<'a>(
+        tensors: impl IntoIterator<Item = (&'a str, &'a TensorBytes)>,
+        device: &Device,
+    ) -> Result<Self> {
+        tensors
+            .into_iter()
             .map(|(name, tensor)| {
                 let values = tensor.dtype.read(&tensor.bytes);
                 let tensor = Tensor::from_vec(values, tensor.shape.as_slice(), device);

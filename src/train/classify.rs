@@ -46,7 +46,7 @@ impl Objective for Classification {
         let model = network(self.config, weights, self.dtype)?;
         let gates = draw_gates(self.seed, self.drop_path, self.config.depth(), shard)?;
         let targets = smooth_targets(shard, self.config.classes(), self.label_smoothing)?;
-        let logits = model.forward_gated(&shard.images, &gates).context("forward")?;
+        let logits = model.forward_gated(shard.images()?, &gates).context("forward")?;
         ops::cross_entropy(&logits, &targets).context("cross-entropy")
     }
 }

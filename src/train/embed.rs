@@ -7,11 +7,11 @@ use candle_core::{Device, Tensor};
 use crate::{
     data::text::{Padded, ScoredPairs, Tokenizer, by_length, pad, spearman},
     error::{Context as _, Error, Result},
-    nn::bert::{Bert, Texts},
+    nn::bert::{Bert, ROWS, Texts},
 };
 
 /// Tokens of one batch, padding included.
-const BATCH_TOKENS: usize = 4096;
+const BATCH_TOKENS: usize = ROWS;
 
 /// Token ids as the network reads them.
 ///
@@ -28,14 +28,14 @@ pub fn texts(padded: Padded, device: &Device) -> Result<Texts> {
 ///
 /// # Errors
 /// [`Error::Tensor`], [`Error::Cancelled`] once `cancel` is set.
-pub fn embed_ids(
+pub fn embed_ids<T: AsRef<[u32]> + Sync>(
     model: &Bert,
-    ids: &[Vec<u32>],
+    ids: &[T],
     pad_id: u32,
     threads: usize,
     cancel: &AtomicBool,
 ) -> Result<Vec<f32>> {
-    let lengths: Vec<usize> = ids.iter().map(Vec::len).collect();
+    let lengths: Vec<usize> = ids.iter().map(|ids| ids.as_ref().len()).collect();
     let batches = by_length(&lengths, BATCH_TOKENS);
     let dimension = model.config().dimension();
     let next = AtomicUsize::new(0);
@@ -47,7 +47,7 @@ pub fn embed_ids(
             if cancel.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
-            let rows: Vec<&[u32]> = batch.iter().map(|index| ids[*index].as_slice()).collect();
+            let rows: Vec<&[u32]> = batch.iter().map(|index| ids[*index].as_ref()).collect();
             let vectors = model.forward(&texts(pad(&rows, pad_id), model.device())?).context("encoder")?;
             done.push((at, vectors.flatten_all().and_then(|vectors| vectors.to_vec1()).context("encoder")?));
         }

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use crate::{
-    data::{Batch, Loader},
+    data::{Batch, Batches as _, Loader},
     error::{Context, Error, Result},
     nn::Vit,
 };
@@ -103,7 +103,7 @@ pub fn score(logits: &[f32], classes: usize, labels: &[usize]) -> Accuracy {
 }
 
 fn batch(model: &Vit, batch: &Batch) -> Result<Vec<f32>> {
-    let input = images(batch, 0..batch.labels.len(), model.device())?;
+    let input = images(batch, 0..batch.len(), model.device())?;
     model.forward(&input).and_then(|logits| logits.flatten_all()?.to_vec1()).context("evaluation")
 }
 

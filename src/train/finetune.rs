@@ -44,7 +44,16 @@ pub fn recipe(data: &str, length: Length, learning_rate: Option<f64>, seed: u64)
     };
     optim.check()?;
     let augment = Augment { crop_padding: 0, flip: true, erase: None };
-    Ok(Recipe { data: data.to_owned(), seed, model: None, start: None, optim, augment, gene: None })
+    Ok(Recipe {
+        data: data.to_owned(),
+        seed,
+        model: None,
+        start: None,
+        optim,
+        augment,
+        texts: None,
+        gene: None,
+    })
 }
 
 /// The recipe for tuning on `data`, with a batch no larger than its training part.

@@ -103,10 +103,10 @@ impl StageSharing {
 impl Objective for StageSharing {
     fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor> {
         let config = *self.auxiliary.info.config.vit()?;
-        let weights = expand(&self.auxiliary, weights, shard.images.device())?;
+        let weights = expand(&self.auxiliary, weights, shard.device())?;
         let model = network(config, &weights, self.dtype)?;
         let gates = draw_gates(self.seed, self.drop_path, config.depth(), shard)?;
-        let logits = model.forward_gated(&shard.images, &gates).context("auxiliary model")?;
+        let logits = model.forward_gated(shard.images()?, &gates).context("auxiliary model")?;
         self.distillation.loss(&logits, &self.teacher.logits(shard)?, shard)
     }
 }
@@ -114,6 +114,7 @@ impl Objective for StageSharing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::Input;
     use candle_core::Device;
 
     /// One image of class 1; the logits are logarithms, so that the probabilities are simple.
@@ -124,7 +125,7 @@ mod tests {
         // At τ = 2: the teacher says (1/4, 3/4), the student (2/3, 1/3). At τ = 1 the student says (4/5, 1/5).
         let (teacher, student) = (row([0.0, ln(9.0)]), row([ln(4.0), 0.0]));
         let shard = Shard {
-            images: row([0.0; 2]),
+            input: Input::Images(row([0.0; 2])),
             labels: vec![1],
             items: vec![0],
             views: vec![0],

@@ -7,6 +7,7 @@ pub mod engine;
 pub mod evaluate;
 pub mod finetune;
 pub mod learn_gene;
+pub mod learn_vectors;
 pub mod measure;
 pub mod model;
 pub mod nested;
@@ -15,8 +16,10 @@ pub mod optim;
 pub mod recipe;
 pub mod run;
 pub mod shard;
+mod sizes;
 pub mod teacher;
 pub mod trainer;
+pub mod vectors;
 
 pub use engine::Engine;
 pub use evaluate::{Accuracy, evaluate};

@@ -4,8 +4,8 @@
 //! widths of one set of weights, and wider ones teach narrower ones, as in Zhang et al. 2024 (Scala, arXiv 2412.04786,
 //! section 3) and Yu & Huang 2019 (arXiv 1903.05134, sections 3.1 and 3.2: largest, smallest and drawn sizes).
 //!
-//! In step `t` the sizes `z_1 > … > z_K` are the trained size, the smallest size and `draws` drawn sizes. `f_z` is the
-//! blueprint of `z` over the gene's variables:
+//! In step `t` the sizes `z_1 > … > z_K` are the trained size (in one step of `full_every`), the smallest size and
+//! `draws` drawn sizes. `f_z` is the blueprint of `z` over the gene's variables:
 //!
 //! ```text
 //! L = Σ_k λ_k [ β D(g, f_{z_k}) + (1 - β) D(f_{z_{k-1}}, f_{z_k}) ] / Σ_k λ_k,   f_{z_0} = g
@@ -14,7 +14,7 @@
 //!
 //! | symbol | here | meaning |
 //! | --- | --- | --- |
-//! | `z_k` | `NestedSharing::sizes` | depth and width; wider first, then deeper |
+//! | `z_k` | `super::sizes` | depth and width; wider first, then deeper |
 //! | `g` | `teacher` | the ancestor |
 //! | `β` | `ancestor_share` | 0: the next larger size teaches each size; 1: the ancestor teaches each size |
 //! | `λ_k` | `full_weight`, `smallest_weight`, 1 | weights of the sizes |
@@ -23,16 +23,13 @@
 //! Teachers get no gradient. Differs from Scala in four points: whole heads are dropped and the head dimension stays,
 //! every width is a prefix, depth varies by how often a stage repeats, and the ancestor may teach every size.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Tensor};
 
 use crate::{
-    blueprint::{Blueprint, expand},
+    blueprint::expand,
     error::{Context, Result},
-    gene::{GeneMeta, SizeRequest, store},
-    nn::Size,
-    tensor::{Weights, rng},
+    gene::GeneMeta,
+    tensor::Weights,
 };
 
 use super::{
@@ -40,14 +37,15 @@ use super::{
     learn_gene::Distillation,
     objective::{draw_gates, network},
     recipe::{GeneRecipe, Nested},
+    sizes::Sizes,
     teacher::Teacher,
 };
 
 /// The nested objective over a gene's variables.
 #[derive(Debug)]
 pub struct NestedSharing {
-    meta: GeneMeta,
-    nested: Nested,
+    sizes: Sizes,
+    ancestor_share: f64,
     teacher: Teacher,
     distillation: Distillation,
     drop_path: f64,
@@ -68,78 +66,31 @@ impl NestedSharing {
         optim: &Optim,
         seed: u64,
     ) -> Result<Self> {
-        let objective = Self {
-            meta: meta.clone(),
-            nested: nested.clone(),
+        Ok(Self {
+            sizes: Sizes::new(meta, nested, seed)?,
+            ancestor_share: nested.ancestor_share,
             teacher,
             distillation: Distillation::new(gene, optim),
             drop_path: optim.drop_path,
             seed,
             dtype: optim.dtype(),
-        };
-        // Every drawn size lies between these, so any error appears before the first step.
-        for size in nested.widths.iter().flat_map(|&width| nested.depths.map(|depth| Size { width, depth })) {
-            objective.blueprint(size)?;
-        }
-        Ok(objective)
+        })
     }
-
-    fn blueprint(&self, Size { width, depth }: Size) -> Result<Blueprint> {
-        let request =
-            SizeRequest { depth: Some(depth as u64), width: Some(width as u64), ..SizeRequest::default() };
-        store::blueprint(&self.meta, &request)
-    }
-
-    /// The sizes of a step and their weights `λ`, largest first. The draws of a step repeat no width until all widths
-    /// have been drawn.
-    fn sizes(&self, step: u64) -> Vec<(Size, f64)> {
-        let (nested, config) = (&self.nested, &self.meta.config);
-        let mut sizes = BTreeMap::from([(config.size(), nested.full_weight)]);
-        if step >= nested.full_only_steps {
-            let narrowest = nested.widths.iter().copied().min().unwrap_or(config.width());
-            sizes.entry(Size { width: narrowest, depth: nested.depths[0] }).or_insert(nested.smallest_weight);
-            let mut random = rng::stream(self.seed, &format!("sizes/{step}"));
-            let [least, greatest] = nested.depths;
-            let depths: Vec<_> = (least..=greatest).collect();
-            let mut left = Vec::new();
-            for _ in 0..nested.draws {
-                if left.is_empty() {
-                    left.clone_from(&nested.widths);
-                }
-                let width = left.remove(draw(&left, nested.toward_small, &mut random));
-                let depth = depths[draw(&depths, nested.toward_small, &mut random)];
-                sizes.entry(Size { width, depth }).or_insert(1.0);
-            }
-        }
-        sizes.into_iter().rev().collect()
-    }
-}
-
-/// The index of one of `numbers`; number `n` is drawn with probability proportional to `n⁻ᵖ`.
-fn draw(numbers: &[usize], power: f64, random: &mut rng::Stream) -> usize {
-    let weight = |n: &usize| libm::pow(*n as f64, -power);
-    let mut rest = f64::from(random.unit_f32()) * numbers.iter().map(weight).sum::<f64>();
-    let below = |n: &usize| {
-        rest -= weight(n);
-        rest < 0.0
-    };
-    // Rounding may leave a small rest after the last number.
-    numbers.iter().position(below).unwrap_or(numbers.len() - 1)
 }
 
 impl Objective for NestedSharing {
     fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor> {
-        let (sizes, beta) = (self.sizes(shard.step), self.nested.ancestor_share);
+        let (sizes, beta) = (self.sizes.of(shard.step), self.ancestor_share);
         let ancestor = self.teacher.logits(shard)?;
         let mut larger = ancestor.clone();
         let mut terms = Vec::with_capacity(2 * sizes.len());
         for (k, (size, lambda)) in sizes.iter().enumerate() {
-            let blueprint = self.blueprint(*size)?;
+            let blueprint = self.sizes.blueprint(*size)?;
             let config = *blueprint.info.config.vit()?;
-            let weights = expand(&blueprint, weights, shard.images.device())?;
+            let weights = expand(&blueprint, weights, shard.device())?;
             let model = network(config, &weights, self.dtype)?;
             let gates = draw_gates(self.seed, self.drop_path, config.depth(), shard)?;
-            let logits = model.forward_gated(&shard.images, &gates).context("auxiliary model")?;
+            let logits = model.forward_gated(shard.images()?, &gates).context("auxiliary model")?;
             // f_{z_0} = g, so the two terms of the largest size are equal and one suffices.
             let beta = if k == 0 { 1.0 } else { beta };
             for (teacher, share) in [(&ancestor, beta), (&larger, 1.0 - beta)] {
@@ -166,7 +117,7 @@ mod tests {
     use super::*;
     use crate::{
         gene::Synthetic,
-        nn::{Spec, Vit, VitConfig, vit::RawVitConfig},
+        nn::{Input, Size, Spec, Vit, VitConfig, vit::RawVitConfig},
         tensor::{Init, Weight},
     };
     use candle_core::Device;
@@ -214,6 +165,7 @@ mod tests {
             ancestor_share: 0.3,
             full_weight: 2.0,
             smallest_weight: 3.0,
+            full_every: 1,
             full_only_steps: 5,
             toward_small: 0.0,
             width_norms: false,
@@ -223,8 +175,8 @@ mod tests {
         let shared = weights(meta.specs(), &meta.config, 2);
         let distillation = Distillation { alpha: 0.6, temperature: 2.0, label_smoothing: 0.1 };
         let objective = NestedSharing {
-            meta,
-            nested,
+            sizes: Sizes::new(&meta, &nested, 0).unwrap(),
+            ancestor_share: nested.ancestor_share,
             teacher: Teacher::Network(Box::new(ancestor)),
             distillation,
             drop_path: 0.0,
@@ -233,7 +185,7 @@ mod tests {
         };
         let pixels = Init::TruncNormal { std_e9: 1_000_000_000 }.values(3, "pixels", 2 * 16);
         let shard = |step| Shard {
-            images: Tensor::from_vec(pixels.clone(), (2, 1, 4, 4), &Device::Cpu).unwrap(),
+            input: Input::Images(Tensor::from_vec(pixels.clone(), (2, 1, 4, 4), &Device::Cpu).unwrap()),
             labels: vec![0, 2],
             items: vec![0, 1],
             views: vec![0, 0],
@@ -242,9 +194,12 @@ mod tests {
         };
         let scalar = |loss: Tensor| loss.to_scalar::<f32>().unwrap();
         let logits = |size: Size| {
-            let blueprint = objective.blueprint(size).unwrap();
+            let blueprint = objective.sizes.blueprint(size).unwrap();
             let own = expand(&blueprint, &shared, &Device::Cpu).unwrap();
-            Vit::new(*blueprint.info.config.vit().unwrap(), &own).unwrap().forward(&shard(0).images).unwrap()
+            Vit::new(*blueprint.info.config.vit().unwrap(), &own)
+                .unwrap()
+                .forward(shard(0).images().unwrap())
+                .unwrap()
         };
         let d = |teacher: &Tensor, student: &Tensor| {
             scalar(distillation.loss(student, teacher, &shard(0)).unwrap())
@@ -255,12 +210,12 @@ mod tests {
         };
 
         // At first only the trained size learns, whatever its weight.
-        assert_eq!(objective.sizes(4), [(Size { width: 8, depth: 3 }, 2.0)]);
+        assert_eq!(objective.sizes.of(4), [(Size { width: 8, depth: 3 }, 2.0)]);
         let largest = logits(Size { width: 8, depth: 3 });
         near(scalar(objective.loss(&shared, &shard(4)).unwrap()), d(&answers, &largest));
 
-        let step = (5..99).find(|step| objective.sizes(*step).len() == 3).unwrap();
-        let sizes = objective.sizes(step);
+        let step = (5..99).find(|step| objective.sizes.of(*step).len() == 3).unwrap();
+        let sizes = objective.sizes.of(step);
         assert_eq!(sizes.iter().map(|(_, lambda)| *lambda).collect::<Vec<_>>(), [2.0, 1.0, 3.0]);
         assert_eq!((sizes[0].0, sizes[2].0), (Size { width: 8, depth: 3 }, Size { width: 4, depth: 1 }));
         let (drawn, smallest) = (logits(sizes[1].0), logits(sizes[2].0));
@@ -269,22 +224,5 @@ mod tests {
             + 3.0 * (0.3 * d(&answers, &smallest) + 0.7 * d(&drawn, &smallest)))
             / 6.0;
         near(scalar(objective.loss(&shared, &shard(step)).unwrap()), expected);
-    }
-
-    #[test]
-    fn small_numbers_are_drawn_as_often_as_the_power_says() {
-        let mut random = rng::stream(3, "draw");
-        let (numbers, draws) = ([1, 2, 4], 7000);
-        for (power, expected) in [(0.0, [1.0 / 3.0; 3]), (1.0, [4.0 / 7.0, 2.0 / 7.0, 1.0 / 7.0])] {
-            let mut counts = [0; 3];
-            for _ in 0..draws {
-                counts[draw(&numbers, power, &mut random)] += 1;
-            }
-            for (count, share) in counts.into_iter().zip(expected) {
-                // Five standard deviations of a count.
-                let spread = 5.0 * (f64::from(draws) * share * (1.0 - share)).sqrt();
-                assert!((f64::from(count) - f64::from(draws) * share).abs() < spread, "{power}: {counts:?}");
-            }
-        }
     }
 }

@@ -12,7 +12,7 @@ use super::Shard;
 
 /// A scalar loss as a function of named weights, which carry the autograd graph.
 pub trait Objective: Sync {
-    /// Mean loss over the images of `shard`.
+    /// Mean loss over the items of `shard`.
     ///
     /// # Errors
     /// Those of building the network, and [`crate::error::Error::Tensor`].
@@ -27,16 +27,16 @@ pub trait Objective: Sync {
 /// Stack size of a training thread; large, because candle's backward pass recurses over the graph.
 pub(super) const STACK_BYTES: usize = 256 << 20;
 
-/// What `shard` contributes to the mean loss over a batch of `images` images, with candle's gradients.
+/// What `shard` contributes to the mean loss over a batch of `items` items, with candle's gradients.
 ///
 /// Needs a thread with a stack of [`STACK_BYTES`].
 pub(super) fn backward(
     objective: &dyn Objective,
     weights: &Weights,
     shard: &Shard,
-    images: usize,
+    items: usize,
 ) -> Result<(f64, GradStore)> {
-    let share = shard.labels.len() as f64 / images as f64;
+    let share = shard.len() as f64 / items as f64;
     let loss = (objective.loss(weights, shard)? * share).context("loss")?;
     #[expect(clippy::disallowed_methods, reason = "the one backward pass, on a thread with a large stack")]
     let store = loss.backward().context("backward")?;
@@ -64,7 +64,7 @@ pub fn smooth_targets(shard: &Shard, classes: usize, smoothing: f64) -> Result<T
     for (row, label) in targets.chunks_exact_mut(classes).zip(&shard.labels) {
         row[*label as usize] += (1.0 - smoothing) as f32;
     }
-    Tensor::from_vec(targets, (shard.labels.len(), classes), shard.images.device()).context("targets")
+    Tensor::from_vec(targets, (shard.labels.len(), classes), shard.device()).context("targets")
 }
 
 /// Stochastic depth (Huang et al. 2016, arXiv 1603.09382). Block `l` of `L`, counted from 0, drops each branch of each
@@ -78,7 +78,7 @@ pub fn draw_gates(seed: u64, probability: f64, depth: usize, shard: &Shard) -> R
     if probability == 0.0 {
         return Ok(vec![Gates::default(); depth]);
     }
-    let images = shard.labels.len();
+    let images = shard.len();
     let mut factors = vec![vec![0f32; images]; 2 * depth];
     for image in 0..images {
         let mut random = rng::stream(seed, &format!("drop-path/{}/{}", shard.step, shard.first + image));
@@ -88,7 +88,7 @@ pub fn draw_gates(seed: u64, probability: f64, depth: usize, shard: &Shard) -> R
         }
     }
     let gate = |factors: &[f32]| -> Result<Gate> {
-        let out = Tensor::from_slice(factors, (images, 1, 1), shard.images.device());
+        let out = Tensor::from_slice(factors, (images, 1, 1), shard.device());
         Ok(Gate { out: Some(out.context("stochastic depth")?), inner: None })
     };
     factors.chunks_exact(2).map(|pair| Ok(Gates { mixer: gate(&pair[0])?, mlp: gate(&pair[1])? })).collect()

@@ -8,13 +8,18 @@
 //! v ← β₂ v + (1 - β₂) g²       v̂ = v / (1 - β₂ᵗ)
 //! θ ← θ - η λ θ - η m̂ / (√v̂ + ε)
 //! ```
+//!
+//! Of a table, a step changes only the rows that have a gradient, and their moments, as PyTorch's `SparseAdam` does.
 
 use std::{collections::BTreeSet, ops::Range};
 
 use crate::{
     error::Result,
     nn::Spec,
-    tensor::{Params, ops},
+    tensor::{
+        Params, ops,
+        tape::{TableRows, Written},
+    },
 };
 
 use super::Optim;
@@ -42,23 +47,37 @@ impl Decay {
 }
 
 /// Consecutive values of one parameter.
-#[derive(Debug, Clone)]
-struct Segment {
-    span: Range<usize>,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// Where they are in the flat order.
+    pub span: Range<usize>,
     decays: bool,
 }
 
-/// The segments of one thread, and the range of values that they cover.
+/// The segments of one thread, and the range of values that they lie in.
 struct Share<'a> {
     segments: &'a [Segment],
     values: Range<usize>,
 }
 
-/// Divides `segments` among at most `threads` threads.
+/// Divides `segments` among at most `threads` threads, a like number of values to each. The ranges follow one another
+/// from 0 on.
 fn shares(segments: &[Segment], threads: usize) -> Vec<Share<'_>> {
-    let per_thread = segments.len().div_ceil(threads.max(1)).max(1);
-    let share = |segments: &'_ [Segment]| segments[0].span.start..segments[segments.len() - 1].span.end;
-    segments.chunks(per_thread).map(|segments| Share { segments, values: share(segments) }).collect()
+    let total: usize = segments.iter().map(|segment| segment.span.len()).sum();
+    let (per_thread, mut first) = (total.div_ceil(threads.max(1)).max(1), 0);
+    let (mut counted, mut end) = (0, 0);
+    let groups = segments.chunk_by(|one, _| {
+        counted += one.span.len();
+        let more = counted < per_thread;
+        counted = if more { counted } else { 0 };
+        more
+    });
+    let share = |segments: &'_ [Segment]| {
+        first = std::mem::replace(&mut end, segments[segments.len() - 1].span.end);
+        first..end
+    };
+    let mut share = share;
+    groups.map(|segments| Share { segments, values: share(segments) }).collect()
 }
 
 /// The optimiser: moments in the flat order of the parameters, and their division into segments.
@@ -68,7 +87,8 @@ pub struct AdamW {
     pub first: Vec<f32>,
     /// `v`
     pub second: Vec<f32>,
-    segments: Vec<Segment>,
+    /// Of each parameter, in the flat order.
+    segments: Vec<Vec<Segment>>,
     threads: usize,
 }
 
@@ -78,20 +98,40 @@ impl AdamW {
         let cut = |(name, _, span): (&str, &[usize], Range<usize>)| {
             let decays = decay.applies_to(name);
             let starts = span.clone().step_by(SEGMENT);
-            starts.map(move |start| Segment { span: start..(start + SEGMENT).min(span.end), decays })
+            starts.map(|start| Segment { span: start..(start + SEGMENT).min(span.end), decays }).collect()
         };
-        let segments = params.iter().flat_map(cut).collect();
+        let segments = params.iter().map(cut).collect();
         Self { first: vec![0.0; params.len()], second: vec![0.0; params.len()], segments, threads }
     }
 
-    /// Computes `sum ← sum + Σ others`, in the order of `others`; returns the norm of the result.
+    /// Every parameter as a whole.
+    pub fn whole(&self) -> Vec<Segment> {
+        self.segments.concat()
+    }
+
+    /// What a step changes: every parameter as a whole, but of a table only the rows that were `written`.
+    pub fn active(&self, written: &[Written]) -> Vec<Segment> {
+        let rows = |whole: &[Segment], table: &TableRows| {
+            let Some(Segment { span, decays }) = whole.first().cloned() else { return Vec::new() };
+            let row = |row: &usize| span.start + row * table.cols;
+            table.rows.iter().map(|r| Segment { span: row(r)..row(r) + table.cols, decays }).collect()
+        };
+        let of = |(whole, written): (&Vec<Segment>, &Written)| match written {
+            Written::Rows(table) => rows(whole, table),
+            Written::Nothing | Written::Whole => whole.clone(),
+        };
+        self.segments.iter().zip(written).flat_map(of).collect()
+    }
+
+    /// Computes `sum ← sum + Σ others` in the segments `active`, in the order of `others`; returns the norm of the
+    /// result.
     ///
     /// The result does not depend on the number of threads.
-    pub fn reduce(&self, sum: &mut [f32], others: &[&[f32]]) -> f64 {
-        let mut squares = vec![0.0; self.segments.len()];
+    pub fn reduce(&self, active: &[Segment], sum: &mut [f32], others: &[&[f32]]) -> f64 {
+        let mut squares = vec![0.0; active.len()];
         std::thread::scope(|scope| {
             let (mut sum, mut squares) = (sum, squares.as_mut_slice());
-            for share in shares(&self.segments, self.threads) {
+            for share in shares(active, self.threads) {
                 let (sums, rest) = std::mem::take(&mut sum).split_at_mut(share.values.len());
                 let (square, later) = std::mem::take(&mut squares).split_at_mut(share.segments.len());
                 (sum, squares) = (rest, later);
@@ -110,21 +150,20 @@ impl AdamW {
         squares.iter().sum::<f64>().sqrt()
     }
 
-    /// One step at learning rate `eta` with gradients of norm `norm`; `step` counts from 0.
+    /// One step of the segments `active` with these gradients. `rates` gives the coefficients of parameters with and
+    /// without weight decay.
     ///
     /// # Errors
     /// [`crate::error::Error::Tensor`] if the parameters cannot be changed.
     pub fn step(
         &mut self,
         params: &Params,
+        active: &[Segment],
         gradients: &[f32],
-        norm: f64,
-        optim: &Optim,
-        eta: f64,
-        step: u64,
+        rates: &dyn Fn(bool) -> ops::Rates,
     ) -> Result<()> {
-        let (decaying, other) = (rates(optim, norm, eta, step, true), rates(optim, norm, eta, step, false));
-        let shares = shares(&self.segments, self.threads);
+        let (decaying, other) = (rates(true), rates(false));
+        let shares = shares(active, self.threads);
         let (first, second) = (&mut self.first, &mut self.second);
         params.update(|values| {
             std::thread::scope(|scope| {
@@ -156,8 +195,9 @@ impl AdamW {
         })
     }
 }
+
 /// The coefficients of step `step`, counted from 0, at learning rate `eta` and with gradients of norm `norm`.
-pub(super) fn rates(optim: &Optim, norm: f64, eta: f64, step: u64, decays: bool) -> ops::Rates {
+pub fn rates(optim: &Optim, norm: f64, eta: f64, step: u64, decays: bool) -> ops::Rates {
     let [beta1, beta2] = optim.betas;
     let t = (step + 1) as f64;
     let (correct1, correct2) = (1.0 - libm::pow(beta1, t), 1.0 - libm::pow(beta2, t));
@@ -265,11 +305,42 @@ mod tests {
         let mut optimiser = AdamW::new(&params, &Decay(["a".to_owned()].into()), 2);
         // Norm 4 is clipped to 1, so g = (0.5, 0.5); then m = 0.1 g, v = 0.001 g², and both corrections undo that:
         // m̂ / √v̂ = 1.
-        optimiser.step(&params, &[2.0, 2.0], 4.0, &optim(), 0.1, 0).unwrap();
+        let active = optimiser.active(&[Written::Whole, Written::Whole]);
+        optimiser
+            .step(&params, &active, &[2.0, 2.0], &|decays| rates(&optim(), 4.0, 0.1, 0, decays))
+            .unwrap();
         assert_near(f64::from(optimiser.first[0]), 0.05);
         assert_near(f64::from(optimiser.second[0]), 0.001 * 0.25);
         let values = params.values().unwrap();
         assert_near(f64::from(values[0]), 2.0 - 0.1 * 0.05 * 2.0 - 0.1);
         assert_near(f64::from(values[1]), 2.0 - 0.1);
+    }
+
+    #[test]
+    fn of_a_table_only_the_written_rows_change() {
+        use crate::tensor::{Weight, Weights};
+        use candle_core::{Device, Tensor};
+        let ones = |shape: (usize, usize)| {
+            Weight::new(&Tensor::ones(shape, candle_core::DType::F32, &Device::Cpu).unwrap()).unwrap()
+        };
+        let weights: Weights =
+            [("a".to_owned(), ones((4, 2))), ("b".to_owned(), ones((1, 2)))].into_iter().collect();
+        let params = Params::new(&weights).unwrap();
+        for threads in [1, 2, 9] {
+            let mut optimiser = AdamW::new(&params, &Decay(BTreeSet::new()), threads);
+            let table = TableRows { cols: 2, rows: [1, 3].into() };
+            let active = optimiser.active(&[Written::Rows(table), Written::Whole]);
+            let spans: Vec<_> = active.iter().map(|segment| segment.span.clone()).collect();
+            assert_eq!(spans, [2..4, 6..8, 8..10]);
+            let mut sum = [1.0; 10];
+            let norm = optimiser.reduce(&active, &mut sum, &[&[2.0; 10]]);
+            assert_eq!(sum, [1.0, 1.0, 3.0, 3.0, 1.0, 1.0, 3.0, 3.0, 3.0, 3.0]);
+            assert_near(norm, (6.0f64 * 9.0).sqrt());
+            params.set(&[1.0; 10]).unwrap();
+            optimiser.step(&params, &active, &sum, &|decays| rates(&optim(), 1.0, 0.1, 0, decays)).unwrap();
+            let moved: Vec<bool> = params.values().unwrap().iter().map(|value| *value != 1.0).collect();
+            assert_eq!(moved, [false, false, true, true, false, false, true, true, true, true]);
+            assert!(optimiser.first.iter().zip(&moved).all(|(moment, moved)| (*moment != 0.0) == *moved));
+        }
     }
 }

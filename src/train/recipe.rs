@@ -9,6 +9,7 @@ use crate::{
     data::Augment,
     error::{Error, Result},
     file,
+    tensor::Dtype,
 };
 
 /// Size limit of a recipe, bytes.
@@ -35,9 +36,28 @@ pub struct Recipe {
     /// Augmentation of training images.
     #[serde(default)]
     pub augment: Augment,
+    /// How texts are read; the data are sentences then, and the result is a gene of text encoders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts: Option<Texts>,
     /// Gene learning; without it, ordinary classification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gene: Option<GeneRecipe>,
+}
+
+/// How texts are read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Texts {
+    /// Most tokens of a text; the rest is cut off.
+    pub max_tokens: usize,
+    /// Texts of an epoch, after which the state is saved. Without it, all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_epoch: Option<usize>,
+    /// Licence of the texts, an SPDX expression.
+    pub licence: String,
+    /// Key or column of the texts in files that have several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
 }
 
 /// The part of a network's shape that does not follow from the data.
@@ -142,6 +162,12 @@ pub struct GeneRecipe {
     /// Whether to start from the teacher's values. The paper starts from fresh values.
     #[serde(default)]
     pub from_teacher: bool,
+    /// Whether to start from the teacher's values with channels, heads and hidden units in the order of importance.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub importance: bool,
+    /// Element type of the file.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dtype: Dtype,
     /// Learn several depths and widths in one gene. Without it, the published objective trains one size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nested: Option<Nested>,
@@ -165,6 +191,9 @@ pub struct Nested {
     /// Weight of the smallest size, relative to a drawn size.
     #[serde(default = "one")]
     pub smallest_weight: f64,
+    /// The full size is trained in one step of this many. It learns with the others where they share its weights.
+    #[serde(default = "every_step", skip_serializing_if = "is_every_step")]
+    pub full_every: u64,
     /// Number of initial steps that train only the full size.
     #[serde(default)]
     pub full_only_steps: u64,
@@ -175,6 +204,19 @@ pub struct Nested {
     /// Give each narrower width separate scales and shifts of the norms.
     #[serde(default)]
     pub width_norms: bool,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+const fn every_step() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_every_step(every: &u64) -> bool {
+    *every == every_step()
 }
 
 fn one() -> f64 {
@@ -242,6 +284,7 @@ impl Nested {
                 (0.0..=Self::MAX_POWER).contains(&self.toward_small),
                 format!("{} is not 0..={}", self.toward_small, Self::MAX_POWER),
             ),
+            ("full_every", self.full_every > 0, "0: at least 1".to_owned()),
             ("full_weight", weight(self.full_weight), format!("{} is not positive", self.full_weight)),
             (
                 "smallest_weight",

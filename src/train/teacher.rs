@@ -66,7 +66,7 @@ impl Teacher {
     /// [`Error::Tensor`], and [`Error::Invalid`] for an item that was not in the loader.
     pub fn logits(&self, shard: &Shard) -> Result<Tensor> {
         match self {
-            Self::Network(network) => network.forward(&shard.images).context("teacher"),
+            Self::Network(network) => network.forward(shard.images()?).context("teacher"),
             Self::Logits(table) => table.logits(shard),
         }
     }
@@ -92,6 +92,6 @@ impl LogitTable {
             };
             logits.extend_from_slice(&view[row as usize * self.classes..][..self.classes]);
         }
-        Tensor::from_vec(logits, (shard.items.len(), self.classes), shard.images.device()).context("teacher")
+        Tensor::from_vec(logits, (shard.items.len(), self.classes), shard.device()).context("teacher")
     }
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    data::Loader,
+    data::Batches,
     error::{Error, Result},
     tensor::{Params, Weights},
 };
@@ -64,8 +64,8 @@ pub struct Control<'a> {
 pub struct Trainer<'a> {
     /// The loss to minimise.
     pub objective: &'a dyn Objective,
-    /// Training images.
-    pub loader: &'a Arc<Loader>,
+    /// Training data.
+    pub loader: Arc<dyn Batches>,
     /// Parameters that weight decay applies to.
     pub decay: &'a Decay,
     /// Optimiser and schedule.
@@ -101,7 +101,7 @@ impl Trainer<'_> {
         while step < total {
             let epoch = step / per_epoch;
             let (start, mut losses, first) = (Instant::now(), 0.0, step);
-            for batch in self.loader.prefetch(epoch, (step % per_epoch) as usize, 4)? {
+            for batch in self.loader.clone().prefetch(epoch, (step % per_epoch) as usize, 4)? {
                 if control.cancel.load(Ordering::Relaxed) {
                     return Err(Error::Cancelled);
                 }

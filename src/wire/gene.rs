@@ -2,6 +2,8 @@
 
 use crate::{bank::GeneSummary, gene::Quality, proto};
 
+use super::header::{metric_from_proto, metric_to_proto};
+
 /// A gene as a message.
 pub(crate) fn to_proto(gene: GeneSummary) -> proto::Gene {
     let GeneSummary {
@@ -26,6 +28,8 @@ pub(crate) fn to_proto(gene: GeneSummary) -> proto::Gene {
         size_bytes,
         quality,
         default,
+        metric,
+        dimension,
     } = gene;
     proto::Gene {
         name,
@@ -49,6 +53,8 @@ pub(crate) fn to_proto(gene: GeneSummary) -> proto::Gene {
         size_bytes,
         quality: quality.into_iter().map(quality_to_proto).collect(),
         default,
+        metric: metric.map_or(proto::Metric::Unspecified, metric_to_proto).into(),
+        dimension,
     }
 }
 
@@ -76,6 +82,8 @@ pub(crate) fn from_proto(gene: proto::Gene) -> GeneSummary {
         size_bytes,
         quality,
         default,
+        metric,
+        dimension,
     } = gene;
     GeneSummary {
         name,
@@ -99,6 +107,8 @@ pub(crate) fn from_proto(gene: proto::Gene) -> GeneSummary {
         size_bytes,
         quality: quality.into_iter().map(quality_from_proto).collect(),
         default,
+        metric: metric_from_proto(metric),
+        dimension,
     }
 }
 
@@ -117,6 +127,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
+    use crate::blueprint::Metric;
 
     fn qualities() -> impl Strategy<Value = Quality> {
         let figure = |(depth, width, tuning_epochs, value, items): (u32, u32, u32, f64, Option<u64>)| {
@@ -135,7 +146,8 @@ mod tests {
             labels in vec(any::<String>(), 0..4),
             size_bytes in any::<u64>(),
             quality in vec(qualities(), 0..4),
-            default in any::<bool>(),
+            [default, metric] in any::<[bool; 2]>(),
+            dimension in any::<u32>(),
         ) {
             let gene = GeneSummary {
                 name,
@@ -159,6 +171,8 @@ mod tests {
                 size_bytes,
                 quality,
                 default,
+                metric: metric.then_some(Metric::Spearman),
+                dimension,
             };
             prop_assert_eq!(from_proto(to_proto(gene.clone())), gene);
         }

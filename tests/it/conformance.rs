@@ -239,7 +239,7 @@ async fn genes_are_the_same_over_both_protocols() {
     let genes = Client::connect(&server.url()).await.unwrap().genes().await.unwrap();
     assert_eq!(server.get("/v1/genes").await.json(), serde_json::to_value(&genes).unwrap());
     let gene = &genes[0];
-    assert_eq!((gene.name.as_str(), gene.default, gene.accuracy()), (GENE, true, Some(0.5)));
+    assert_eq!((gene.name.as_str(), gene.default, gene.trained_quality()), (GENE, true, Some(0.5)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -129,7 +129,7 @@ proptest! {
     #[test]
     fn executors_agree_on_random_blueprints(entries in (entry(0), entry(1), entry(2), entry(3))) {
         let entries = vec![entries.0, entries.1, entries.2, entries.3];
-        let blueprint = Blueprint { identity: Identity::form("test").into(), info: info(), entries };
+        let blueprint = Blueprint { identity: Identity::form("test").into(), info: info(), entries, has_record: true };
         assert_executors_agree(&blueprint, gene().file());
     }
 

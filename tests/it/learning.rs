@@ -8,10 +8,10 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use genebank::{
     blueprint::Blueprint,
-    data::{self, Augment, Batch, DatasetPair, Loader, Split},
+    data::{self, Augment, Batch, Content, DatasetPair, Loader, Pixels, Split},
     error::Error,
     gene::SizeRequest,
-    nn::{Vit, VitConfig, vit::RawVitConfig},
+    nn::{Input, Vit, VitConfig, vit::RawVitConfig},
     tensor::{
         Params, Weight, Weights,
         ops::{self, Affine},
@@ -54,6 +54,7 @@ fn recipe(steps: u32) -> Recipe {
             bf16: false,
         },
         augment: Augment { crop_padding: 2, flip: true, erase: None },
+        texts: None,
         gene: None,
     }
 }
@@ -68,6 +69,8 @@ fn gene_recipe() -> GeneRecipe {
         alpha: 1.0,
         temperature: 1.0,
         from_teacher: false,
+        importance: false,
+        dtype: genebank::tensor::Dtype::F32,
         nested: None,
     }
 }
@@ -157,7 +160,7 @@ impl Objective for Bias {
     fn loss(&self, weights: &Weights, shard: &Shard) -> Result<Tensor, Error> {
         let weight = |name: &str| weights.get(name).cloned();
         let head = Affine { weight: weight("head.weight")?, bias: weight("head.bias")? };
-        let input = shard.images.flatten_from(1).and_then(|x| x.narrow(1, 0, 16));
+        let input = shard.images()?.flatten_from(1).and_then(|x| x.narrow(1, 0, 16));
         let logits = input.and_then(|x| ops::linear(&x, &head)).and_then(|y| y.sqr()?.mean_all());
         logits.map_err(|e| Error::invalid("test", e.to_string()))
     }
@@ -173,15 +176,13 @@ fn a_parameter_that_the_loss_does_not_read_is_an_error() {
     assert!(error.contains("gradient of blocks.0.attn.proj.bias"), "{error}");
     // With fewer images than shards, some shards are empty, but every parameter still has a gradient.
     let objective = Classification::new(*model.info.config.vit().unwrap(), &recipe.optim, 0);
-    let values = batch.images.len() / batch.n;
-    let (images, labels) = (batch.images[..2 * values].to_vec(), batch.labels[..2].to_vec());
+    let pixels = batch.pixels().unwrap();
+    let values = pixels.values[..2 * pixels.values.len() / batch.len()].to_vec();
     let two = Batch {
-        images,
-        shape: batch.shape,
-        labels,
+        content: Content::Images(Pixels { values, shape: pixels.shape }),
+        labels: batch.labels[..2].to_vec(),
         items: batch.items[..2].to_vec(),
         views: vec![0; 2],
-        n: 2,
     };
     assert!(engine.gradients(&objective, &two, 0).is_ok());
     assert!(engine.reduce().unwrap() > 0.0);
@@ -211,7 +212,8 @@ fn the_teacher_gets_no_gradient_even_where_it_could() {
     let batch = first_batch(&data, &recipe, &teacher);
     let images = genebank::train::shard::images(&batch, 0..4, &Device::Cpu).unwrap();
     let labels = batch.labels[..4].to_vec();
-    let shard = Shard { images, labels, items: vec![0; 4], views: vec![0; 4], step: 0, first: 0 };
+    let input = Input::Images(images);
+    let shard = Shard { input, labels, items: vec![0; 4], views: vec![0; 4], step: 0, first: 0 };
     let loss = objective.loss(&student.weights(&students).unwrap(), &shard).unwrap();
     #[expect(clippy::disallowed_methods, reason = "a few blocks fit the stack of a test")]
     loss.backward().unwrap();

@@ -10,6 +10,7 @@ mod cli;
 mod client;
 mod conformance;
 mod data;
+mod encoder;
 mod faults;
 mod flags;
 mod folder;

@@ -7,9 +7,10 @@ use std::{
 
 use candle_core::Device;
 use genebank::{
-    data::{self, Augment, DatasetPair, Loader, Split},
+    data::{self, Augment, Batches as _, DatasetPair, Loader, Split},
     error::Error,
     gene::{Learngene, SizeRequest},
+    nn::Input,
     tensor::Weights,
     train::{
         Event, Length, Model, Optim, Recipe, Shard,
@@ -46,6 +47,7 @@ fn recipe(steps: u32) -> Recipe {
             bf16: false,
         },
         augment: Augment { crop_padding: 0, flip: true, erase: None },
+        texts: None,
         gene: None,
     }
 }
@@ -60,6 +62,8 @@ fn gene_recipe() -> GeneRecipe {
         alpha: 1.0,
         temperature: 1.0,
         from_teacher: false,
+        importance: false,
+        dtype: genebank::tensor::Dtype::F32,
         nested: Some(Nested {
             widths: vec![4, 8, 16],
             depths: [2, 6],
@@ -67,6 +71,7 @@ fn gene_recipe() -> GeneRecipe {
             ancestor_share: 0.5,
             full_weight: 2.0,
             smallest_weight: 1.0,
+            full_every: 1,
             full_only_steps: 0,
             toward_small: 1.0,
             width_norms: true,
@@ -161,7 +166,7 @@ fn a_table_of_answers_holds_what_the_teacher_says() {
     let batch = Arc::new(flips).prefetch(1, 2, 1).unwrap().next().unwrap();
     assert!(batch.views.contains(&0) && batch.views.contains(&1), "some are mirrored");
     let shard = Shard {
-        images: images(&batch, 0..batch.n, &Device::Cpu).unwrap(),
+        input: Input::Images(images(&batch, 0..batch.len(), &Device::Cpu).unwrap()),
         labels: batch.labels.clone(),
         items: batch.items.clone(),
         views: batch.views.clone(),

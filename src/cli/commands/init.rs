@@ -15,11 +15,18 @@ use crate::{
     file,
 };
 
+use super::folder;
+
 /// The path that means standard output.
 const STDOUT: &str = "-";
 
 pub(in crate::cli) fn run(options: &args::Init) -> Result<()> {
     let request = config::request(options)?;
+    if folder::is_meant(&options.output) {
+        let summary = super::small_runtime()?.block_on(folder::write(options, &request))?;
+        output::talk(sentence(&summary));
+        return if options.json { output::json(&summary) } else { Ok(()) };
+    }
     if options.output == Path::new(STDOUT) && (options.json || options.locked || options.lock.is_some()) {
         return Err(Error::invalid("-o -", "--json, --lock and --locked need a file"));
     }
@@ -120,7 +127,7 @@ fn sentence(summary: &Summary) -> String {
             format!("rows of the head fresh for {} of {} classes", model.fresh_classes, model.classes)
         }
         (None, _) => "not measured at this size".to_owned(),
-        (share, _) => format!("measured {}", output::percent(share)),
+        (value, _) => format!("measured {}", output::quality(model.metric, value)),
     };
     format!(
         "{} depth {} width {}: {} parameters, {} bytes, {quality}, sha256 {sha256}",

@@ -5,7 +5,10 @@ use serde::Serialize;
 use super::subject::{self, is_gene};
 use crate::{
     bank::{GeneSummary, ModelRequest, ModelSummary, Quote},
-    blueprint::{ModelInfo, TrainingData, record::METADATA_KEY},
+    blueprint::{
+        ModelInfo, TrainingData,
+        record::{Family, METADATA_KEY},
+    },
     cli::{args, config, output},
     error::Result,
     gene::Learngene,
@@ -88,6 +91,12 @@ fn show(contents: &Contents) -> Result<()> {
 }
 
 fn show_gene(gene: &GeneSummary) -> Result<()> {
+    let GeneSummary { channels, image_size: size, patch_size, labels, dimension, .. } = gene;
+    let (input, output) = if *dimension > 0 {
+        ("texts".to_owned(), format!("vectors of {dimension}"))
+    } else {
+        (format!("{channels} x {size} x {size}, patches of {patch_size}"), labels.join(", "))
+    };
     let facts = [
         ("gene", gene.name.clone()),
         ("digest", gene.digest.clone()),
@@ -95,16 +104,8 @@ fn show_gene(gene: &GeneSummary) -> Result<()> {
         ("stages", output::list(&gene.stages)),
         ("depths", format!("{}..={}", gene.min_depth, gene.max_depth)),
         ("widths", format!("{} (heads of {})", output::list(&gene.trained_widths), gene.head_dim)),
-        (
-            "input",
-            format!(
-                "{c} x {s} x {s}, patches of {p}",
-                c = gene.channels,
-                s = gene.image_size,
-                p = gene.patch_size
-            ),
-        ),
-        ("labels", gene.labels.join(", ")),
+        ("input", input),
+        ("output", output),
         ("data", gene.data.clone()),
         ("licence", gene.licence.clone()),
         ("teacher", gene.teacher.clone()),
@@ -115,10 +116,10 @@ fn show_gene(gene: &GeneSummary) -> Result<()> {
         return output::line("quality  not measured");
     }
     output::line("")?;
-    let titles = ["DEPTH", "WIDTH", "TUNING EPOCHS", "ACCURACY"].map(ToOwned::to_owned).to_vec();
+    let titles = ["DEPTH", "WIDTH", "TUNING EPOCHS", "QUALITY"].map(ToOwned::to_owned).to_vec();
     let rows = gene.quality.iter().map(|q| {
         let [depth, width] = [q.depth, q.width].map(|n| n.to_string());
-        vec![depth, width, q.tuning_epochs.to_string(), output::percent(Some(q.value))]
+        vec![depth, width, q.tuning_epochs.to_string(), output::quality(gene.metric, Some(q.value))]
     });
     output::table(&std::iter::once(titles).chain(rows).collect::<Vec<_>>())
 }
@@ -127,7 +128,7 @@ fn show_info(info: &ModelInfo) -> Result<()> {
     let config = &info.config;
     output::line(format_args!(
         "model    {}, depth {}, width {}",
-        config.family(),
+        Family::of_network(config).name(),
         config.depth(),
         config.width()
     ))?;
@@ -146,7 +147,7 @@ fn show_info(info: &ModelInfo) -> Result<()> {
 
 fn show_model(model: &ModelSummary) -> Result<()> {
     let ModelSummary { depth, width, parameters, macs, size_bytes, inheritance, .. } = model;
-    let quality = output::percent(model.expected);
+    let quality = output::quality(model.metric, model.expected);
     output::line("")?;
     output::line(format_args!(
         "depth {depth}, width {width}: {parameters} parameters, {macs} MACs, {size_bytes} bytes, measured {quality}"

@@ -16,7 +16,7 @@ pub(in crate::cli) fn run(options: &args::List) -> Result<()> {
     if options.json {
         return output::json(&genes);
     }
-    let titles = ["GENE", "TRAINED", "STAGES", "DEPTHS", "WIDTHS", "CLASSES", "ACCURACY", "BYTES"];
+    let titles = ["GENE", "TRAINED", "STAGES", "DEPTHS", "WIDTHS", "GIVES", "QUALITY", "BYTES"];
     let mut rows = vec![titles.map(ToOwned::to_owned).to_vec()];
     rows.extend(genes.iter().map(row));
     output::table(&rows)
@@ -28,14 +28,18 @@ fn embedded(options: &args::List) -> Result<Vec<GeneSummary>> {
 }
 
 fn row(gene: &GeneSummary) -> Vec<String> {
+    let gives = match gene.dimension {
+        0 => format!("{} classes", gene.labels.len()),
+        dimension => format!("vectors of {dimension}"),
+    };
     vec![
         gene.name.clone(),
         format!("d{}-w{}", gene.trained_depth, gene.trained_width),
         output::list(&gene.stages),
         format!("{}..={}", gene.min_depth, gene.max_depth),
         output::list(&gene.trained_widths),
-        gene.labels.len().to_string(),
-        output::percent(gene.accuracy()),
+        gives,
+        output::quality(gene.metric, gene.trained_quality()),
         gene.size_bytes.to_string(),
     ]
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod completions;
 pub(super) mod eval;
+mod folder;
 pub(super) mod import;
 pub(super) mod init;
 pub(super) mod inspect;

@@ -7,6 +7,7 @@ use crate::{
         Budget, Choice, Choices, GeneSummary, LatencyBudget, LatencyTable, Registry,
         budget::{self},
     },
+    blueprint::Metric,
     cli::{args, config, map, output},
     client::Transport,
     error::{Error, Result},
@@ -48,9 +49,10 @@ pub(in crate::cli) fn run(options: &args::Plan) -> Result<()> {
     if options.json {
         return output::json(&choices);
     }
-    let titles = ["SIZE", "ACCURACY", "INTERVAL", "BASIS", "PARAMETERS", "MACS", "BYTES", "MEMORY", "MS"];
+    let metric = gene.metric.unwrap_or_default();
+    let titles = ["SIZE", metric.title(), "INTERVAL", "BASIS", "PARAMETERS", "MACS", "BYTES", "MEMORY", "MS"];
     let mut rows = vec![titles.map(ToOwned::to_owned).to_vec()];
-    rows.extend(choices.sizes.iter().map(row));
+    rows.extend(choices.sizes.iter().map(|choice| row(choice, metric)));
     if budget.latency.is_none() {
         for row in &mut rows {
             row.truncate(titles.len() - 1);
@@ -135,17 +137,17 @@ fn size(choice: &Choice) -> String {
     format!("d{}-w{}", choice.depth, choice.width)
 }
 
-fn row(choice: &Choice) -> Vec<String> {
-    let (accuracy, interval, basis) = match &choice.forecast {
+fn row(choice: &Choice, metric: Metric) -> Vec<String> {
+    let (quality, interval, basis) = match &choice.forecast {
         None => ("-".to_owned(), "-".to_owned(), "not measured"),
         Some(forecast) => {
             let basis = if forecast.measured { "measured" } else { "interpolated" };
-            (output::percent(Some(forecast.value)), interval(forecast), basis)
+            (metric.show(forecast.value), interval(forecast, metric), basis)
         }
     };
     vec![
         size(choice),
-        accuracy,
+        quality,
         interval,
         basis.to_owned(),
         choice.cost.parameters.to_string(),
@@ -156,11 +158,15 @@ fn row(choice: &Choice) -> Vec<String> {
     ]
 }
 
-fn interval(forecast: &Forecast) -> String {
+fn interval(forecast: &Forecast, metric: Metric) -> String {
+    let ends = [forecast.low, forecast.high];
     if !forecast.is_bounded() {
         return "unknown".to_owned();
     }
-    format!("{:.2}..{:.2} %", forecast.low * 100.0, forecast.high * 100.0)
+    // The unit is written once.
+    let [low, high] = ends.map(|end| metric.show(end));
+    let unit = high.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.' || c == '-');
+    format!("{}..{high}", low.strip_suffix(unit).unwrap_or(&low))
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use crate::{
     cli::{args, config, output, progress::Watch},
+    data::data_root,
     error::{Error, Result},
     gene::Learngene,
-    study::{Plan, Study, store_quality},
+    study::{Measured, Plan, Study, store_quality},
     tensor::device,
 };
 
-use super::{subject::ancestor, train::open_data};
+use super::subject::ancestor;
 
 pub(in crate::cli) fn run(options: &args::Study) -> Result<()> {
     let plan = Plan::open(&options.plan)?;
@@ -19,10 +20,12 @@ pub(in crate::cli) fn run(options: &args::Study) -> Result<()> {
     let path = |name: &str| folder.join(format!("{name}.safetensors"));
     let open = |name: &str| Ok((name.to_owned(), Learngene::open(&path(name))?));
     let genes: BTreeMap<_, _> = plan.genes().into_iter().map(open).collect::<Result<_>>()?;
+    let reference = ancestor(&plan.ancestor)?;
+    let data = Measured::open(&plan.data, &data_root(options.run.data.as_deref())?, reference.tokenizer())?;
     let study = Study {
         genes: &genes,
-        ancestor: &ancestor(&plan.ancestor)?,
-        data: &open_data(&plan.data, &options.run)?,
+        ancestor: &reference,
+        data: &data,
         plan: &plan,
         output: &options.output,
         cache: &options.cache,
@@ -42,7 +45,7 @@ pub(in crate::cli) fn run(options: &args::Study) -> Result<()> {
         None => watch.line(label.to_owned()),
     })?;
     if options.store_quality {
-        let items = study.data.test.len() as u64;
+        let items = study.data.test_items() as u64;
         store_quality(&path(&plan.gene), &genes[&plan.gene], &rows, items)?;
     }
     let table = options.output.join("table.md");

@@ -1,18 +1,26 @@
 //! `genebank train`, `learn` and `finetune`: train from a recipe or a few flags, and write the result to a file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use candle_core::Device;
 
 use crate::{
+    blueprint::Ancestor,
     cli::{args, config, output, progress::Watch},
-    data::{self, DatasetPair, data_root},
+    data::{
+        self, DatasetPair, data_root,
+        text::{Corpus, Tokenizer},
+    },
     error::{Error, Result},
     file,
     tensor::{codec, device},
     train::{
         Accuracy, Length, Model, Recipe, finetune,
-        run::{Run, RunEvent},
+        recipe::{GeneRecipe, Texts},
+        run::{Run, RunEvent, TextRun},
     },
 };
 
@@ -66,13 +74,52 @@ pub(in crate::cli) fn learn(options: &args::Learn) -> Result<()> {
     };
     let folder = options.train.recipe.parent().unwrap_or(Path::new("."));
     let teacher = options.teacher.clone().unwrap_or_else(|| folder.join(&gene.teacher));
-    let teacher = Model::of(&ancestor(&teacher)?, &Device::Cpu)?;
+    let teacher = ancestor(&teacher)?;
+    if let Some(texts) = &recipe.texts {
+        return learn_texts(options, &recipe, gene, texts, &teacher, &checkpoint);
+    }
+    let teacher = Model::of(&teacher, &Device::Cpu)?;
     let data = open_data_for(&recipe.data, teacher.info.config.vit()?.channels(), &options.train.run)?;
     let watch = Watch::new();
     let run = run(&recipe, &data, &options.train.run, Some(&checkpoint), true)?;
     let (_, bytes) = run.learn(gene, &teacher, &watch.cancel(), &mut |report| watch.report(report))?;
     codec::write_atomic(&options.train.output, [bytes.as_ref()])?;
     remove(&checkpoint)
+}
+
+/// Learns a gene of text encoders.
+fn learn_texts(
+    options: &args::Learn,
+    recipe: &Recipe,
+    gene: &GeneRecipe,
+    texts: &Texts,
+    teacher: &Ancestor,
+    checkpoint: &Path,
+) -> Result<()> {
+    let train = &options.train;
+    let (threads, device) = (config::threads(&train.run)?, device::open(&train.run.device)?);
+    let none =
+        || Error::invalid("gene.teacher", "it has no tokenizer; give the folder that has one beside it");
+    let json = teacher.tokenizer().ok_or_else(none)?;
+    let tokenizer = Tokenizer::from_json(json.as_bytes(), texts.max_tokens, "the teacher's tokenizer")?;
+    let path = data_root(train.run.data.as_deref())?.join(&recipe.data);
+    let column = texts.column.as_deref();
+    let corpus = Corpus::open(&path, &recipe.data, &texts.licence, column, &tokenizer, threads)?;
+    let corpus = Arc::new(corpus);
+    let vectors = checkpoint.with_extension("vectors");
+    let watch = Watch::new();
+    let run = TextRun {
+        recipe,
+        corpus: &corpus,
+        threads,
+        device,
+        checkpoint: Some(checkpoint),
+        vectors: Some(&vectors),
+    };
+    let (_, bytes) = run.learn(gene, teacher, &watch.cancel(), &mut |report| watch.report(report))?;
+    codec::write_atomic(&train.output, [bytes.as_ref()])?;
+    remove(&vectors)?;
+    remove(checkpoint)
 }
 
 pub(in crate::cli) fn finetune(options: &args::Finetune) -> Result<()> {

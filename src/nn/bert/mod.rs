@@ -27,7 +27,7 @@ pub use config::{BertConfig, Pooling, RawBertConfig};
 use block::Block;
 
 /// Number of tokens that pass through the network together on the CPU; see the vision transformer's.
-const ROWS: usize = 1024;
+pub const ROWS: usize = 1024;
 
 /// Texts as token ids, padded to the longest.
 #[derive(Debug, Clone)]

@@ -12,14 +12,11 @@ use serde_json::{Value, json};
 use crate::{
     bank::{
         RepositoryName,
-        repository::{BRANCH, Listed, OWNER, WEIGHTS},
+        repository::{BRANCH, Listed, OWNER},
     },
     blueprint::model::NO_DATA,
     error::{Error, Result},
-    export::{
-        Layout,
-        card::{MODEL_INDEX, licence_id},
-    },
+    export::card::{MODEL_INDEX, licence_id},
     server::{
         request::{not_found, truth},
         status::HubProblem,
@@ -28,12 +25,9 @@ use crate::{
 
 use super::{place::Place, snapshot::Object, state::Hub};
 
-/// What every model is for.
-pub(super) const TASK: &str = crate::export::task::PIPELINE_TAG;
-
 /// What is known of a repository without its files.
 pub(super) fn summary(listed: &Listed) -> Value {
-    let Listed { name, parameters, private, .. } = listed;
+    let Listed { name, parameters, private, task, .. } = listed;
     let date = date(listed.modified);
     let id = format!("{OWNER}/{name}");
     let element = name.dtype.safetensors_name();
@@ -49,8 +43,8 @@ pub(super) fn summary(listed: &Listed) -> Value {
         "likes": 0,
         "createdAt": date,
         "lastModified": date,
-        "library_name": name.layout.to_string(),
-        "pipeline_tag": TASK,
+        "library_name": task.library(name.layout),
+        "pipeline_tag": task.pipeline_tag(),
         "tags": tags(listed),
         "safetensors": { "parameters": BTreeMap::from([(element, parameters)]), "total": parameters },
     })
@@ -65,12 +59,10 @@ fn date(time: SystemTime) -> String {
 
 /// What a list is filtered by.
 pub(super) fn tags(listed: &Listed) -> Vec<String> {
-    let Listed { name: RepositoryName { gene, depth, width, layout, .. }, dataset, licence, .. } = listed;
-    let library = match layout {
-        Layout::Timm => vec!["timm"],
-        Layout::Transformers => vec!["transformers", "vit"],
-    };
-    let fixed = ["safetensors", TASK, OWNER].into_iter().chain(library).map(ToOwned::to_owned);
+    let Listed { name: RepositoryName { gene, depth, width, layout, .. }, dataset, licence, task, .. } =
+        listed;
+    let fixed = ["safetensors", task.pipeline_tag(), OWNER, task.library(*layout)];
+    let fixed = fixed.into_iter().chain(task.tags(*layout).iter().copied()).map(ToOwned::to_owned);
     let dataset = (dataset != NO_DATA).then(|| format!("dataset:{dataset}"));
     let licence = format!("license:{}", licence_id(licence));
     let size = [format!("gene:{gene}"), format!("depth:{depth}"), format!("width:{width}")];
@@ -138,13 +130,14 @@ pub(super) async fn commits(place: Place) -> Json<Value> {
 
 /// `GET /api/models/{owner}/{name}/safetensors-metadata/{path}`: names and shapes without a weight.
 pub(super) async fn header(place: Place) -> Result<Json<Value>, HubProblem> {
-    if place.path != WEIGHTS {
-        return Err(place.problem(not_found("file", &place.path, WEIGHTS)));
-    }
-    let header = place.snapshot.repository.quote.blueprint.header();
-    let header: Value =
-        serde_json::from_slice(&header[8..]).map_err(|error| Error::corrupt(WEIGHTS, error.to_string()))?;
-    Ok(Json(json!({ "index": { "metadata": {} }, "headers": { WEIGHTS: header } })))
+    let weights = &place.snapshot.repository.weights;
+    let known = || weights.keys().copied().collect::<Vec<_>>().join(", ");
+    let quote = weights.get(place.path.as_str());
+    let quote = quote.ok_or_else(|| place.problem(not_found("file", &place.path, &known())))?;
+    let header = quote.blueprint.header();
+    let header: Value = serde_json::from_slice(&header[8..])
+        .map_err(|error| Error::corrupt(&place.path, error.to_string()))?;
+    Ok(Json(json!({ "index": { "metadata": {} }, "headers": { &place.path: header } })))
 }
 
 #[cfg(test)]

@@ -14,7 +14,11 @@ use crate::{
     },
 };
 
-use super::{place::Place, snapshot::File, state::Hub};
+use super::{
+    place::Place,
+    snapshot::{File, Known},
+    state::Hub,
+};
 
 /// For a full commit, which never changes.
 const FOREVER: &str = "public, max-age=31536000, immutable";
@@ -32,20 +36,20 @@ pub(super) async fn file(
 ) -> Result<Response, HubProblem> {
     let file = place.snapshot.file(&place.path).map_err(|error| place.problem(error))?;
     let (about, facts) = (about(&place, &file), facts(&file));
-    let answer = file::answer(&method, &headers, facts, content(&hub, &place, file)).await;
+    let answer = file::answer(&method, &headers, facts, content(&hub, file)).await;
     let mut response = answer.map_err(|problem| place.problem(problem))?;
     response.headers_mut().extend(about);
     Ok(response)
 }
 
-fn facts(File { path, size, etag, text: _ }: &File) -> Facts {
+fn facts(File { path, size, etag, content: _ }: &File) -> Facts {
     Facts { etag: file::quoted(etag), size: *size, content_type: content_type(path) }
 }
 
-async fn content(hub: &Hub, place: &Place, file: File) -> Result<Content> {
-    match file.text {
-        Some(text) => Ok(Content::Text(text)),
-        None => hub.state.bank.fetch(&place.snapshot.repository.quote).await.map(Content::Model),
+async fn content(hub: &Hub, file: File) -> Result<Content> {
+    match file.content {
+        Known::Text(text) => Ok(Content::Text(text)),
+        Known::Weights(quote) => hub.state.bank.fetch(&quote).await.map(Content::Model),
     }
 }
 
@@ -56,7 +60,8 @@ fn about(place: &Place, file: &File) -> [(HeaderName, HeaderValue); 3] {
         (true, true) => FOREVER_PRIVATE,
         (false, _) => ASK_AGAIN,
     };
-    let name = format!("inline; filename=\"{}\"", file.path);
+    let name = file.path.rsplit('/').next().unwrap_or(file.path);
+    let name = format!("inline; filename=\"{name}\"");
     [
         place.commit(),
         (header::CACHE_CONTROL, HeaderValue::from_static(caching)),

@@ -104,10 +104,15 @@ impl Weight {
         };
         let extent = Extent::of(whole.layout())?;
         let mut gradients = tape.gradients();
-        // Not every row is written, so the others must be zero: a length of 0 never overwrites.
-        let (sum, _) = gradients.piece(extent.start, 0);
-        for (row, values) in rows.zip(values.chunks_exact(extent.cols.max(1))) {
-            add_to(&mut sum[row * extent.stride..][..extent.cols], values);
+        let values = values.chunks_exact(extent.cols.max(1));
+        if extent.rows == 1 {
+            // A single row has no distance to the next, so it is no row of a table.
+            let (sum, _) = gradients.piece(extent.start, 0);
+            values.for_each(|values| add_to(&mut sum[..extent.cols], values));
+            return Ok(());
+        }
+        for (row, values) in rows.zip(values) {
+            add_to(gradients.row(extent.start, row, [extent.cols, extent.stride]), values);
         }
         Ok(())
     }

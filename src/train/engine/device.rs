@@ -51,12 +51,12 @@ impl OnDevice {
         batch: &Batch,
         step: u64,
     ) -> Result<f64> {
-        let images = batch.labels.len();
-        let shard = Shard::of(batch, 0..images, &self.device, step)?;
+        let items = batch.len();
+        let shard = Shard::of(batch, 0..items, &self.device, step)?;
         let weight =
             |(name, var): (&String, &Var)| Ok((name.clone(), Weight::new(var.as_tensor()).context(name)?));
         let weights: Weights = vars(params)?.iter().map(weight).collect::<Result<_>>()?;
-        let work = || backward(objective, &weights, &shard, images);
+        let work = || backward(objective, &weights, &shard, items);
         let (loss, mut store) = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
             thread

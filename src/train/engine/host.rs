@@ -7,11 +7,14 @@ use candle_core::Device;
 use crate::{
     data::Batch,
     error::{Error, Result},
-    tensor::{Params, Tape, tape::Scratch},
+    tensor::{
+        Params, Tape,
+        tape::{Scratch, Written},
+    },
     train::{
         Decay, Objective, Optim, Shard,
         objective::{STACK_BYTES, backward},
-        optim::AdamW,
+        optim::{AdamW, Segment},
     },
 };
 
@@ -23,6 +26,8 @@ pub const SHARDS: usize = 4;
 pub(super) struct Host {
     pub(super) adamw: AdamW,
     pub(super) tapes: Vec<Arc<Tape>>,
+    /// What the last step changes.
+    pub(super) active: Vec<Segment>,
     threads: usize,
     /// Whether any step has added to the gradient, for each parameter.
     pub(super) alive: Vec<bool>,
@@ -36,7 +41,8 @@ impl Host {
             |shard: usize| params.tape(optim.recompute, Arc::clone(&pools[shard / SHARDS.div_ceil(threads)]));
         let tapes = (0..SHARDS).map(tape).collect::<Result<_>>()?;
         let alive = vec![false; params.iter().len()];
-        Ok(Self { adamw: AdamW::new(params, decay, threads), tapes, threads, alive })
+        let adamw = AdamW::new(params, decay, threads);
+        Ok(Self { adamw, tapes, active: Vec::new(), threads, alive })
     }
 
     pub(super) fn gradients(
@@ -46,8 +52,8 @@ impl Host {
         batch: &Batch,
         step: u64,
     ) -> Result<f64> {
-        let images = batch.labels.len();
-        let bounds: Vec<_> = (0..SHARDS).map(|s| (s * images / SHARDS, (s + 1) * images / SHARDS)).collect();
+        let items = batch.len();
+        let bounds: Vec<_> = (0..SHARDS).map(|s| (s * items / SHARDS, (s + 1) * items / SHARDS)).collect();
         let per_thread = SHARDS.div_ceil(self.threads);
         let mut losses: Vec<Result<f64>> = (0..SHARDS).map(|_| Ok(0.0)).collect();
         std::thread::scope(|scope| {
@@ -60,7 +66,7 @@ impl Host {
                             let weights = params.weights(tape);
                             *loss = weights.and_then(|weights| {
                                 let shard = Shard::of(batch, *start..*end, &Device::Cpu, step)?;
-                                Ok(backward(objective, &weights, &shard, images)?.0)
+                                Ok(backward(objective, &weights, &shard, items)?.0)
                             });
                         }
                     }
@@ -73,11 +79,15 @@ impl Host {
             Ok::<_, Error>(())
         })?;
         let loss = losses.into_iter().sum::<Result<f64>>()?;
-        let mut touched = vec![false; self.alive.len()];
+        let mut written = vec![Written::Nothing; self.alive.len()];
         for tape in &self.tapes {
-            let mut gradients = tape.gradients();
-            touched.iter_mut().zip(gradients.finish()).for_each(|(any, one)| *any |= one);
+            for (all, one) in written.iter_mut().zip(tape.gradients().written()) {
+                *all = std::mem::take(all).or(one);
+            }
         }
+        self.tapes.iter().for_each(|tape| tape.gradients().finish(&written));
+        self.active = self.adamw.active(&written);
+        let touched: Vec<bool> = written.iter().map(|written| *written != Written::Nothing).collect();
         self.alive.iter_mut().zip(&touched).for_each(|(alive, now)| *alive |= now);
         if !objective.samples() {
             check_alive(params, &touched)?;
@@ -89,7 +99,17 @@ impl Host {
         let [sum, others @ ..] = self.tapes.as_slice() else { return 0.0 };
         let others: Vec<_> = others.iter().map(|tape| tape.gradients()).collect();
         let others: Vec<&[f32]> = others.iter().map(|gradients| &***gradients).collect();
-        self.adamw.reduce(&mut sum.gradients(), &others)
+        self.adamw.reduce(&self.active, &mut sum.gradients(), &others)
+    }
+
+    /// The sum of the shards' gradients, with zeros where no shard wrote any.
+    pub(super) fn gradient(&self) -> Vec<f32> {
+        let Some(sum) = self.tapes.first().map(|tape| tape.gradients()) else { return Vec::new() };
+        let mut all = vec![0.0; sum.len()];
+        for Segment { span, .. } in &self.active {
+            all[span.clone()].copy_from_slice(&sum[span.clone()]);
+        }
+        all
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     tensor::{Params, Weights},
 };
 
-use super::{Decay, Objective, Optim, checkpoint::State};
+use super::{Decay, Objective, Optim, checkpoint::State, optim::rates};
 
 use device::OnDevice;
 use host::{Host, check_alive};
@@ -102,7 +102,7 @@ impl Engine {
     /// [`Error::Tensor`] if a device cannot be read.
     pub fn gradient(&self) -> Result<Vec<f32>> {
         match &self.executor {
-            Executor::Host(host) => Ok(host.tapes[0].gradients().to_vec()),
+            Executor::Host(host) => Ok(host.gradient()),
             Executor::Device(device) => device.gradient(),
         }
     }
@@ -113,8 +113,9 @@ impl Engine {
     /// [`Error::Tensor`] if the parameters cannot be changed.
     pub fn update(&mut self, optim: &Optim, norm: f64, eta: f64, step: u64) -> Result<()> {
         match &mut self.executor {
-            Executor::Host(Host { adamw, tapes, .. }) => {
-                adamw.step(&self.params, &tapes[0].gradients(), norm, optim, eta, step)
+            Executor::Host(Host { adamw, tapes, active, .. }) => {
+                let rates = |decays| rates(optim, norm, eta, step, decays);
+                adamw.step(&self.params, active, &tapes[0].gradients(), &rates)
             }
             Executor::Device(device) => device.update(&self.params, optim, norm, eta, step),
         }

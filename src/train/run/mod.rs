@@ -2,6 +2,7 @@
 
 mod ancestor;
 mod gene;
+mod texts;
 
 use std::{
     path::Path,
@@ -12,7 +13,7 @@ use candle_core::Device;
 
 use crate::{
     blueprint::Preprocessing,
-    data::{DatasetPair, Loader, Split},
+    data::{Batches as _, DatasetPair, Loader, Split},
     digest::Digest,
     error::Result,
     nn::{Vit, VitConfig},
@@ -25,6 +26,8 @@ use super::{
     teacher::Teacher,
 };
 
+pub use texts::TextRun;
+
 /// An event of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RunEvent {
@@ -36,6 +39,15 @@ pub enum RunEvent {
         epoch: u64,
         /// The accuracy.
         accuracy: Accuracy,
+    },
+    /// Agreement with the teacher's vectors on held-out texts after an epoch.
+    Vectors {
+        /// Epochs finished.
+        epoch: u64,
+        /// Width of the model; its depth is the trained one.
+        width: usize,
+        /// Mean cosine.
+        cosine: f64,
     },
 }
 
@@ -99,7 +111,7 @@ impl Run<'_> {
         let held_out = loader_of(self.data, Split::HeldOut, preprocessing)?;
         let trainer = Trainer {
             objective,
-            loader: &Arc::new(loader),
+            loader: Arc::new(loader),
             decay: &decay,
             optim: &recipe.optim,
             threads: self.threads,
@@ -116,17 +128,27 @@ impl Run<'_> {
         trainer.run(initial, &mut Control { cancel, on_event: &mut on_event })
     }
 
-    /// Digest of what the result depends on: recipe, data, `what` is trained, and `weights`.
+    /// As the free function, for the data of this run.
     fn identity(&self, what: &str, weights: &Weights) -> Result<String> {
-        let recipe = serde_json::to_string(self.recipe).expect("a recipe of finite numbers serialises");
-        let tensors = weights.to_bytes(Dtype::F32)?;
-        let tensors = codec::digests(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)));
-        let parts = format!("{}\n{recipe}\n{what}\n{tensors}", self.data.train.digest());
-        Ok(Digest::of_text(&parts).to_string())
+        identity(self.recipe, self.data.train.digest(), what, weights)
     }
 
     fn note(&self) -> String {
-        let recipe = serde_json::to_string(self.recipe).expect("a recipe of finite numbers serialises");
-        format!("genebank {} {recipe}", env!("CARGO_PKG_VERSION"))
+        note(self.recipe)
     }
+}
+
+/// Digest of what the result of a run depends on: recipe, digest of the data, `what` is trained, and `weights`.
+fn identity(recipe: &Recipe, data: &str, what: &str, weights: &Weights) -> Result<String> {
+    let recipe = serde_json::to_string(recipe).expect("a recipe of finite numbers serialises");
+    let tensors = weights.to_bytes(Dtype::F32)?;
+    let tensors = codec::digests(tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)));
+    let parts = format!("{data}\n{recipe}\n{what}\n{tensors}");
+    Ok(Digest::of_text(&parts).to_string())
+}
+
+/// What a record says of a training.
+fn note(recipe: &Recipe) -> String {
+    let recipe = serde_json::to_string(recipe).expect("a recipe of finite numbers serialises");
+    format!("genebank {} {recipe}", env!("CARGO_PKG_VERSION"))
 }

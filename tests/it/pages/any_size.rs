@@ -284,7 +284,7 @@ fn forecast(page: &mut Page, rows: &[Row]) {
         })
         .collect();
     let (out, kept): (Vec<_>, Vec<_>) = grid.into_iter().partition(left_out);
-    let forecasts = Forecasts::of(&kept).unwrap();
+    let forecasts = Forecasts::of(&kept, genebank::blueprint::Metric::Accuracy).unwrap();
     let found: Vec<_> = out.iter().map(|q| (q, forecasts.at(q.depth, q.width).unwrap())).collect();
     let differences: Vec<_> = found.iter().map(|(q, f)| (q.value - f.value).abs()).collect();
     let inside = found.iter().filter(|(q, f)| (f.low..=f.high).contains(&q.value)).count();
