@@ -28,7 +28,8 @@ pub struct Recipe {
     /// that has a shape already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelShape>,
-    /// Model file to start from instead of fresh values, relative to the recipe's folder.
+    /// Model file to start from instead of fresh values, relative to the recipe's folder; for a gene of text encoders, a
+    /// gene to go on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
     /// Optimiser and schedule.

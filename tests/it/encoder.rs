@@ -126,6 +126,7 @@ fn learn(
         device: Device::Cpu,
         checkpoint: paths.as_ref().map(|[checkpoint, _]| checkpoint.as_path()),
         vectors: paths.as_ref().map(|[_, vectors]| vectors.as_path()),
+        start: None,
     };
     let (mut events, cancel) = (Vec::new(), AtomicBool::new(false));
     let gene = run.learn(&gene_recipe(Dtype::F32), &teacher, &cancel, &mut |event| {
@@ -178,6 +179,7 @@ fn a_gene_begins_as_its_teacher() {
         device: Device::Cpu,
         checkpoint: None,
         vectors: None,
+        start: None,
     };
     let tokenizer = Tokenizer::stored(teacher.tokenizer().unwrap(), "teacher").unwrap();
     let own = Bert::new(*teacher.info().config.bert().unwrap(), &teacher.weights(&Device::Cpu).unwrap());
@@ -236,6 +238,34 @@ fn a_run_that_was_stopped_goes_on_to_the_same_gene() {
 }
 
 #[test]
+fn a_gene_goes_on_from_another_of_the_same_shape() {
+    let (mut recipe, teacher) = (recipe(1), ancestor());
+    recipe.optim.learning_rate = 1e-30;
+    recipe.optim.weight_decay = 0.0;
+    let corpus = corpus(&teacher);
+    let (start, _) = learn(12, &corpus, 2, None, None).unwrap();
+    let run = TextRun {
+        recipe: &recipe,
+        corpus: &corpus,
+        threads: 2,
+        device: Device::Cpu,
+        checkpoint: None,
+        vectors: None,
+        start: Some(&start),
+    };
+    let good = gene_recipe(Dtype::F32);
+    let (next, _) = run.learn(&good, &teacher, &AtomicBool::new(false), &mut |_| ()).unwrap();
+    let tokenizer = Tokenizer::stored(teacher.tokenizer().unwrap(), "teacher").unwrap();
+    for width in [4, 12] {
+        let [found, expected] = [&next, &start].map(|gene| vectors(&of_gene(gene, 2, width), &tokenizer));
+        assert_near(&found, &expected, 1e-6);
+    }
+    let other = GeneRecipe { stages: vec![2], ..good };
+    let error = run.learn(&other, &teacher, &AtomicBool::new(false), &mut |_| ()).unwrap_err();
+    assert!(error.to_string().contains("gene \"words\" has another shape"), "{error}");
+}
+
+#[test]
 fn recipes_that_cannot_be_learned_are_refused() {
     let (recipe, teacher) = (recipe(1), ancestor());
     let corpus = corpus(&teacher);
@@ -246,6 +276,7 @@ fn recipes_that_cannot_be_learned_are_refused() {
         device: Device::Cpu,
         checkpoint: None,
         vectors: None,
+        start: None,
     };
     let good = gene_recipe(Dtype::F32);
     let nested = good.nested.clone().unwrap();
@@ -315,6 +346,7 @@ fn models() -> (Learngene, TempDir) {
         device: Device::Cpu,
         checkpoint: None,
         vectors: None,
+        start: None,
     };
     let cancel = AtomicBool::new(false);
     let (gene, bytes) = run.learn(&gene_recipe(Dtype::F16), &teacher, &cancel, &mut |_| ()).unwrap();

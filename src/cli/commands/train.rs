@@ -16,6 +16,7 @@ use crate::{
     },
     error::{Error, Result},
     file,
+    gene::Learngene,
     tensor::{codec, device},
     train::{
         Accuracy, Length, Model, Recipe, finetune,
@@ -107,6 +108,8 @@ fn learn_texts(
     let corpus = Corpus::open(&path, &recipe.data, &texts.licence, column, &tokenizer, threads)?;
     let corpus = Arc::new(corpus);
     let vectors = checkpoint.with_extension("vectors");
+    let folder = train.recipe.parent().unwrap_or(Path::new("."));
+    let start = recipe.start.as_ref().map(|start| Learngene::open(&folder.join(start))).transpose()?;
     let watch = Watch::new();
     let run = TextRun {
         recipe,
@@ -115,6 +118,7 @@ fn learn_texts(
         device,
         checkpoint: Some(checkpoint),
         vectors: Some(&vectors),
+        start: start.as_ref(),
     };
     let (_, bytes) = run.learn(gene, teacher, &watch.cancel(), &mut |report| watch.report(report))?;
     codec::write_atomic(&train.output, [bytes.as_ref()])?;

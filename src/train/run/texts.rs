@@ -43,6 +43,8 @@ pub struct TextRun<'a> {
     pub checkpoint: Option<&'a Path>,
     /// File for the teacher's vectors; without it they are computed in each process.
     pub vectors: Option<&'a Path>,
+    /// A gene of the same shape to go on from, in place of the teacher's values.
+    pub start: Option<&'a Learngene>,
 }
 
 impl TextRun<'_> {
@@ -61,10 +63,14 @@ impl TextRun<'_> {
             Error::invalid("gene.nested", "a gene of text encoders has sizes; the recipe names none")
         })?;
         let (meta, optim) = (self.gene_meta(recipe, nested, teacher)?, &self.recipe.optim);
-        let initial = gene::ordered_values(&meta, teacher)?;
+        let initial = match self.start {
+            Some(start) => same_shape(&meta, start)?,
+            None => gene::ordered_values(&meta, teacher)?,
+        };
         let json = store::record(&meta);
         let weights = teacher.weights(&Device::Cpu)?;
-        let identity = identity(self.recipe, &self.corpus.digest(), &json, &weights)?;
+        let what = format!("{json}\n{}", self.start.map_or("", Learngene::digest));
+        let identity = identity(self.recipe, &self.corpus.digest(), &what, &weights)?;
         let texts = format!("{} {}", teacher.digest(), self.corpus.digest());
         let network = Bert::new(*teacher.info().config.bert()?, &weights.to_device(&self.device)?)?;
         let vectors = Vectors::new(&network, self.corpus, &texts, self.vectors, self.threads, cancel)?;
@@ -131,6 +137,18 @@ impl TextRun<'_> {
         meta.check().map_err(|reason| Error::invalid(format!("recipe of gene \"{}\"", gene.name), reason))?;
         Ok(meta)
     }
+}
+
+/// The tensors of `start`, a gene of the shape `meta`.
+fn same_shape(meta: &GeneMeta, start: &Learngene) -> Result<Weights> {
+    let shape =
+        |meta: &GeneMeta| (meta.config, meta.stages.clone(), meta.trained_widths.clone(), meta.width_norms);
+    if shape(meta) != shape(start.meta()) {
+        let reason =
+            format!("gene \"{}\" has another shape, other stages or other widths", start.meta().name);
+        return Err(Error::invalid("start", reason));
+    }
+    Weights::from_file(start.file(), &Device::Cpu)
 }
 
 /// Held-out texts with the teacher's vectors.

@@ -6,6 +6,7 @@
 //! ```
 
 mod any_size;
+mod minilm;
 mod page;
 mod sws;
 
@@ -105,7 +106,7 @@ fn least_and_most(values: impl Iterator<Item = f64>) -> (f64, f64) {
 }
 
 fn pages() -> Vec<Page> {
-    vec![any_size::page(), any_size::card(), any_size::readme(), sws::page(), sws::card()]
+    vec![any_size::page(), any_size::card(), any_size::readme(), minilm::card(), sws::page(), sws::card()]
 }
 
 #[test]
