@@ -166,6 +166,9 @@ pub struct GeneRecipe {
     /// Whether to start from the teacher's values with channels, heads and hidden units in the order of importance.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub importance: bool,
+    /// Texts of a step whose similarities to a text the second term of the objective compares; for text encoders.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub anchors: usize,
     /// Element type of the file.
     #[serde(default, skip_serializing_if = "is_default")]
     pub dtype: Dtype,
@@ -234,7 +237,12 @@ impl Recipe {
         let recipe: Self =
             toml::from_str(&text).map_err(|e| Error::invalid(path.display().to_string(), e.to_string()))?;
         recipe.optim.check()?;
-        if let Some(GeneRecipe { alpha, temperature, nested, depth_range, .. }) = &recipe.gene {
+        if let Some(GeneRecipe { alpha, temperature, nested, depth_range, anchors, .. }) = &recipe.gene {
+            let needed = usize::from(recipe.texts.is_some() && *alpha > 0.0);
+            if !(needed..=GeneRecipe::MAX_ANCHORS).contains(anchors) {
+                let limit = format!("{needed}..={}", GeneRecipe::MAX_ANCHORS);
+                return Err(Error::invalid("gene.anchors", format!("{anchors} is not {limit}")));
+            }
             let (alpha, temperature) = (*alpha, *temperature);
             if let Some(nested) = nested {
                 nested.check(*depth_range)?;
@@ -251,6 +259,11 @@ impl Recipe {
         }
         Ok(recipe)
     }
+}
+
+impl GeneRecipe {
+    /// Most anchors of a step.
+    pub const MAX_ANCHORS: usize = 1 << 16;
 }
 
 impl Nested {

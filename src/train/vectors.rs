@@ -64,6 +64,16 @@ impl Vectors {
         Ok(Self { tensor })
     }
 
+    /// Number of texts.
+    pub fn len(&self) -> usize {
+        self.tensor.shape.first().copied().unwrap_or(0)
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The vectors of the texts `items` on `device`, `[items, dimension]`.
     ///
     /// # Errors

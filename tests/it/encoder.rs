@@ -92,6 +92,7 @@ fn gene_recipe(dtype: Dtype) -> GeneRecipe {
         temperature: 0.5,
         from_teacher: false,
         importance: true,
+        anchors: 32,
         dtype,
         nested: Some(Nested {
             widths: vec![4, 8, 12],

@@ -70,6 +70,7 @@ fn gene_recipe() -> GeneRecipe {
         temperature: 1.0,
         from_teacher: false,
         importance: false,
+        anchors: 0,
         dtype: genebank::tensor::Dtype::F32,
         nested: None,
     }

@@ -63,6 +63,7 @@ fn gene_recipe() -> GeneRecipe {
         temperature: 1.0,
         from_teacher: false,
         importance: false,
+        anchors: 0,
         dtype: genebank::tensor::Dtype::F32,
         nested: Some(Nested {
             widths: vec![4, 8, 16],
